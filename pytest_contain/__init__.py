@@ -1,0 +1,1 @@
+"""Run each test in its own container of a declared environment."""

@@ -1,0 +1,41 @@
+"""Host paths and container paths are different types, and where this machine keeps contain's things.
+
+Decides names only; creates nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+HostPath = Path
+ContainerPath = PurePosixPath
+
+
+def store_home(environ: dict[str, str] | None = None, *, user_id: int | None = None) -> HostPath:
+    """The store's directory: ``$CONTAIN_HOME``, else ``/var/lib/contain`` for root, else ``$XDG_DATA_HOME/contain``.
+
+    Source: XDG Base Directory Specification (``$XDG_DATA_HOME`` defaults to ``~/.local/share``; relative values are ignored).
+    """
+    environ = dict(os.environ) if environ is None else environ
+    user_id = os.getuid() if user_id is None else user_id
+    if environ.get("CONTAIN_HOME"):
+        return Path(environ["CONTAIN_HOME"]).absolute()
+    if user_id == 0:
+        return Path("/var/lib/contain")
+    data = environ.get("XDG_DATA_HOME", "")
+    base = Path(data) if data.startswith("/") else Path(environ.get("HOME", os.path.expanduser("~"))) / ".local/share"
+    return base / "contain"
+
+
+def run_home(environ: dict[str, str] | None = None, *, user_id: int | None = None) -> HostPath:
+    """Run-time state (records of containers, sockets): below the store if ``$CONTAIN_HOME`` is set, else ``/run/contain`` for
+    root, else ``$XDG_RUNTIME_DIR/contain``, else below the store."""
+    environ = dict(os.environ) if environ is None else environ
+    user_id = os.getuid() if user_id is None else user_id
+    if environ.get("CONTAIN_HOME"):
+        return store_home(environ, user_id=user_id) / "run"
+    if user_id == 0:
+        return Path("/run/contain")
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    return Path(runtime) / "contain" if runtime.startswith("/") else store_home(environ, user_id=user_id) / "run"
