@@ -1,1 +1,1 @@
-"""contain: a daemonless container engine. The public names are those of `contain.engine`;."""
+"""contain: a daemonless container engine. Its public names are those of `contain.engine`."""

@@ -31,16 +31,16 @@ class Silent:
     """Reports nothing."""
 
     def step(self, title: str) -> None:
-        pass
+        """Nothing."""
 
     def log(self, text: str) -> None:
-        pass
+        """Nothing."""
 
     def note(self, text: str) -> None:
-        pass
+        """Nothing."""
 
     def warn(self, text: str) -> None:
-        pass
+        """Nothing."""
 
     def amount(self, label: str, done: int, total: int | None) -> None:
-        pass
+        """Nothing."""
