@@ -124,7 +124,7 @@ class BuildStepFailed(ContainError):
 
 
 class WorkerLost(ContainError):
-    """A worker process ended in the middle of its work. The message says which test, which signal, and whether memory ran out."""
+    """A worker process ended in the middle of its work. The message says which test, which signal, whether memory ran out."""
 
     code = "worker-lost"
 
