@@ -33,9 +33,10 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOnWrite:
-    """A host directory at a container path: readable there, and what is written is kept in the container and thrown away."""
+    """Host directories, one over the other (highest first), at a container path: readable there, and what is written is kept in
+    the container and thrown away with it."""
 
-    source: HostPath
+    sources: tuple[HostPath, ...]
     target: ContainerPath
 
 

@@ -1,0 +1,312 @@
+"""Start one container from its plan, and wait for it.
+
+Theory of operation. Three processes take part:
+
+    caller  --fork-->  monitor  --fork-->  first process of the container (PID 1 inside)
+
+1. The monitor makes a user namespace and says so; the caller writes its id maps (user_namespaces(7): the writer must stand outside).
+2. The monitor joins the control groups, makes the other namespaces, forks, and tells the caller the first process's id.
+3. The caller attaches the network, writes the files of /etc, and says go. The first process performs the plan. It either becomes the
+   program, which closes the set-up channel, or sends the error over it.
+4. The monitor reports the wait status over its own channel and ends.
+
+The monitor dies with the caller and the first process with the monitor (PR_SET_PDEATHSIG): a caller killed by SIGKILL takes its
+container along. Between fork and exec nothing is imported and no lock is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from contain.container.plan import LaunchPlan
+from contain.errors import ContainError, HostError, InternalError
+from contain.linux import syscalls
+from contain.linux.perform import Performer, ProgramNotStarted
+from contain.operations import ConfigureInterface, Operation, render_operation
+from contain.spec import Network
+
+NAMESPACES = (
+    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
+)
+_MESSAGE_LIMIT = 65536
+
+
+class CommandNotStarted(ContainError):
+    """The container is ready but its program cannot be started: status 127 if there is no such program, else 126."""
+
+    code = "command-not-started"
+
+    def __init__(self, program: str, number: int, reason: str) -> None:
+        super().__init__(f'exec: "{program}": {reason}')
+        self.exit_status = 127 if number == errno.ENOENT else 126
+
+
+@dataclass(slots=True)
+class Launched:
+    """A started container: what its caller holds of it."""
+
+    process_id: int  # of the container's first process, as the caller's namespace numbers it
+    process_descriptor: int
+    monitor_id: int
+    _reports: socket.socket
+    terminal: int | None = None  # the main side of its pseudo terminal
+    wait_status: int | None = field(default=None)
+
+    def wait(self) -> int:
+        """Block until the first process has ended; its wait status (waitpid(2))."""
+        while self.wait_status is None:
+            data = self._reports.recv(_MESSAGE_LIMIT)
+            if data.startswith(b"status "):
+                self.wait_status = int(data.split()[1])
+            elif not data:  # the monitor was killed; so then was the container
+                self.wait_status = signal.SIGKILL
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.monitor_id, 0)
+        return self.wait_status
+
+    def fileno(self) -> int:
+        """Readable when the status has come."""
+        return self._reports.fileno()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the first process; nothing if it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.process_descriptor, number)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self._reports.close()
+        os.close(self.process_descriptor)
+        if self.terminal is not None:
+            os.close(self.terminal)
+
+
+def map_identity(process_id: int) -> None:
+    """Give a user namespace the ids that its maker sees, one to one (user_namespaces(7))."""
+    for name in ("uid", "gid"):
+        with open(f"/proc/self/{name}_map") as file:
+            lines = [line.split() for line in file]
+        text = "".join(f"{inside} {inside} {count}\n" for inside, _, count in lines)
+        with open(f"/proc/{process_id}/{name}_map", "w") as file:
+            file.write(text)
+
+
+def die_with_parent(parent_id: int) -> None:
+    """Ask the kernel for SIGKILL at the parent's death, and check that it has not died before."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent_id and os.getppid() != parent_id:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reset_signals() -> None:
+    """Default dispositions and an empty mask, as a program expects them after exec."""
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGPIPE,
+        signal.SIGCHLD,
+        signal.SIGXFSZ,
+        signal.SIGWINCH,
+    ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def describe_failure(error: BaseException, operation: Operation | None) -> bytes:
+    """An error of the threshold as bytes for the other side."""
+    return json.dumps(
+        {
+            "errno": getattr(error, "errno", 0) or 0,
+            "message": getattr(error, "strerror", None) or str(error),
+            "path": str(getattr(error, "filename", "") or ""),
+            "operation": render_operation(operation) if operation is not None else "",
+            "kind": "program" if isinstance(error, ProgramNotStarted) else type(error).__name__,
+        }
+    ).encode()
+
+
+def raise_failure(data: bytes, program: str) -> None:
+    """The error that `describe_failure` wrote, as an exception of ours."""
+    failure = json.loads(data)
+    if failure["kind"] == "program":
+        raise CommandNotStarted(program, failure["errno"], failure["message"])
+    remedy = "run `contain doctor`: it names what this machine lacks" if failure["errno"] in (errno.EPERM, errno.ENOSYS) else ""
+    if failure["errno"]:
+        raise HostError(
+            f"the container could not be set up: {failure['message']} in step {failure['operation'][:300]}",
+            path=failure["path"],
+            errno=failure["errno"],
+            remedy=remedy,
+            code="container-set-up",
+        )
+    raise InternalError(f"the container could not be set up: {failure['kind']}: {failure['message']} {failure['operation']}")
+
+
+def _first_process(plan: LaunchPlan, channel: socket.socket, stdio: Sequence[int], kept: Sequence[int]) -> None:
+    operation: Operation | None = None
+    try:
+        go = json.loads(channel.recv(_MESSAGE_LIMIT))
+        performer = Performer(channel)
+        for operation in plan.root:
+            performer.perform(operation)
+        if go.get("interface"):
+            operation = ConfigureInterface(**go["interface"])
+            performer.perform(operation)
+        place_descriptors(stdio, kept, channel.fileno())
+        for operation in plan.start[:-1]:
+            performer.perform(operation)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # credential changes clear it, so now
+        operation = plan.start[-1]
+        performer.perform(operation)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            channel.send(b"e" + describe_failure(error, operation))
+    os._exit(125)
+
+
+def place_descriptors(stdio: Sequence[int], kept: Sequence[int], channel: int) -> None:
+    """Standard descriptors 0 to 2 in place, ``kept`` inheritable, everything else closed at exec (CVE-2024-21626)."""
+    copies = [os.dup(descriptor) for descriptor in stdio]
+    for number, copy in enumerate(copies):
+        os.dup2(copy, number)
+    low = 3
+    for descriptor in sorted({*kept, channel}):
+        _close_range(low, descriptor - 1)
+        low = descriptor + 1
+    _close_range(low, 0x7FFFFFFF)
+    for descriptor in kept:
+        os.set_inheritable(descriptor, True)
+    os.set_inheritable(channel, False)
+
+
+def _close_range(first: int, last: int) -> None:
+    if first <= last:
+        os.closerange(first, min(last, os.sysconf("SC_OPEN_MAX")) + 1)
+
+
+def _monitor(
+    plan: LaunchPlan,
+    reports: socket.socket,
+    channel: socket.socket,
+    joins: Sequence[int],
+    network: Network,
+    stdio: Sequence[int],
+    kept: Sequence[int],
+) -> None:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        reports.send(b"user")
+        if reports.recv(_MESSAGE_LIMIT) != b"mapped":
+            os._exit(125)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        for descriptor in joins:
+            os.write(descriptor, b"0")
+        syscalls.unshare(NAMESPACES | (0 if network is Network.HOST else syscalls.CLONE_NEWNET))
+        me = os.getpid()
+        child = os.fork()
+        if child == 0:
+            reports.close()
+            del me
+            _first_process(plan, channel, stdio, kept)
+        channel.close()
+        reports.send(b"pid %d" % child)
+        os.closerange(0, reports.fileno())
+        os.closerange(reports.fileno() + 1, 1024)
+        _, status = os.waitpid(child, 0)
+        reports.send(b"status %d" % status)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            reports.send(b"e" + describe_failure(error, None))
+    finally:
+        os._exit(0)
+
+
+def launch(
+    plan: LaunchPlan,
+    *,
+    program: str,
+    stdio: tuple[int, int, int],
+    kept: Sequence[int] = (),
+    joins: Sequence[int],
+    network: Network,
+    prepare: Callable[[int], dict[str, object]],
+    terminal: bool = False,
+) -> Launched:
+    """Start the plan's program. ``prepare`` is called with the first process's id while it waits; it returns what to add to the go
+    message (``interface``). Raises `CommandNotStarted`, `HostError`; then nothing is left running.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, inner_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    caller = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.disable()
+    monitor = os.fork()
+    if monitor == 0:
+        try:
+            os.setpgid(0, 0)  # the caller's Ctrl-C is the caller's to pass on
+            die_with_parent(caller)
+            reset_signals()
+            ours.close()
+            channel.close()
+            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept)
+        finally:
+            os._exit(125)
+    gc.enable()
+    theirs.close()
+    inner_channel.close()
+    process_id = 0
+    descriptor = -1
+    main_terminal: int | None = None
+    try:
+        while not process_id:
+            data = ours.recv(_MESSAGE_LIMIT)
+            if data == b"user":
+                map_identity(monitor)
+                ours.send(b"mapped")
+            elif data.startswith(b"pid "):
+                process_id = int(data.split()[1])
+            elif data.startswith(b"e"):
+                raise_failure(data[1:], program)
+            else:
+                raise InternalError("the container's monitor ended before it had started anything")
+        descriptor = os.pidfd_open(process_id)
+        channel.send(json.dumps(prepare(process_id)).encode())
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_LIMIT, 1)
+            if data == b"t" and descriptors:
+                main_terminal = descriptors[0]
+                continue
+            if data.startswith(b"e"):
+                raise_failure(data[1:], program)
+            break
+        if terminal and main_terminal is None:
+            raise InternalError("the container made no terminal")
+    except BaseException:
+        for number in (process_id, monitor):
+            if number:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(monitor, 0)
+        for opened in (descriptor, main_terminal):
+            if opened is not None and opened >= 0:
+                os.close(opened)
+        ours.close()
+        raise
+    finally:
+        channel.close()
+    return Launched(
+        process_id=process_id, process_descriptor=descriptor, monitor_id=monitor, _reports=ours, terminal=main_terminal
+    )

@@ -1,0 +1,225 @@
+"""From a container's spec to its launch plan: which operations, in which order. Pure; performs nothing.
+
+The order is the security argument: everything is mounted while the process still holds its user namespace's capabilities, below a
+descriptor of the new root; then the root is entered, the host's mounts are dropped, credentials are given up, and the filter is last.
+Defaults are Docker's (moby ``daemon/pkg/oci/defaults.go``); no_new_privs, the process limit and the user namespace are stricter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contain.linux.capabilities import mask_of
+from contain.linux.cgroups import Hierarchy
+from contain.operations import (
+    BecomeUser,
+    BringLoopbackUp,
+    ChangeDirectory,
+    EnterRoot,
+    Execute,
+    InstallSeccomp,
+    MakeDirectory,
+    MakeHostDirectory,
+    MakeMountsPrivate,
+    MakePathReadOnly,
+    MakeSymlink,
+    MaskPath,
+    MountBind,
+    MountCopyOnWrite,
+    MountFilesystem,
+    MountRoot,
+    MountScratch,
+    Operation,
+    SetHostname,
+    SetSysctl,
+    StartSession,
+)
+from contain.paths import HostPath
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Network, Tmpfs
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))
+MASKED = (
+    *(
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+    ),
+    *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"),
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+ETC_FILES = ("hosts", "hostname", "resolv.conf")
+STUBS = ("proc", "sys", "dev", "etc")
+SHARED_MEMORY_BYTES = 64 << 20
+_TTY_GROUP = "5"
+_SAFE = ("nosuid", "noexec", "nodev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """Host directories of one container. ``skeleton`` holds mount points only and lies below all layers, so that they need not be
+    made in the image; ``etc`` holds the files that are mounted over /etc. ``scratch_bytes``: keep what is written in memory, at
+    most so much, at ``directory``; None: on disk."""
+
+    directory: HostPath
+    skeleton: HostPath
+    scratch_bytes: int | None = None
+    scratch_inodes: int = 0
+
+    @property
+    def etc(self) -> HostPath:
+        """Where hosts, hostname and resolv.conf are prepared."""
+        return self.directory / "etc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """What the child process performs: ``root`` up to having entered its root, ``start`` up to the program."""
+
+    root: tuple[Operation, ...]
+    start: tuple[Operation, ...]
+
+
+def _plan_devices(*, tty_group: bool) -> list[Operation]:
+    tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
+    return [
+        MountFilesystem(kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid",)),
+        *(MountBind(source=f"/dev/{name}", target=f"/dev/{name}", read_only=False) for name in DEVICES),
+        *(MakeSymlink(target=f"/dev/{name}", points_to=to) for name, to in DEVICE_LINKS),
+        MountFilesystem(
+            kind="devpts",
+            target="/dev/pts",
+            options=(("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), *tty),
+            attributes=("nosuid", "noexec"),
+        ),
+        MountFilesystem(
+            kind="tmpfs", target="/dev/shm", options=(("mode", "1777"), ("size", str(SHARED_MEMORY_BYTES))), attributes=_SAFE
+        ),
+        MountFilesystem(kind="mqueue", target="/dev/mqueue", attributes=_SAFE, optional=True),
+    ]
+
+
+def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Operation]:
+    if network is Network.HOST:  # a new sysfs would need the network namespace to be ours (sysfs(5))
+        return [MountBind(source="/sys", target="/sys", read_only=True)]
+    operations: list[Operation] = [MountFilesystem(kind="sysfs", target="/sys", attributes=("ro", *_SAFE))]
+    first = [hierarchy for hierarchy in hierarchies if hierarchy.version == 1]
+    second = [hierarchy for hierarchy in hierarchies if hierarchy.version == 2]
+    place = "/sys/fs/cgroup"
+    if second and not first:
+        operations.append(MountFilesystem(kind="cgroup2", target=place, attributes=("ro", *_SAFE), optional=True))
+    if first:
+        operations.append(MountFilesystem(kind="tmpfs", target=place, options=(("mode", "755"),), attributes=_SAFE))
+        operations += [
+            MountFilesystem(
+                kind="cgroup",
+                target=f"{place}/{','.join(hierarchy.mounted_with)}",
+                options=tuple((word, "") for word in hierarchy.mounted_with),
+                attributes=("ro", *_SAFE),
+                optional=True,
+            )
+            for hierarchy in first
+        ]
+    return operations
+
+
+def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operation]:
+    match mount:
+        case Bind(source=source, target=target, read_only=read_only):
+            return [MountBind(source=str(source), target=str(target), read_only=read_only)]
+        case Tmpfs(target=target, size_bytes=size, mode=mode):
+            options: tuple[tuple[str, str], ...] = (("mode", f"{mode:o}"),)
+            if size:
+                options += (("size", str(size)),)
+            return [MountFilesystem(kind="tmpfs", target=str(target), options=options, attributes=_SAFE)]
+        case CopyOnWrite(sources=sources, target=target):
+            upper, work = str(workspace.directory / f"upper{number}"), str(workspace.directory / f"work{number}")
+            return [
+                MakeHostDirectory(path=upper),
+                MakeHostDirectory(path=work),
+                MountCopyOnWrite(lower=tuple(str(path) for path in sources), upper=upper, work=work, target=str(target)),
+            ]
+
+
+def plan_root(
+    spec: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...], *, tty_group: bool = True
+) -> list[Operation]:
+    """The operations that make the container's root and enter it."""
+    upper = str(spec.upper if spec.upper is not None else workspace.directory / "upper")
+    work = str(spec.upper.with_name(spec.upper.name + ".work") if spec.upper is not None else workspace.directory / "work")
+    operations: list[Operation] = [MakeMountsPrivate()]
+    if workspace.scratch_bytes is not None:
+        operations.append(
+            MountScratch(path=str(workspace.directory), size_bytes=workspace.scratch_bytes, inodes=workspace.scratch_inodes)
+        )
+    operations += [
+        MakeHostDirectory(path=upper),
+        MakeHostDirectory(path=work),
+        MountRoot(
+            lower=(*(str(layer) for layer in reversed(spec.layers)), str(workspace.skeleton)),
+            upper=upper,
+            work=work,
+            volatile=workspace.scratch_bytes is not None or spec.upper is not None,
+        ),
+        MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
+        *_plan_devices(tty_group=tty_group),
+        *_plan_sys(spec.network, hierarchies),
+    ]
+    for number, mount in enumerate(sorted(spec.mounts, key=lambda mount: len(mount.target.parts))):
+        operations += _plan_mount(number, mount, workspace)
+    taken = {str(mount.target) for mount in spec.mounts}
+    operations += [
+        MountBind(source=str(workspace.etc / name), target=f"/etc/{name}", read_only=False)
+        for name in ETC_FILES
+        if f"/etc/{name}" not in taken
+    ]
+    if spec.network is not Network.HOST:
+        operations += [
+            SetSysctl(name="net/ipv4/ip_unprivileged_port_start", value="0"),
+            SetSysctl(name="net/ipv4/ping_group_range", value="0 2147483647"),
+        ]
+    return [
+        *operations,
+        *(MaskPath(target=path) for path in MASKED),
+        *(MakePathReadOnly(target=path) for path in READ_ONLY),
+        MakeDirectory(target=str(spec.working_directory), user_id=spec.identity.user_id, group_id=spec.identity.group_id),
+        EnterRoot(read_only=spec.read_only),
+        SetHostname(name=spec.hostname),
+        *(() if spec.network is Network.HOST else (BringLoopbackUp(),)),
+    ]
+
+
+def plan_credentials(spec: ContainerSpec, seccomp: bytes, *, held: tuple[str, ...] = ()) -> list[Operation]:
+    """The operations that give up what the set-up needed."""
+    mask = mask_of(spec.capabilities)
+    who = spec.identity
+    return [
+        BecomeUser(
+            user_id=who.user_id,
+            group_id=who.group_id,
+            groups=who.groups,
+            bounding=mask,
+            effective=mask,
+            held=mask_of(held),
+        ),
+        InstallSeccomp(program=seccomp),
+    ]
+
+
+def plan_launch(
+    spec: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...], seccomp: bytes, *, tty_group: bool = True
+) -> LaunchPlan:
+    """The whole plan of one container that runs one program."""
+    return LaunchPlan(
+        root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
+        start=(
+            StartSession(terminal=spec.terminal),
+            ChangeDirectory(path=str(spec.working_directory)),
+            *plan_credentials(spec, seccomp),
+            Execute(arguments=spec.arguments, environment=spec.environment),
+        ),
+    )

@@ -1,0 +1,233 @@
+"""Run one container to its end: workspace, control group, network, launch, wait, clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from contain.container.launch import Launched, launch
+from contain.container.plan import ETC_FILES, STUBS, LaunchPlan, Workspace, plan_launch
+from contain.errors import HostError
+from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
+from contain.linux.seccomp import compile_default_policy
+from contain.paths import HostPath, run_home
+from contain.spec import Bind, ContainerSpec, Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitState:
+    """How a container's first process ended. ``status`` is what ``docker run`` would exit with."""
+
+    status: int
+    signal: int | None = None
+    out_of_memory: bool = False
+    memory_limit_bytes: int | None = None
+    pids_limit_hits: int = 0
+
+    def describe(self) -> str:
+        """For people: why it ended, if not by itself."""
+        if self.out_of_memory:
+            limit = f" of {self.memory_limit_bytes >> 20} MiB" if self.memory_limit_bytes else ""
+            return f"killed: the memory limit{limit} was reached"
+        if self.signal is not None:
+            return f"killed by signal {self.signal}"
+        return f"exit status {self.status}"
+
+
+def new_container_id() -> str:
+    """64 random hexadecimal digits, as Docker's."""
+    return secrets.token_hex(32)
+
+
+def exit_state(wait_status: int, counters: CgroupCounters, memory_limit_bytes: int | None) -> ExitState:
+    """From a wait status and the counters to what is reported."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    number = -code if code < 0 else None
+    return ExitState(
+        status=128 + number if number is not None else code,
+        signal=number,
+        out_of_memory=counters.out_of_memory_kills > 0 and (number == 9 or code == 137),
+        memory_limit_bytes=memory_limit_bytes,
+        pids_limit_hits=counters.pids_limit_hits,
+    )
+
+
+def render_hosts(hostname: str, address: str | None) -> str:
+    """The text of /etc/hosts."""
+    own = f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"
+    return (
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
+        "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" + own
+    )
+
+
+def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
+    """Empty mount points for everything that is mounted inside, to lie below all layers."""
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in STUBS:
+        (directory / name).mkdir(mode=0o755, exist_ok=True)
+    for name in ETC_FILES:
+        (directory / "etc" / name).touch(mode=0o644)
+    for mount in spec.mounts:
+        if ".." in mount.target.parts:
+            continue
+        place = directory / str(mount.target).lstrip("/")
+        with contextlib.suppress(OSError):
+            if isinstance(mount, Bind) and not mount.source.is_dir():
+                place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                place.touch(mode=0o644)
+            else:
+                place.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) -> None:
+    """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network."""
+    workspace.etc.mkdir(mode=0o755, exist_ok=True)
+    resolver = ""
+    if spec.network is not Network.NONE:
+        with contextlib.suppress(OSError):
+            resolver = resolver_text()
+    for name, text in (
+        ("hosts", render_hosts(spec.hostname, address)),
+        ("hostname", spec.hostname + "\n"),
+        ("resolv.conf", resolver),
+    ):
+        path = workspace.etc / name
+        path.write_text(text)
+        path.chmod(0o644)
+
+
+def resolver_text() -> str:
+    """The host's resolv.conf; systemd-resolved's real one where the host's names a loopback address, which no container reaches."""
+    text = Path("/etc/resolv.conf").read_text()
+    upstream = Path("/run/systemd/resolve/resolv.conf")
+    if any(
+        line.split()[1:2] and line.split()[1].startswith("127.") for line in text.splitlines() if line.startswith("nameserver")
+    ):
+        if upstream.exists():
+            return upstream.read_text()
+    return text
+
+
+def seccomp_program() -> bytes:
+    """The default policy for this machine."""
+    try:
+        return compile_default_policy()
+    except KeyError:
+        raise HostError(
+            f"there is no system call policy for the architecture {platform.machine()!r} yet", code="architecture"
+        ) from None
+
+
+@dataclass(slots=True)
+class Running:
+    """A container that runs now: what its starter holds."""
+
+    spec: ContainerSpec
+    launched: Launched
+    cgroup: Cgroup
+
+
+@contextlib.contextmanager
+def open_workspace(spec: ContainerSpec, home: HostPath) -> Iterator[Workspace]:
+    """A directory for one container below the run-time state; nothing of it is left afterwards."""
+    directory = home / "work" / spec.container_id
+    directory.mkdir(mode=0o700, parents=True)
+    try:
+        yield Workspace(directory=directory, skeleton=directory / "skeleton")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def plan_for(spec: ContainerSpec, workspace: Workspace) -> LaunchPlan:
+    """The launch plan on this machine."""
+    return plan_launch(spec, workspace, probe_hierarchies(), seccomp_program())
+
+
+@contextlib.contextmanager
+def start(
+    spec: ContainerSpec,
+    workspace: Workspace,
+    *,
+    stdio: tuple[int, int, int],
+    home: HostPath,
+    started: Callable[[int], None] | None = None,
+) -> Iterator[Running]:
+    """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network."""
+    hierarchies = probe_hierarchies()
+    make_skeleton(workspace.skeleton, spec)
+    plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
+    with contextlib.ExitStack() as cleanup:
+        cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits)
+        cleanup.callback(remove_cgroup, cgroup)
+        joins = cgroup.open_joins()
+        for descriptor in joins:
+            cleanup.callback(_close_quietly, descriptor)
+
+        def prepare(process_id: int) -> dict[str, object]:
+            answer: dict[str, object] = {}
+            address: str | None = None
+            if spec.network is Network.BRIDGE:
+                from contain.linux import network
+
+                namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    attachment = network.attach(namespace, container_id=spec.container_id, run_home=home)
+                finally:
+                    os.close(namespace)
+                cleanup.callback(network.detach, attachment, run_home=home)
+                address = attachment.address
+                answer["interface"] = {
+                    "interface": attachment.interface,
+                    "address": attachment.address,
+                    "prefix": attachment.prefix,
+                    "gateway": attachment.gateway,
+                }
+            write_etc(workspace, spec, address)
+            if started is not None:
+                started(process_id)
+            return answer
+
+        launched = launch(
+            plan,
+            program=spec.arguments[0],
+            stdio=stdio,
+            joins=joins,
+            network=spec.network,
+            prepare=prepare,
+            terminal=spec.terminal,
+        )
+        cleanup.callback(launched.close)
+        try:
+            yield Running(spec=spec, launched=launched, cgroup=cgroup)
+        finally:
+            if launched.wait_status is None:
+                launched.send_signal(9)
+                launched.wait()
+
+
+def _close_quietly(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def finish(running: Running) -> ExitState:
+    """Wait for the end and read why."""
+    status = running.launched.wait()
+    return exit_state(status, read_counters(running.cgroup), running.spec.limits.memory_bytes)
+
+
+def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: HostPath | None = None) -> ExitState:
+    """Run a container in the foreground on the caller's descriptors until its program ends. Everything is cleaned up afterwards.
+
+    Raises `CommandNotStarted` (its ``exit_status`` is 126 or 127), `HostError`.
+    """
+    home = run_home() if home is None else home
+    with open_workspace(spec, home) as workspace, start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
+        return finish(running)

@@ -1,0 +1,328 @@
+"""Carry out operations, in the process that is to become the container. One `match`, one small function per operation.
+
+Runs on the threshold: in a forked or freshly executed process with one thread, after all imports. Every path below the new root is
+resolved by the kernel beneath a descriptor of that root (openat2 with RESOLVE_IN_ROOT), and everything is mounted onto descriptors,
+so that no link in an image leads outside. What goes wrong raises OSError, or `ProgramNotStarted` from the last step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import termios
+
+from contain.linux import syscalls
+from contain.operations import (
+    BecomeUser,
+    BringLoopbackUp,
+    ChangeDirectory,
+    ConfigureInterface,
+    EnterRoot,
+    Execute,
+    InstallSeccomp,
+    MakeDirectory,
+    MakeHostDirectory,
+    MakeMountsPrivate,
+    MakePathReadOnly,
+    MakeSymlink,
+    MaskPath,
+    MountBind,
+    MountCopyOnWrite,
+    MountFilesystem,
+    MountRoot,
+    MountScratch,
+    Operation,
+    SetHostname,
+    SetSysctl,
+    StartSession,
+    WriteHostFile,
+)
+
+_ATTRIBUTES = {
+    "ro": syscalls.MOUNT_ATTR_RDONLY,
+    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
+    "nodev": syscalls.MOUNT_ATTR_NODEV,
+    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+}
+_LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
+
+
+class ProgramNotStarted(OSError):
+    """execve(2) failed: ENOENT means that there is no such program, all else that it cannot be run."""
+
+
+class Performer:
+    """Performs operations in order; holds the descriptor of the new root between them."""
+
+    def __init__(self, terminal_socket: socket.socket | None = None) -> None:
+        self._root = -1
+        self._terminal_socket = terminal_socket
+        with open(_LAST_CAPABILITY) as file:
+            self._last_capability = int(file.read())
+
+    def perform(self, operation: Operation) -> None:
+        """Carry out one operation."""
+        match operation:
+            case MakeMountsPrivate():
+                syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+            case MountScratch(path=path, size_bytes=size, inodes=inodes):
+                syscalls.mount("contain", path, "tmpfs", syscalls.MS_NOSUID, f"size={size},nr_inodes={inodes},mode=755")
+            case MakeHostDirectory(path=path, mode=mode):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, mode)
+            case WriteHostFile(path=path, text=text):
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+            case MountRoot():
+                self._mount_root(operation)
+            case MountCopyOnWrite():
+                target = self._directory_beneath(operation.target)
+                self._overlay(operation.lower, operation.upper, operation.work, f"/proc/self/fd/{target}", volatile=True)
+                os.close(target)
+            case MountFilesystem():
+                self._mount_filesystem(operation)
+            case MountBind():
+                self._bind(operation)
+            case MakeSymlink(target=target, points_to=points_to):
+                parent = self._directory_beneath(os.path.dirname(target))
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(points_to, os.path.basename(target), dir_fd=parent)
+                os.close(parent)
+            case MaskPath(target=target):
+                self._mask(target)
+            case SetSysctl(name=name, value=value):
+                with contextlib.suppress(OSError):
+                    descriptor = syscalls.openat2(self._root, f"proc/sys/{name}", os.O_WRONLY)
+                    os.write(descriptor, value.encode())
+                    os.close(descriptor)
+            case MakePathReadOnly(target=target):
+                self._make_read_only(target)
+            case MakeDirectory(target=target, user_id=user_id, group_id=group_id):
+                os.close(self._directory_beneath(target, user_id, group_id))
+            case EnterRoot(read_only=read_only):
+                self._enter_root(read_only=read_only)
+            case SetHostname(name=name):
+                syscalls.sethostname(name)
+            case BringLoopbackUp():
+                _bring_loopback_up()
+            case ConfigureInterface():
+                from contain.linux.network import configure_inside
+
+                configure_inside(operation.interface, operation.address, operation.prefix, operation.gateway)
+            case ChangeDirectory(path=path):
+                os.chdir(path)
+                if not os.getcwd().startswith("/"):  # getcwd(2) says "(unreachable)" for a place outside the root
+                    raise OSError(errno.EINVAL, "the working directory lies outside the root", path)
+            case BecomeUser():
+                self._become(operation)
+            case InstallSeccomp(program=program):
+                syscalls.install_seccomp_filter(program)
+            case StartSession(terminal=terminal):
+                os.setsid()
+                if terminal:
+                    self._open_terminal()
+            case Execute(arguments=arguments, environment=environment):
+                _execute(arguments, environment)
+
+    # -- below the root ------------------------------------------------------------------------------------------------------
+
+    def _open_beneath(self, path: str) -> int:
+        return syscalls.openat2(self._root, path.lstrip("/") or ".", os.O_PATH)
+
+    def _directory_beneath(self, path: str, user_id: int = 0, group_id: int = 0) -> int:
+        """A descriptor of a directory, made with its parents where it is missing."""
+        try:
+            return self._open_beneath(path)
+        except FileNotFoundError:
+            pass
+        name = os.path.basename(path.rstrip("/"))
+        parent = self._directory_beneath(os.path.dirname(path.rstrip("/")) or "/", user_id, group_id)
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+            if user_id or group_id:
+                os.chown(name, user_id, group_id, dir_fd=parent, follow_symlinks=False)
+            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def _file_beneath(self, path: str) -> int:
+        """A descriptor of a file, made empty where it is missing."""
+        try:
+            return self._open_beneath(path)
+        except FileNotFoundError:
+            pass
+        parent = self._directory_beneath(os.path.dirname(path) or "/")
+        try:
+            name = os.path.basename(path)
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
+            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    # -- mounts --------------------------------------------------------------------------------------------------------------
+
+    def _overlay(self, lower: tuple[str, ...], upper: str, work: str, target: str, *, volatile: bool) -> None:
+        # mount(2) takes one page of options, so the directories go in as short descriptor paths
+        opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*lower, upper, work)]
+        try:
+            names = [f"/proc/self/fd/{descriptor}" for descriptor in opened]
+            data = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]},userxattr"
+            syscalls.mount("overlay", target, "overlay", 0, data + (",volatile" if volatile else ""))
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def _mount_root(self, operation: MountRoot) -> None:
+        # the overlay covers its own upper directory: any directory of this container's would do as the mount point
+        self._overlay(operation.lower, operation.upper, operation.work, operation.upper, volatile=operation.volatile)
+        self._root = os.open(operation.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _mount_filesystem(self, operation: MountFilesystem) -> None:
+        target = self._directory_beneath(operation.target)
+        context = mounted = -1
+        try:
+            context = syscalls.fsopen(operation.kind)
+            for key, value in operation.options:
+                if value:
+                    syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
+                else:
+                    syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, key, None)
+            syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
+            mounted = syscalls.fsmount(context, sum(_ATTRIBUTES[name] for name in operation.attributes))
+            syscalls.move_mount(mounted, target, operation.target)
+        except OSError:
+            if not operation.optional:
+                raise
+        finally:
+            for descriptor in (context, mounted, target):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _bind(self, operation: MountBind) -> None:
+        recursive = syscalls.AT_RECURSIVE
+        try:
+            tree = syscalls.open_tree(-100, operation.source, syscalls.OPEN_TREE_CLONE | recursive)
+        except OSError:
+            if operation.optional:
+                return
+            raise
+        directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        target = self._directory_beneath(operation.target) if directory else self._file_beneath(operation.target)
+        if operation.read_only:
+            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        syscalls.move_mount(tree, target, operation.target)
+        os.close(tree)
+        os.close(target)
+
+    def _mask(self, path: str) -> None:
+        try:
+            target = self._open_beneath(path)
+        except OSError:
+            return
+        if stat.S_ISDIR(os.fstat(target).st_mode):
+            context = syscalls.fsopen("tmpfs")
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "nr_inodes", "2")
+            syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
+            tree = syscalls.fsmount(context, _ATTRIBUTES["ro"])
+            os.close(context)
+        else:
+            null = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # still the host's /dev
+            if os.fstat(null).st_rdev != os.makedev(1, 3):
+                raise OSError(errno.EINVAL, "the host's /dev/null is not the null device", "/dev/null")
+            tree = syscalls.open_tree(null, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+            os.close(null)
+        syscalls.move_mount(tree, target, path)
+        os.close(tree)
+        os.close(target)
+
+    def _make_read_only(self, path: str) -> None:
+        try:
+            target = self._open_beneath(path)
+        except OSError:
+            return
+        tree = syscalls.open_tree(target, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE)
+        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        syscalls.move_mount(tree, target, path)
+        os.close(tree)
+        os.close(target)
+
+    def _enter_root(self, *, read_only: bool) -> None:
+        os.fchdir(self._root)
+        syscalls.pivot_root(".", ".")  # the old root now covers the new one at the same place ...
+        syscalls.umount2(".", syscalls.MNT_DETACH)  # ... and this uncovers it: pivot_root(2), NOTES
+        os.chdir("/")
+        if read_only:
+            syscalls.mount_setattr(self._root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+        os.close(self._root)
+        self._root = -1
+
+    def _open_terminal(self) -> None:
+        """The pseudo terminal comes from inside, the peer by descriptor (CVE-2025-52565), never by a path."""
+        assert self._terminal_socket is not None
+        main = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fcntl.ioctl(main, termios.TIOCSPTLCK, struct.pack("i", 0))
+        peer = fcntl.ioctl(main, 0x5441, os.O_RDWR | os.O_NOCTTY)  # TIOCGPTPEER, ioctl_tty(2)
+        socket.send_fds(self._terminal_socket, [b"t"], [main])
+        os.close(main)
+        fcntl.ioctl(peer, termios.TIOCSCTTY, 0)
+        for number in range(3):
+            os.dup2(peer, number)
+        if peer > 2:
+            os.close(peer)
+
+    # -- credentials ---------------------------------------------------------------------------------------------------------
+
+    def _become(self, who: BecomeUser) -> None:
+        for number in range(self._last_capability + 1):
+            if not who.bounding >> number & 1:
+                syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+        with contextlib.suppress(OSError):  # a kernel without keyrings
+            syscalls.join_new_session_keyring()
+        if who.held:
+            syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+        os.setgroups(list(who.groups))
+        os.setresgid(who.group_id, who.group_id, who.group_id)
+        os.setresuid(who.user_id, who.user_id, who.user_id)
+        effective = who.effective if who.user_id == 0 else 0
+        syscalls.capset(effective, effective | who.held)
+        syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+        if who.no_new_privileges:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _bring_loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        request = struct.pack("16sH14x", b"lo", 0x41)  # struct ifreq: IFF_UP | IFF_RUNNING
+        fcntl.ioctl(control, 0x8914, request)  # SIOCSIFFLAGS, netdevice(7)
+
+
+def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> None:
+    variables = dict(environment)
+    program = arguments[0]
+    if "/" in program:
+        candidates = [program]
+    else:
+        places = variables.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").split(":")
+        candidates = [f"{place or '.'}/{program}" for place in places]
+    refused: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, arguments, variables)
+        except FileNotFoundError as error:
+            if os.path.lexists(candidate) and refused is None:
+                refused = (
+                    OSError(errno.ENOEXEC, "its interpreter is missing", candidate) if os.path.exists(candidate) else error
+                )
+        except NotADirectoryError:
+            pass
+        except OSError as error:
+            refused = refused or error
+    if refused is None:
+        where = program if "/" in program else f"{program} in $PATH"
+        raise ProgramNotStarted(errno.ENOENT, "executable file not found", where)
+    raise ProgramNotStarted(refused.errno, os.strerror(refused.errno or 0), refused.filename or program)

@@ -1,0 +1,249 @@
+"""Everything that contain asks of a kernel to set up a container, as plain values.
+
+A launch plan is a tuple of these, in order; `contain.linux.perform` carries them out, one `match` for all. Nothing here does
+anything. Paths named ``target`` are inside the new root and are resolved beneath it, by descriptors; ``source``, ``lower``,
+``upper`` and ``work`` are host paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeMountsPrivate:
+    """Stop mount events from travelling to or from the host (mount_namespaces(7))."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountScratch:
+    """A memory file system at a host path, seen only in this mount namespace, that holds upper and work directories."""
+
+    path: str
+    size_bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeHostDirectory:
+    """A directory at a host path; it may exist."""
+
+    path: str
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteHostFile:
+    """A small text file at a host path, 0644."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRoot:
+    """The container's root: an overlay. ``lower`` is highest first. ``volatile``: what is written need not survive a crash."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    volatile: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountCopyOnWrite:
+    """A host directory at a place inside, writes going to ``upper``. ``lower`` is highest first."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFilesystem:
+    """A new instance of a kernel file system (proc, sysfs, tmpfs, devpts, mqueue, cgroup) inside the root.
+
+    ``options`` are the file system's own; ``attributes`` are among nosuid, noexec, nodev, ro.
+    ``optional``: where the kernel refuses it, leave it out.
+    """
+
+    kind: str
+    target: str
+    options: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountBind:
+    """A host file or directory, with what is mounted below it, at a place inside."""
+
+    source: str
+    target: str
+    read_only: bool
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeSymlink:
+    """A symbolic link inside the root, made beneath its resolved parent."""
+
+    target: str
+    points_to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPath:
+    """Hide a path: an empty read-only directory over a directory, /dev/null over a file. Absent paths stay absent."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSysctl:
+    """A namespaced kernel parameter, by its path below /proc/sys; where the kernel refuses it, it stays as it is."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakePathReadOnly:
+    """Make a path and what is below it read-only. Absent paths stay absent."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeDirectory:
+    """A directory inside the root with all its parents (0755), owned by the given ids where it is new."""
+
+    target: str
+    user_id: int = 0
+    group_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnterRoot:
+    """pivot_root(2) into the new root and let go of the old one."""
+
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetHostname:
+    """sethostname(2) in the container's UTS namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BringLoopbackUp:
+    """The interface lo with 127.0.0.1 and ::1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigureInterface:
+    """Address, default route and up for an interface that was placed in this network namespace."""
+
+    interface: str
+    address: str
+    prefix: int
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeDirectory:
+    """The working directory, checked to lie below the root (runtime CVE-2024-21626)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecomeUser:
+    """Final credentials: capabilities, user, groups, no_new_privs (capabilities(7), credentials(7)).
+
+    ``bounding`` and ``effective`` are capability bit masks; a user other than root keeps none effective. ``held`` stays
+    permitted but not effective, for a process that joins other namespaces later.
+    """
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    bounding: int
+    effective: int
+    held: int = 0
+    no_new_privileges: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSeccomp:
+    """A compiled filter (seccomp(2)): the bytes of an array of ``struct sock_filter``."""
+
+    program: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSession:
+    """setsid(2). With ``terminal``: a new pseudo terminal of the container's own devpts becomes the controlling terminal and the
+    descriptors 0 to 2, and its other side is handed to the parent."""
+
+    terminal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execute:
+    """Replace this process by a program found on the PATH of ``environment``, as execvpe(3)."""
+
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+
+Operation = (
+    MakeMountsPrivate
+    | MountScratch
+    | MakeHostDirectory
+    | WriteHostFile
+    | MountRoot
+    | MountCopyOnWrite
+    | MountFilesystem
+    | MountBind
+    | MakeSymlink
+    | MaskPath
+    | SetSysctl
+    | MakePathReadOnly
+    | MakeDirectory
+    | EnterRoot
+    | SetHostname
+    | BringLoopbackUp
+    | ConfigureInterface
+    | ChangeDirectory
+    | BecomeUser
+    | InstallSeccomp
+    | StartSession
+    | Execute
+)
+
+
+def render_operation(operation: Operation) -> str:
+    """One line for ``--plan`` and the golden tests. Filters are shown by their length, environments by their names' count."""
+    shown = []
+    for field in fields(operation):
+        value = getattr(operation, field.name)
+        match field.name, value:
+            case "program", bytes():
+                value = f"<{len(value) // 8} instructions>"
+            case "environment", _:
+                value = [name for name, _ in value]
+            case (("bounding" | "effective" | "held"), int()):
+                value = f"{value:#x}"
+            case "mode", int():
+                value = f"{value:o}"
+            case _, tuple():
+                value = list(value)
+            case _:
+                pass
+        if value not in ((), [], False):
+            shown.append(f"{field.name}={value}")
+    return " ".join([type(operation).__name__, *shown])
