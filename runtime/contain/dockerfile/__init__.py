@@ -1,1 +1,111 @@
-"""."""
+"""Dockerfile text to values: instructions with their places, variable expansion, ignore patterns, small notations.
+
+Pure: nothing here reads a file, a variable or a clock. `parse_dockerfile` is the entrance; every error is a `UsageError` with a place.
+"""
+
+from __future__ import annotations
+
+from contain.dockerfile.instructions import (
+    Add,
+    Arg,
+    ArgDeclaration,
+    Cmd,
+    Command,
+    Copy,
+    Dockerfile,
+    Entrypoint,
+    Env,
+    ExecForm,
+    Expose,
+    From,
+    Healthcheck,
+    Instruction,
+    Label,
+    LintFinding,
+    Maintainer,
+    OnBuild,
+    Pair,
+    Run,
+    ScriptFile,
+    Shell,
+    ShellForm,
+    Stage,
+    StopSignal,
+    User,
+    Volume,
+    Workdir,
+)
+from contain.dockerfile.literals import (
+    ModeChange,
+    PortSpec,
+    parse_chmod,
+    parse_duration_nanoseconds,
+    parse_port_spec,
+    parse_signal,
+    parse_size_bytes,
+)
+from contain.dockerfile.mounts import MountFlag, MountKind, RunMount, Sharing, parse_mount, resolve_mount
+from contain.dockerfile.parse import parse_dockerfile, parse_trigger, render_dockerfile
+from contain.dockerfile.patterns import IgnorePatterns, clean_path, has_wildcard, match_wildcard, parse_dockerignore
+from contain.dockerfile.suggestion import suggest
+from contain.dockerfile.syntax import Directives, Heredoc
+from contain.dockerfile.words import Lookup, expand, expand_heredoc, split_words
+
+__all__ = [
+    "Add",
+    "Arg",
+    "ArgDeclaration",
+    "Cmd",
+    "Command",
+    "Copy",
+    "Directives",
+    "Dockerfile",
+    "Entrypoint",
+    "Env",
+    "ExecForm",
+    "Expose",
+    "From",
+    "Healthcheck",
+    "Heredoc",
+    "IgnorePatterns",
+    "Instruction",
+    "Label",
+    "LintFinding",
+    "Lookup",
+    "Maintainer",
+    "ModeChange",
+    "MountFlag",
+    "MountKind",
+    "OnBuild",
+    "Pair",
+    "PortSpec",
+    "Run",
+    "RunMount",
+    "ScriptFile",
+    "Sharing",
+    "Shell",
+    "ShellForm",
+    "Stage",
+    "StopSignal",
+    "User",
+    "Volume",
+    "Workdir",
+    "clean_path",
+    "expand",
+    "expand_heredoc",
+    "has_wildcard",
+    "match_wildcard",
+    "parse_chmod",
+    "parse_dockerfile",
+    "parse_dockerignore",
+    "parse_duration_nanoseconds",
+    "parse_mount",
+    "parse_port_spec",
+    "parse_signal",
+    "parse_size_bytes",
+    "parse_trigger",
+    "render_dockerfile",
+    "resolve_mount",
+    "split_words",
+    "suggest",
+]
