@@ -1,0 +1,284 @@
+"""contain's own nftables table, as one netlink transaction, without the nft program and without a library.
+
+Decides (pure) which rules a bridge needs and encodes them; `replace_table` and the others perform. Never touches a table that is
+not its own, so it lives beside Docker's, a host firewall's and the administrator's.
+
+The rules, as ``nft list table ip contain`` shows them for the bridge contain0 with the pool 172.30.0.0/16::
+
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "contain0" oifname "contain0" drop               # containers do not reach each other
+        iifname "contain0" ip saddr != 172.30.0.0/16 drop        # nor pretend to be somebody else
+        oifname "contain0" ct state established,related accept   # answers
+        oifname "contain0" drop                                  # nothing else comes in from elsewhere
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr 172.30.0.0/16 oifname != "contain0" masquerade
+    }
+
+An ``accept`` here only ends this chain: another table's chain on the same hook may still drop the packet. That cannot be
+overridden from a table of one's own, only reported (`list_base_chains`).
+
+Formats: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h. nf_tables numbers are big-endian, register contents are not.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from errno import ENOENT
+
+from contain.errors import HostError
+from contain.linux.rtnetlink import (
+    NETLINK_NETFILTER,
+    NLM_F_ACK,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NetlinkSocket,
+    Request,
+    attribute,
+    nested,
+    parse_attributes,
+    text,
+)
+
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE = 0, 1, 2, 3, 4, 6
+_FAMILY_HEADER = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
+_FAMILY_IPV4 = 2
+
+_TABLE_NAME = 1
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
+_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
+_LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
+_DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE = 1, 2, 1
+
+_HOOK_FORWARD, _HOOK_POSTROUTING = 2, 4
+_PRIORITY_FILTER, _PRIORITY_SOURCE_NAT = 0, 100
+_DROP, _ACCEPT = 0, 1
+_REGISTER_VERDICT, _REGISTER = 0, 1
+_EQUAL, _NOT_EQUAL = 0, 1
+_META_INPUT_NAME, _META_OUTPUT_NAME = 6, 7
+_CT_STATE, _CT_ESTABLISHED_OR_RELATED = 0, 0x2 | 0x4
+_NETWORK_HEADER, _IPV4_SOURCE_OFFSET = 1, 12
+_INTERFACE_NAME_BYTES = 16
+
+_REMEDY = (
+    "the kernel lacks nf_tables or a part of it: modprobe nf_tables nft_ct nft_masq nft_chain_nat; "
+    "`--network host` and `--network none` work without"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseChain:
+    """A chain hooked into the IPv4 path by anybody, as far as `probe_forwarding` cares."""
+
+    table: str
+    name: str
+    hook: int
+    drops_by_default: bool
+
+
+# Expressions
+
+
+def _number(value: int) -> bytes:
+    return struct.pack(">I", value & 0xFFFFFFFF)
+
+
+def _expression(name: str, *attributes: bytes) -> bytes:
+    return nested(_LIST_ELEMENT, text(_EXPRESSION_NAME, name), nested(_EXPRESSION_DATA, *attributes))
+
+
+def _compare(operation: int, value: bytes) -> bytes:
+    return _expression(
+        "cmp", attribute(1, _number(_REGISTER)), attribute(2, _number(operation)), nested(3, attribute(_DATA_VALUE, value))
+    )
+
+
+def _masked(mask: bytes) -> bytes:
+    return _expression(
+        "bitwise",
+        attribute(1, _number(_REGISTER)),
+        attribute(2, _number(_REGISTER)),
+        attribute(3, _number(len(mask))),
+        nested(4, attribute(_DATA_VALUE, mask)),
+        nested(5, attribute(_DATA_VALUE, bytes(len(mask)))),
+    )
+
+
+def _interface(key: int, operation: int, name: str) -> bytes:
+    load = _expression("meta", attribute(1, _number(_REGISTER)), attribute(2, _number(key)))
+    return load + _compare(operation, name.encode().ljust(_INTERFACE_NAME_BYTES, b"\0"))
+
+
+def _input(name: str) -> bytes:
+    return _interface(_META_INPUT_NAME, _EQUAL, name)
+
+
+def _output(name: str, operation: int = _EQUAL) -> bytes:
+    return _interface(_META_OUTPUT_NAME, operation, name)
+
+
+def _source(operation: int, address: str, prefix_length: int) -> bytes:
+    load = _expression(
+        "payload",
+        attribute(1, _number(_REGISTER)),
+        attribute(2, _number(_NETWORK_HEADER)),
+        attribute(3, _number(_IPV4_SOURCE_OFFSET)),
+        attribute(4, _number(4)),
+    )
+    mask = ((1 << 32) - (1 << (32 - prefix_length))).to_bytes(4, "big")
+    return load + _masked(mask) + _compare(operation, socket.inet_aton(address))
+
+
+def _answers() -> bytes:
+    load = _expression("ct", attribute(1, _number(_REGISTER)), attribute(2, _number(_CT_STATE)))
+    return load + _masked(struct.pack("=I", _CT_ESTABLISHED_OR_RELATED)) + _compare(_NOT_EQUAL, bytes(4))
+
+
+def _verdict(code: int) -> bytes:
+    verdict = nested(_DATA_VERDICT, attribute(_VERDICT_CODE, _number(code)))
+    return _expression("immediate", attribute(1, _number(_REGISTER_VERDICT)), nested(2, verdict))
+
+
+# Requests
+
+
+def _request(name: str, kind: int, flags: int, *attributes: bytes, tolerated: tuple[int, ...] = ()) -> Request:
+    payload = _FAMILY_HEADER.pack(_FAMILY_IPV4, 0, 0) + b"".join(attributes)
+    return Request(name=name, kind=_SUBSYSTEM << 8 | kind, flags=flags, payload=payload, tolerated=tolerated)
+
+
+def _batch(*requests: Request) -> tuple[Request, ...]:
+    """All or nothing: the kernel commits at the end of a batch, or leaves everything as it was."""
+    header = _FAMILY_HEADER.pack(0, 0, _SUBSYSTEM)
+    begin = Request(name="begin an nftables transaction", kind=_BATCH_BEGIN, flags=0, payload=header)
+    end = Request(name="commit the nftables transaction", kind=_BATCH_END, flags=0, payload=header)
+    return (begin, *requests, end)
+
+
+def _base_chain(table: str, name: str, kind: str, hook: int, priority: int) -> Request:
+    return _request(
+        f"add the chain {name} to the table {table} (NFT_MSG_NEWCHAIN)",
+        _NEWCHAIN,
+        NLM_F_ACK | NLM_F_CREATE,
+        text(_CHAIN_TABLE, table),
+        text(_CHAIN_NAME, name),
+        nested(_CHAIN_HOOK, attribute(_HOOK_NUMBER, _number(hook)), attribute(_HOOK_PRIORITY, _number(priority))),
+        attribute(_CHAIN_POLICY, _number(_ACCEPT)),
+        text(_CHAIN_TYPE, kind),
+    )
+
+
+def _rule(table: str, chain: str, what: str, *expressions: bytes) -> Request:
+    return _request(
+        f"add the rule '{what}' to the table {table} (NFT_MSG_NEWRULE)",
+        _NEWRULE,
+        NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
+        text(_RULE_TABLE, table),
+        text(_RULE_CHAIN, chain),
+        nested(_RULE_EXPRESSIONS, *expressions),
+    )
+
+
+def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int) -> tuple[Request, ...]:
+    """The transaction after which the table is exactly as this module's head shows it, whatever it was before."""
+    new = _request(f"add the table {table} (NFT_MSG_NEWTABLE)", _NEWTABLE, NLM_F_ACK | NLM_F_CREATE, text(_TABLE_NAME, table))
+    old = _request(f"empty the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table))
+    return _batch(
+        new,  # so that there is one to delete
+        old,
+        new,
+        _base_chain(table, "forward", "filter", _HOOK_FORWARD, _PRIORITY_FILTER),
+        _rule(table, "forward", "from container to container drop", _input(bridge), _output(bridge), _verdict(_DROP)),
+        _rule(
+            table,
+            "forward",
+            "foreign source address drop",
+            _input(bridge),
+            _source(_NOT_EQUAL, pool_address, prefix_length),
+            _verdict(_DROP),
+        ),
+        _rule(table, "forward", "answers accept", _output(bridge), _answers(), _verdict(_ACCEPT)),
+        _rule(table, "forward", "unasked drop", _output(bridge), _verdict(_DROP)),
+        _base_chain(table, "postrouting", "nat", _HOOK_POSTROUTING, _PRIORITY_SOURCE_NAT),
+        _rule(
+            table,
+            "postrouting",
+            "masquerade",
+            _source(_EQUAL, pool_address, prefix_length),
+            _output(bridge, _NOT_EQUAL),
+            _expression("masq"),
+        ),
+    )
+
+
+# Doers
+
+
+def replace_table(table: str, *, bridge: str, pool_address: str, prefix_length: int) -> None:
+    """Make the table or replace it, in one transaction. Raises `HostError` when the kernel lacks nf_tables or a part of it."""
+    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
+        try:
+            kernel.transact(plan_table(table, bridge=bridge, pool_address=pool_address, prefix_length=prefix_length))
+        except HostError as error:
+            error.remedy = error.remedy or _REMEDY
+            raise
+
+
+def table_exists(table: str) -> bool:
+    """Whether there is a table of this name in the family ``ip``. Raises `HostError`."""
+    question = _request(
+        f"look up the table {table} (NFT_MSG_GETTABLE)",
+        _GETTABLE,
+        NLM_F_ACK,
+        text(_TABLE_NAME, table),
+        tolerated=(ENOENT,),
+    )
+    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
+        try:
+            return bool(kernel.transact((question,))[0])
+        except HostError as error:
+            error.remedy = error.remedy or _REMEDY
+            raise
+
+
+def delete_table(table: str) -> None:
+    """Remove the table with everything in it; nothing to do if there is none. Raises `HostError`."""
+    removal = _request(
+        f"delete the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,)
+    )
+    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
+        kernel.transact(_batch(removal))
+
+
+def list_base_chains() -> tuple[BaseChain, ...]:
+    """Everybody's IPv4 chains that are hooked somewhere, also those that iptables-nft made. Raises `HostError`."""
+    question = _request("list chains (NFT_MSG_GETCHAIN)", _GETCHAIN, NLM_F_DUMP)
+    found: list[BaseChain] = []
+    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
+        try:
+            replies = kernel.transact((question,))[0]
+        except HostError as error:
+            error.remedy = error.remedy or _REMEDY
+            raise
+    for payload in replies:
+        attributes = parse_attributes(payload[_FAMILY_HEADER.size :])
+        if _CHAIN_HOOK not in attributes:
+            continue
+        hook = parse_attributes(attributes[_CHAIN_HOOK])
+        found.append(
+            BaseChain(
+                table=attributes.get(_CHAIN_TABLE, b"").rstrip(b"\0").decode(errors="replace"),
+                name=attributes.get(_CHAIN_NAME, b"").rstrip(b"\0").decode(errors="replace"),
+                hook=int.from_bytes(hook.get(_HOOK_NUMBER, b""), "big"),
+                drops_by_default=int.from_bytes(attributes.get(_CHAIN_POLICY, b"\1"), "big") == _DROP,
+            )
+        )
+    return tuple(found)
