@@ -1,7 +1,7 @@
 """Put a forked child of the worker into a prepared container. Runs on the image's Python (3.8 or newer), standard library only.
 
-The worker holds the capabilities SYS_ADMIN and SYS_CHROOT of the session's user namespace as permitted, not effective. For each fork it
-raises them, points its children at the sandbox's PID namespace, forks, and lowers them again. The child writes itself into the control
+The worker is started with the capabilities SYS_ADMIN and SYS_CHROOT of the session's user namespace. `hold_capabilities` makes them
+permitted only, neither effective nor inherited, before anything of the project runs. For each fork it raises them, points its children at the sandbox's PID namespace, forks, and lowers them again. The child writes itself into the control
 groups, joins the other namespaces, gives up what was held, and installs the system call filter. From then on it is the container.
 
 Sources: setns(2), pid_namespaces(7), capabilities(7), seccomp(2).
@@ -57,6 +57,14 @@ def _set_capabilities(effective, permitted):
 _own_pid_namespace = None
 
 
+def hold_capabilities():
+    """Keep what the joining needs as permitted only. Call it first: what the project runs has what any container has."""
+    with open("/proc/self/status") as file:
+        rows = dict(line.split(":", 1) for line in file if line.startswith("Cap"))
+    permitted, bounding = int(rows["CapPrm"], 16), int(rows["CapBnd"], 16)
+    _set_capabilities(permitted & bounding if os.getuid() == 0 else 0, permitted)
+
+
 def fork_into(details, fds):
     """Fork. Returns the child's id in the parent, and 0 in the child, which then is inside the sandbox.
 
@@ -68,21 +76,18 @@ def fork_into(details, fds):
         _own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     effective, held = details["effective"], details["held"]
     _set_capabilities(effective | held, effective | held)
+    child = -1
     try:
         _check(_libc.setns(fds[0], _CLONE_NEWPID), "setns")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # CPython 3.12 warns of threads; only this one goes on in the child
-                child = os.fork()
-        except BaseException:
-            _libc.setns(_own_pid_namespace, _CLONE_NEWPID)
-            raise
-        if child == 0:
-            _enter(details, fds)
-            return 0
-        _check(_libc.setns(_own_pid_namespace, _CLONE_NEWPID), "setns")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CPython 3.12 warns of threads; only this one goes on in the child
+            child = os.fork()
     finally:
-        _set_capabilities(effective, effective | held)
+        if child != 0:
+            _libc.setns(_own_pid_namespace, _CLONE_NEWPID)
+            _set_capabilities(effective, effective | held)
+    if child == 0:
+        _enter(details, fds)
     return child
 
 

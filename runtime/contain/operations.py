@@ -33,6 +33,18 @@ class MakeHostDirectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BindHostDirectory:
+    """A host directory once more at another host path, without what is mounted below it, seen only in this mount namespace.
+
+    For overlay layers: a user namespace may not take a directory apart from the mounts below it (mount_namespaces(7), locked mounts),
+    so this is done before it is entered.
+    """
+
+    source: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteHostFile:
     """A small text file at a host path, 0644."""
 
@@ -164,8 +176,8 @@ class ChangeDirectory:
 class BecomeUser:
     """Final credentials: capabilities, user, groups, no_new_privs (capabilities(7), credentials(7)).
 
-    ``bounding`` and ``effective`` are capability bit masks; a user other than root keeps none effective. ``held`` stays
-    permitted but not effective, for a process that joins other namespaces later.
+    ``bounding`` and ``effective`` are capability bit masks; a user other than root keeps none effective. ``held`` survives the
+    program's execve(2) although outside the bounding set, for a program that joins other namespaces later.
     """
 
     user_id: int
@@ -204,6 +216,7 @@ Operation = (
     MakeMountsPrivate
     | MountScratch
     | MakeHostDirectory
+    | BindHostDirectory
     | WriteHostFile
     | MountRoot
     | MountCopyOnWrite

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -38,6 +39,7 @@ NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
 )
 _MESSAGE_LIMIT = 65536
+_OUT_OF_THE_WAY = 200
 
 
 class CommandNotStarted(ContainError):
@@ -156,13 +158,14 @@ def _first_process(plan: LaunchPlan, channel: socket.socket, stdio: Sequence[int
     operation: Operation | None = None
     try:
         go = json.loads(channel.recv(_MESSAGE_LIMIT))
-        performer = Performer(channel)
+        performer = Performer()
         for operation in plan.root:
             performer.perform(operation)
         if go.get("interface"):
             operation = ConfigureInterface(**go["interface"])
             performer.perform(operation)
-        place_descriptors(stdio, kept, channel.fileno())
+        channel = socket.socket(fileno=place_descriptors(stdio, kept, channel.detach()))
+        performer.terminal_socket = channel
         for operation in plan.start[:-1]:
             performer.perform(operation)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # credential changes clear it, so now
@@ -174,24 +177,15 @@ def _first_process(plan: LaunchPlan, channel: socket.socket, stdio: Sequence[int
     os._exit(125)
 
 
-def place_descriptors(stdio: Sequence[int], kept: Sequence[int], channel: int) -> None:
-    """Standard descriptors 0 to 2 in place, ``kept`` inheritable, everything else closed at exec (CVE-2024-21626)."""
-    copies = [os.dup(descriptor) for descriptor in stdio]
-    for number, copy in enumerate(copies):
+def place_descriptors(stdio: Sequence[int], kept: Sequence[int], channel: int) -> int:
+    """Standard descriptors at 0 to 2, ``kept`` from 3 on, both inheritable; everything else is closed (CVE-2024-21626), but for
+    ``channel``, whose new number is returned and which closes at exec."""
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for descriptor in (*stdio, *kept, channel)]
+    for number, copy in enumerate(high[:-1]):
         os.dup2(copy, number)
-    low = 3
-    for descriptor in sorted({*kept, channel}):
-        _close_range(low, descriptor - 1)
-        low = descriptor + 1
-    _close_range(low, 0x7FFFFFFF)
-    for descriptor in kept:
-        os.set_inheritable(descriptor, True)
-    os.set_inheritable(channel, False)
-
-
-def _close_range(first: int, last: int) -> None:
-    if first <= last:
-        os.closerange(first, min(last, os.sysconf("SC_OPEN_MAX")) + 1)
+    os.closerange(len(high) - 1, high[-1])
+    os.closerange(high[-1] + 1, os.sysconf("SC_OPEN_MAX"))
+    return high[-1]
 
 
 def _monitor(
@@ -203,7 +197,14 @@ def _monitor(
     stdio: Sequence[int],
     kept: Sequence[int],
 ) -> None:
+    operation: Operation | None = None
     try:
+        if plan.outside:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            performer = Performer()
+            for operation in plan.outside:
+                performer.perform(operation)
+            operation = None
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         reports.send(b"user")
         if reports.recv(_MESSAGE_LIMIT) != b"mapped":
@@ -227,7 +228,7 @@ def _monitor(
         reports.send(b"status %d" % status)
     except OSError as error:
         with contextlib.suppress(OSError):
-            reports.send(b"e" + describe_failure(error, None))
+            reports.send(b"e" + describe_failure(error, operation))
     finally:
         os._exit(0)
 

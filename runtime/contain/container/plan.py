@@ -7,12 +7,13 @@ Defaults are Docker's (moby ``daemon/pkg/oci/defaults.go``); no_new_privs, the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import Hierarchy
 from contain.operations import (
     BecomeUser,
+    BindHostDirectory,
     BringLoopbackUp,
     ChangeDirectory,
     EnterRoot,
@@ -33,6 +34,7 @@ from contain.operations import (
     SetHostname,
     SetSysctl,
     StartSession,
+    WriteHostFile,
 )
 from contain.paths import HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Network, Tmpfs
@@ -78,10 +80,60 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """What the child process performs: ``root`` up to having entered its root, ``start`` up to the program."""
+    """What is performed: ``outside`` before the user namespace is entered, ``root`` up to having entered the container's root,
+    ``start`` up to the program."""
 
+    outside: tuple[Operation, ...]
     root: tuple[Operation, ...]
     start: tuple[Operation, ...]
+
+
+def stub_paths(spec: ContainerSpec) -> tuple[tuple[str, bool], ...]:
+    """What a skeleton holds: (path, whether it is a directory), parents first."""
+    found: dict[str, bool] = {f"/{name}": True for name in STUBS} | {f"/etc/{name}": False for name in ETC_FILES}
+    for mount in spec.mounts:
+        if ".." in mount.target.parts or mount.target == mount.target.parent:
+            continue
+        found |= {str(parent): True for parent in reversed(mount.target.parents[:-1])}
+        found[str(mount.target)] = not isinstance(mount, Bind) or mount.source.is_dir()
+    return tuple(found.items())
+
+
+HOST_ROOT = HostPath("/")
+
+
+def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, list[Operation]]:
+    """What must be mounted while still outside the user namespace, and the spec that then holds.
+
+    Needed where the host's own root is a layer, and for copy-on-write directories. The host's root and a skeleton on the same file
+    system would overlap, which overlay refuses: then the skeleton is a memory file system.
+    """
+    operations: list[Operation] = []
+    layers = spec.layers
+    if HOST_ROOT in layers:
+        view = workspace.directory / "host"
+        layers = tuple(view if layer == HOST_ROOT else layer for layer in layers)
+        operations += [
+            BindHostDirectory(source="/", path=str(view)),
+            MountScratch(path=str(workspace.skeleton), size_bytes=1 << 20, inodes=4096),
+        ]
+        for path, directory in stub_paths(spec):
+            place = str(workspace.skeleton) + path
+            operations.append(MakeHostDirectory(path=place) if directory else WriteHostFile(path=place, text=""))
+    mounts: list[Mount] = []
+    for mount in spec.mounts:
+        if isinstance(mount, CopyOnWrite):
+            views = []
+            for source in mount.sources:
+                view = workspace.directory / f"source{len(operations)}"
+                operations.append(BindHostDirectory(source=str(source), path=str(view)))
+                views.append(view)
+            mounts.append(replace(mount, sources=tuple(views)))
+        else:
+            mounts.append(mount)
+    if operations:
+        operations.insert(0, MakeMountsPrivate())
+    return replace(spec, layers=layers, mounts=tuple(mounts)), operations
 
 
 def _plan_devices(*, tty_group: bool) -> list[Operation]:
@@ -214,7 +266,9 @@ def plan_launch(
     spec: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...], seccomp: bytes, *, tty_group: bool = True
 ) -> LaunchPlan:
     """The whole plan of one container that runs one program."""
+    spec, outside = plan_outside(spec, workspace)
     return LaunchPlan(
+        outside=tuple(outside),
         root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
         start=(
             StartSession(terminal=spec.terminal),

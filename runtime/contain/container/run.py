@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contain.container.launch import Launched, launch
-from contain.container.plan import ETC_FILES, STUBS, LaunchPlan, Workspace, plan_launch
+from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.errors import HostError
 from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
-from contain.spec import Bind, ContainerSpec, Network
+from contain.spec import ContainerSpec, Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +69,13 @@ def render_hosts(hostname: str, address: str | None) -> str:
 
 def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
     """Empty mount points for everything that is mounted inside, to lie below all layers."""
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for name in STUBS:
-        (directory / name).mkdir(mode=0o755, exist_ok=True)
-    for name in ETC_FILES:
-        (directory / "etc" / name).touch(mode=0o644)
-    for mount in spec.mounts:
-        if ".." in mount.target.parts:
-            continue
-        place = directory / str(mount.target).lstrip("/")
-        with contextlib.suppress(OSError):
-            if isinstance(mount, Bind) and not mount.source.is_dir():
-                place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                place.touch(mode=0o644)
-            else:
-                place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o755, parents=True)
+    for path, is_directory in stub_paths(spec):
+        place = str(directory) + path
+        if is_directory:
+            os.makedirs(place, mode=0o755, exist_ok=True)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) -> None:

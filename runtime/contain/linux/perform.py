@@ -19,6 +19,7 @@ import termios
 from contain.linux import syscalls
 from contain.operations import (
     BecomeUser,
+    BindHostDirectory,
     BringLoopbackUp,
     ChangeDirectory,
     ConfigureInterface,
@@ -59,9 +60,9 @@ class ProgramNotStarted(OSError):
 class Performer:
     """Performs operations in order; holds the descriptor of the new root between them."""
 
-    def __init__(self, terminal_socket: socket.socket | None = None) -> None:
+    def __init__(self) -> None:
         self._root = -1
-        self._terminal_socket = terminal_socket
+        self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
         with open(_LAST_CAPABILITY) as file:
             self._last_capability = int(file.read())
 
@@ -75,6 +76,9 @@ class Performer:
             case MakeHostDirectory(path=path, mode=mode):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path, mode)
+            case BindHostDirectory(source=source, path=path):
+                os.makedirs(path, exist_ok=True)
+                syscalls.mount(source, path, "", syscalls.MS_BIND, "")
             case WriteHostFile(path=path, text=text):
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(text)
@@ -263,11 +267,11 @@ class Performer:
 
     def _open_terminal(self) -> None:
         """The pseudo terminal comes from inside, the peer by descriptor (CVE-2025-52565), never by a path."""
-        assert self._terminal_socket is not None
+        assert self.terminal_socket is not None
         main = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         fcntl.ioctl(main, termios.TIOCSPTLCK, struct.pack("i", 0))
         peer = fcntl.ioctl(main, 0x5441, os.O_RDWR | os.O_NOCTTY)  # TIOCGPTPEER, ioctl_tty(2)
-        socket.send_fds(self._terminal_socket, [b"t"], [main])
+        socket.send_fds(self.terminal_socket, [b"t"], [main])
         os.close(main)
         fcntl.ioctl(peer, termios.TIOCSCTTY, 0)
         for number in range(3):
@@ -278,6 +282,9 @@ class Performer:
     # -- credentials ---------------------------------------------------------------------------------------------------------
 
     def _become(self, who: BecomeUser) -> None:
+        if who.held:  # while it is in the bounding set: later it cannot become inheritable
+            every = (1 << self._last_capability + 1) - 1
+            syscalls.capset(every, every, who.held)
         for number in range(self._last_capability + 1):
             if not who.bounding >> number & 1:
                 syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
@@ -289,8 +296,11 @@ class Performer:
         os.setresgid(who.group_id, who.group_id, who.group_id)
         os.setresuid(who.user_id, who.user_id, who.user_id)
         effective = who.effective if who.user_id == 0 else 0
-        syscalls.capset(effective, effective | who.held)
+        syscalls.capset(effective | who.held, effective | who.held, who.held)
         syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+        for number in range(self._last_capability + 1):
+            if who.held >> number & 1:  # ambient is what survives execve(2) beyond the bounding set
+                syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
         if who.no_new_privileges:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 

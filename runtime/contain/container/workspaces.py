@@ -1,0 +1,89 @@
+"""Directories of running containers and test sessions below the run-time state, each held by its owner's lock.
+
+The lock is flock(2) on the directory itself: the kernel lets go of it when its owner dies, however it dies. A directory that nobody
+holds is stale; `sweep` removes it with its control groups. So whatever a SIGKILL leaves, the next command takes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+
+from contain.linux.cgroups import PARENT, Hierarchy, probe_hierarchies, remove_directory
+from contain.paths import HostPath
+
+
+def _take(path: HostPath, *, wait: bool) -> int | None:
+    """A descriptor that holds the directory's lock, or None: held by somebody else, or gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def make_held_directory(path: HostPath) -> int:
+    """Make a directory and hold its lock; the descriptor that holds it. A sweep that comes between is outlasted."""
+    for _ in range(100):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = _take(path, wait=True)
+        if descriptor is not None:
+            return descriptor
+    raise OSError(f"{path} keeps being removed")
+
+
+def remove_held_directory(path: HostPath, descriptor: int) -> None:
+    """Remove the directory, then let go."""
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_directory(path: HostPath) -> Iterator[HostPath]:
+    """A directory that is removed on leaving, or by somebody's `sweep` if this process dies."""
+    descriptor = make_held_directory(path)
+    try:
+        yield path
+    finally:
+        remove_held_directory(path, descriptor)
+
+
+def workspaces(home: HostPath) -> HostPath:
+    """The directory of all of them."""
+    return home / "work"
+
+
+def remove_groups(name: str, hierarchies: tuple[Hierarchy, ...]) -> None:
+    """Remove the control groups of one container or session, in all hierarchies."""
+    for hierarchy in hierarchies:
+        remove_directory(f"{hierarchy.mount}/{PARENT}/{name}")
+
+
+def sweep(home: HostPath) -> list[str]:
+    """Remove what dead owners left; the names of what was removed. Costs one directory listing when there is nothing."""
+    removed: list[str] = []
+    try:
+        names = os.listdir(workspaces(home))
+    except FileNotFoundError:
+        return removed
+    hierarchies: tuple[Hierarchy, ...] | None = None
+    for name in names:
+        path = workspaces(home) / name
+        descriptor = _take(path, wait=False)
+        if descriptor is None:
+            continue
+        hierarchies = probe_hierarchies() if hierarchies is None else hierarchies
+        remove_groups(name, hierarchies)
+        remove_held_directory(path, descriptor)
+        removed.append(name)
+    return removed
