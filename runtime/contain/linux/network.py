@@ -104,9 +104,9 @@ def hardware_address(address: int) -> bytes:
     return b"\x02\x63" + address.to_bytes(4, "big")
 
 
-def host_interface(container_id: str) -> str:
-    """The name of the host's end of a container's veth: at most 15 bytes, a function of the container's id alone."""
-    return "ct" + hashlib.blake2b(container_id.encode(), digest_size=6).hexdigest()
+def host_interface(container_id: str, *, bridge: str) -> str:
+    """The name of the host's end of a container's veth: at most 15 bytes, a function of the container's id and its bridge."""
+    return "ct" + hashlib.blake2b(f"{bridge} {container_id}".encode(), digest_size=6).hexdigest()
 
 
 def _names(run_home: HostPath) -> _Names:
@@ -168,7 +168,7 @@ def _usable_servers(text: str) -> tuple[list[str], list[str], list[str]]:
 
 def _plan_port(container_id: str, lease: Lease, *, bridge: str, bridge_index: int, port_index: int) -> tuple[Request, ...]:
     """From a veth on the bridge to a port that carries traffic. It comes up last: never unisolated, not for a moment."""
-    name, mac = host_interface(container_id), hardware_address(lease.address)
+    name, mac = host_interface(container_id, bridge=bridge), hardware_address(lease.address)
     return (
         rtnetlink.isolate_port(name, alias=f"{bridge} container {container_id}"),
         rtnetlink.no_link_local_address(name),
@@ -196,7 +196,8 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath) -> Attachmen
             ledger.write(record)
             lease, pool = record.leases[container_id], record.pool
             assert pool is not None
-            port = _make_veth(kernel, container_id, lease, netns_fd=netns_fd, bridge_index=bridge_index, record=record)
+            name = host_interface(container_id, bridge=names.bridge)
+            port = _make_veth(kernel, name, lease, netns_fd=netns_fd, bridge_index=bridge_index, mtu_bytes=record.mtu_bytes)
             kernel.transact(
                 _plan_port(container_id, lease, bridge=names.bridge, bridge_index=bridge_index, port_index=port.index)
             )
@@ -272,14 +273,18 @@ def hold(*, run_home: HostPath) -> Iterator[None]:
 
 
 def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids: Sequence[str], *, delete_links: bool) -> None:
+    if not ledger.exists():  # nothing of ours was made, whatever stands there under our names
+        return
     record = ledger.read()
     gone = [(name, record.leases[name]) for name in container_ids if name in record.leases]
     remaining = {name: lease for name, lease in record.leases.items() if name not in container_ids}
     if delete_links:
         for name in container_ids:
-            kernel.transact((rtnetlink.delete_link(host_interface(name)),))
+            kernel.transact((rtnetlink.delete_link(host_interface(name, bridge=names.bridge)),))
     if not remaining and not record.holds:
-        kernel.transact((rtnetlink.delete_link(names.bridge),))
+        bridge = _find_link(kernel, names.bridge)
+        if bridge is not None and bridge.kind == "bridge":
+            kernel.transact((rtnetlink.delete_link(names.bridge),))
         nftables.delete_table(names.table)
         ledger.remove()
         return
@@ -295,15 +300,12 @@ def _find_link(kernel: NetlinkSocket, name: str) -> Link | None:
     return rtnetlink.parse_link(replies[0]) if replies else None
 
 
-def _make_veth(
-    kernel: NetlinkSocket, container_id: str, lease: Lease, *, netns_fd: int, bridge_index: int, record: NetworkRecord
-) -> Link:
-    name = host_interface(container_id)
+def _make_veth(kernel: NetlinkSocket, name: str, lease: Lease, *, netns_fd: int, bridge_index: int, mtu_bytes: int) -> Link:
     requests = (
         rtnetlink.create_veth(
             name,
             bridge_index=bridge_index,
-            mtu_bytes=record.mtu_bytes,
+            mtu_bytes=mtu_bytes,
             peer_name=CONTAINER_INTERFACE,
             peer_hardware_address=hardware_address(lease.address),
             peer_namespace=netns_fd,
@@ -348,7 +350,7 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
     with machine_lock():
         if not is_usable:
             kernel.transact((rtnetlink.delete_link(names.bridge),))
-            record = _settle_record(kernel, record)
+            record = _settle_record(kernel, record, names)
             ledger.write(record)
         pool = record.pool
         assert pool is not None
@@ -359,7 +361,7 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
     assert bridge is not None
     if not is_usable:
         for container_id, lease in record.leases.items():  # somebody removed the bridge below running containers
-            name = host_interface(container_id)
+            name = host_interface(container_id, bridge=names.bridge)
             kernel.transact((rtnetlink.set_master(name, bridge_index=bridge.index),))
             port = _find_link(kernel, name)
             if port is not None:
@@ -369,10 +371,14 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
     return record, bridge.index
 
 
-def _settle_record(kernel: NetlinkSocket, record: NetworkRecord) -> NetworkRecord:
+def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names) -> NetworkRecord:
     """Without a bridge, only leases whose veth is still there mean anything (after a reboot none does); without any of those the
     pool is chosen anew."""
-    leases = {name: lease for name, lease in record.leases.items() if _find_link(kernel, host_interface(name)) is not None}
+    leases = {
+        name: lease
+        for name, lease in record.leases.items()
+        if _find_link(kernel, host_interface(name, bridge=names.bridge)) is not None
+    }
     routes = [rtnetlink.parse_route(payload) for payload in kernel.transact((rtnetlink.list_routes(),))[0]]
     links = [rtnetlink.parse_link(payload) for payload in kernel.transact((rtnetlink.list_links(),))[0]]
     pool = record.pool if leases else choose_pool(routes, [number_of(server) for server in _host_servers()])
