@@ -1,1 +1,30 @@
-"""."""
+"""Everything that lasts, on disk: blobs, extracted layers, images and their names, the build cache.
+
+`Store` is the way in; `RootView` reads an image's merged root without mounting it.
+"""
+
+from contain.store.blobs import BlobIngest
+from contain.store.cache import FileDigests, StepRecord
+from contain.store.extract import Extracted, extract_tree
+from contain.store.images import PruneReport, StoredImage
+from contain.store.layers import CommittedLayer
+from contain.store.rootview import Entry, Kind, RootView
+from contain.store.store import DEFAULT_EPOCH_SECONDS, Store
+from contain.store.tar_reader import TarLimits
+
+__all__ = [
+    "DEFAULT_EPOCH_SECONDS",
+    "BlobIngest",
+    "CommittedLayer",
+    "Entry",
+    "Extracted",
+    "FileDigests",
+    "Kind",
+    "PruneReport",
+    "RootView",
+    "StepRecord",
+    "Store",
+    "StoredImage",
+    "TarLimits",
+    "extract_tree",
+]

@@ -1,0 +1,377 @@
+"""Images and their names, and removing what nothing refers to any more.
+
+An image is a manifest blob, its config blob and its layers; the database says which manifests are images and what they are
+called. A name points at one image at a time; what it pointed at before is kept as history.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from contain.errors import Conflict, IntegrityError, NotFound, UsageError
+from contain.oci import (
+    DIGEST_PATTERN,
+    Descriptor,
+    Image,
+    ImageConfig,
+    Manifest,
+    parse_config,
+    parse_manifest,
+    render_config,
+    render_manifest,
+)
+from contain.oci.image import MEDIA_CONFIG
+from contain.paths import HostPath
+from contain.reference import Reference, parse_reference
+from contain.store.blobs import Blobs
+from contain.store.database import Database
+from contain.store.durable import remove_tree
+from contain.store.layers import Layers
+from contain.store.layout import Layout
+
+GRACE_SECONDS = 3600
+"""What was written or used within this time is never removed: its user may not have named it yet."""
+
+_LARGEST_CONFIG_BYTES = 8 << 20
+_SHORTEST_PREFIX = 4
+_PARTIAL_SECONDS = 24 * 3600
+_UNUSED_STEP_SECONDS = 7 * 24 * 3600
+_PREFIX = re.compile(r"^(?:sha256:)?([0-9a-f]{4,64})$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One row of ``contain images``. ``size_bytes``: all layers, uncompressed. ``created_seconds``: when it came into this
+    store."""
+
+    digest: str
+    names: tuple[str, ...]
+    size_bytes: int
+    created_seconds: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What was removed."""
+
+    images: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+    cache_rows: int = 0
+    freed_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a set of images refers to."""
+
+    blobs: set[str] = field(default_factory=set)
+    layers: set[str] = field(default_factory=set)
+
+
+class Images:
+    """The images of one store."""
+
+    def __init__(self, layout: Layout, database: Database, blobs: Blobs, layers: Layers) -> None:
+        self._layout, self._database, self._blobs, self._layers = layout, database, blobs, layers
+
+    def put(self, config: ImageConfig, layers: Sequence[Descriptor], *, source: str) -> Image:
+        """Write manifest and config of an image whose layers are here."""
+        config_bytes = render_config(config)
+        config_digest = self._blobs.write(config_bytes)
+        manifest = Manifest(
+            config=Descriptor(media_type=MEDIA_CONFIG, digest=config_digest, size=len(config_bytes)), layers=tuple(layers)
+        )
+        return self._put(render_manifest(manifest), source=source)
+
+    def put_manifest(self, manifest_bytes: bytes, config_bytes: bytes, *, source: str) -> Image:
+        """The same for a manifest that somebody else wrote, byte for byte."""
+        manifest = parse_manifest(manifest_bytes)
+        if self._blobs.write(config_bytes) != manifest.config.digest:
+            raise IntegrityError("the image's config is not the one that its manifest names", code="blob-digest")
+        return self._put(manifest_bytes, source=source)
+
+    def _put(self, manifest_bytes: bytes, *, source: str) -> Image:
+        with self._layout.collection_barrier(collecting=False):
+            digest = self._blobs.write(manifest_bytes)
+            image = self._load(digest)
+            for diff_id in image.config.diff_ids:
+                if not self._layers.has(diff_id):
+                    raise NotFound(f"layer {diff_id} of the image is not in the store", code="layer-not-found")
+            now = int(time.time())
+            with self._database.transaction() as database:
+                database.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", (digest, source, now))
+                database.executemany(
+                    "INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?)",
+                    [
+                        (diff_id, layer.digest, layer.media_type)
+                        for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=True)
+                        if layer.digest != diff_id
+                    ],
+                )
+        return image
+
+    def _load(self, digest: str) -> Image:
+        manifest = parse_manifest(self._blobs.read(digest, limit_bytes=_LARGEST_CONFIG_BYTES))
+        config = parse_config(self._blobs.read(manifest.config.digest, limit_bytes=_LARGEST_CONFIG_BYTES))
+        if len(config.diff_ids) != len(manifest.layers):
+            raise IntegrityError(
+                f"image {digest}: the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}",
+                code="bad-manifest",
+            )
+        return Image(digest=digest, manifest=manifest, config=config)
+
+    def get(self, digest: str) -> Image:
+        """Raises `NotFound`."""
+        if not DIGEST_PATTERN.match(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
+            raise no_such_image(digest)
+        return self._load(digest)
+
+    def trees(self, image: Image) -> tuple[HostPath, ...]:
+        """The image's layer trees, lowest first."""
+        return tuple(self._layers.tree(diff_id) for diff_id in image.config.diff_ids)
+
+    def list(self) -> tuple[StoredImage, ...]:
+        """All images, the newest first."""
+        names: dict[str, list[str]] = {}
+        for name, digest in self._database.rows("SELECT name, digest FROM names ORDER BY name"):
+            names.setdefault(str(digest), []).append(str(name))
+        found = []
+        for digest, source, added in self._database.rows(
+            "SELECT digest, source, added_seconds FROM images ORDER BY added_seconds DESC, digest"
+        ):
+            image = self._load(str(digest))
+            size = 0
+            for diff_id in image.config.diff_ids:
+                with suppress(NotFound):
+                    size += int(str(self._layers.record(diff_id)["size_bytes"]))
+            found.append(
+                StoredImage(
+                    digest=str(digest),
+                    names=tuple(names.get(str(digest), ())),
+                    size_bytes=size,
+                    created_seconds=int(str(added)),
+                    source=str(source),
+                )
+            )
+        return tuple(found)
+
+    def find(self, text: str) -> Image:
+        """By name, by digest, or by the beginning of a digest (at least 4 hexadecimal digits, unique). A name wins over a
+        digest's beginning."""
+        digest = self._find_name(text)
+        if digest is None:
+            digest = self._find_prefix(text)
+        if digest is None:
+            raise no_such_image(text)
+        return self.get(digest)
+
+    def _find_name(self, text: str) -> str | None:
+        try:
+            reference = parse_reference(text)
+        except UsageError:
+            return None
+        named = self.name_source(reference)
+        return None if named is None else named[0]
+
+    def _find_prefix(self, text: str) -> str | None:
+        match = _PREFIX.match(text)
+        if match is None:
+            return None
+        low = "sha256:" + match[1]
+        rows = self._database.rows("SELECT digest FROM images WHERE digest >= ? AND digest < ?", (low, low + "g"))
+        if len(rows) > 1:
+            raise Conflict(
+                f"{text} is the beginning of {len(rows)} images' digests",
+                code="ambiguous-digest",
+                remedy="write more of its digits",
+            )
+        return str(rows[0][0]) if rows else None
+
+    def tag(self, reference: Reference, digest: str, *, source: str) -> None:
+        """Make a name point at an image. Raises `NotFound` when there is no such image."""
+        name = _row_name(reference)
+        with self._layout.collection_barrier(collecting=False), self._database.transaction() as database:
+            if database.execute("SELECT 1 FROM images WHERE digest = ?", (digest,)).fetchone() is None:
+                raise no_such_image(digest)
+            before = database.execute("SELECT digest, source FROM names WHERE name = ?", (name,)).fetchone()
+            now = int(time.time())
+            database.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", (name, digest, source, now))
+            if before != (digest, source):
+                database.execute(
+                    "INSERT INTO name_history (name, digest, source, set_seconds) VALUES (?, ?, ?, ?)",
+                    (name, digest, source, now),
+                )
+
+    def untag(self, reference: Reference) -> str | None:
+        """Take a name away; returns what it pointed at, or None. The image stays."""
+        name = _row_name(reference)
+        with self._database.transaction() as database:
+            row = database.execute("DELETE FROM names WHERE name = ? RETURNING digest", (name,)).fetchone()
+            if row is None:
+                return None
+            database.execute(
+                "INSERT INTO name_history (name, digest, source, set_seconds) VALUES (?, NULL, 'untag', ?)",
+                (name, int(time.time())),
+            )
+            return str(row[0])
+
+    def name_source(self, reference: Reference) -> tuple[str, str] | None:
+        """What a name points at, and where that came from. A reference with a digest is found by the digest, whatever its
+        tag says."""
+        if reference.digest is not None:
+            row = self._database.rows("SELECT digest, source FROM images WHERE digest = ?", (reference.digest,))
+        else:
+            row = self._database.rows("SELECT digest, source FROM names WHERE name = ?", (_row_name(reference),))
+        return (str(row[0][0]), str(row[0][1])) if row else None
+
+    def history(self, reference: Reference) -> tuple[tuple[str | None, str, int], ...]:
+        """What a name pointed at over time, the newest first: digest (None: taken away), source, seconds."""
+        rows = self._database.rows(
+            "SELECT digest, source, set_seconds FROM name_history WHERE name = ? ORDER BY id DESC", (_row_name(reference),)
+        )
+        return tuple((None if row[0] is None else str(row[0]), str(row[1]), int(str(row[2]))) for row in rows)
+
+    def blob_of_layer(self, diff_id: str) -> tuple[str, str] | None:
+        """Digest and media type of a stored blob whose uncompressed content is this layer."""
+        for digest, media_type in self._database.rows(
+            "SELECT digest, media_type FROM layer_blobs WHERE diff_id = ?", (diff_id,)
+        ):
+            if self._blobs.has(str(digest)):
+                return str(digest), str(media_type)
+        return None
+
+    def remove(self, digest: str, *, grace_seconds: float) -> PruneReport:
+        """Remove an image, its names, and those of its blobs and layers that nothing else refers to."""
+        with self._layout.collection_barrier(collecting=True):
+            image = self.get(digest)
+            with self._database.transaction() as database:
+                database.execute("DELETE FROM names WHERE digest = ?", (digest,))
+                database.execute("DELETE FROM images WHERE digest = ?", (digest,))
+            used = self._reachable()
+            used.layers |= {str(row[0]) for row in self._database.rows("SELECT diff_id FROM steps WHERE diff_id IS NOT NULL")}
+            leased = self._layout.leased()
+            if digest in leased:
+                return PruneReport(images=(digest,))
+            mine = _references(image)
+            return self._delete(
+                (digest,),
+                mine.blobs - used.blobs - leased,
+                mine.layers - used.layers - leased,
+                cache_rows=0,
+                grace_seconds=grace_seconds,
+            )
+
+    def prune(self, *, keep: Collection[str], grace_seconds: float) -> PruneReport:
+        """Remove images without a name, and every blob, layer and cache row that no remaining image needs.
+
+        ``keep``: digests of images to spare although nobody named them (those of existing containers). What a living process
+        has a lease on, and what was written or used within ``grace_seconds``, stays as well.
+        """
+        with self._layout.collection_barrier(collecting=True):
+            now = time.time()
+            leased = self._layout.leased()
+            spared = set(keep) | leased
+            with self._database.transaction() as database:
+                gone = [
+                    str(row[0])
+                    for row in database.execute(
+                        "SELECT digest FROM images WHERE added_seconds <= ? AND digest NOT IN (SELECT digest FROM names)",
+                        (now - grace_seconds,),
+                    )
+                    if row[0] not in spared
+                ]
+                database.executemany("DELETE FROM images WHERE digest = ?", [(digest,) for digest in gone])
+            used = self._reachable()
+            for digest in leased:
+                # A lease may name an image whose row is gone, or a layer; both keep what they name.
+                used.blobs.add(digest)
+                used.layers.add(digest)
+                with suppress(NotFound, IntegrityError):
+                    references = _references(self._load(digest))
+                    used.blobs |= references.blobs
+                    used.layers |= references.layers
+            blobs = {f"sha256:{path.name}" for path in self._layout.blobs.iterdir()} - used.blobs
+            layers = {f"sha256:{path.name}" for path in self._layout.layers.iterdir()} - used.layers
+            cache_rows = self._prune_rows(used.layers, now, grace_seconds)
+            for path in self._layout.ingest.iterdir():
+                with suppress(FileNotFoundError):
+                    if now - path.stat().st_mtime > max(_PARTIAL_SECONDS, grace_seconds):
+                        path.unlink()
+            return self._delete(tuple(gone), blobs, layers, cache_rows=cache_rows, grace_seconds=grace_seconds)
+
+    def _prune_rows(self, layers: set[str], now: float, grace_seconds: float) -> int:
+        removed = 0
+        with self._database.transaction() as database:
+            for key, diff_id, used in database.execute("SELECT key, diff_id, used_seconds FROM steps").fetchall():
+                age = now - used
+                unused = age >= max(_UNUSED_STEP_SECONDS, grace_seconds) if diff_id is None else diff_id not in layers
+                if unused and age >= grace_seconds:
+                    database.execute("DELETE FROM steps WHERE key = ?", (key,))
+                    removed += 1
+            database.execute("DELETE FROM file_digests WHERE used_seconds < ?", (now - 30 * 24 * 3600,))
+        return removed
+
+    def _reachable(self) -> _Found:
+        found = _Found()
+        for (digest,) in self._database.rows("SELECT digest FROM images"):
+            try:
+                references = _references(self._load(str(digest)))
+            except (NotFound, IntegrityError):
+                continue  # a damaged image refers to nothing that could be used
+            found.blobs |= references.blobs
+            found.layers |= references.layers
+        return found
+
+    def _delete(
+        self, images: tuple[str, ...], blobs: set[str], layers: set[str], *, cache_rows: int, grace_seconds: float
+    ) -> PruneReport:
+        limit = time.time() - grace_seconds
+        freed = 0
+        gone_blobs, gone_layers = [], []
+        for digest in sorted(blobs):
+            path = self._blobs.path(digest)
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_mtime <= limit:
+                    path.unlink()
+                    freed += found.st_size
+                    gone_blobs.append(digest)
+        for diff_id in sorted(layers):
+            path = self._layers.path(diff_id)
+            with suppress(NotFound, FileNotFoundError):
+                if (path / "layer.json").stat().st_mtime > limit:
+                    continue
+                size = int(str(self._layers.record(diff_id)["size_bytes"]))
+                with self._layout.scratch("removed") as work:
+                    os.rename(path, work / "layer")  # gone at once for everybody, before the long removal
+                    remove_tree(work / "layer")
+                freed += size
+                gone_layers.append(diff_id)
+        with self._database.transaction() as database:
+            database.executemany("DELETE FROM layer_blobs WHERE digest = ?", [(digest,) for digest in gone_blobs])
+        return PruneReport(
+            images=images, layers=tuple(gone_layers), blobs=tuple(gone_blobs), cache_rows=cache_rows, freed_bytes=freed
+        )
+
+
+def no_such_image(text: str) -> NotFound:
+    """Docker's words: scripts look for them."""
+    return NotFound(f"No such image: {text}", code="image-not-found")
+
+
+def _row_name(reference: Reference) -> str:
+    return f"{reference.name}:{reference.tag or 'latest'}"
+
+
+def _references(image: Image) -> _Found:
+    return _Found(
+        blobs={image.digest, image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers)},
+        layers=set(image.config.diff_ids),
+    )

@@ -1,0 +1,236 @@
+"""Extracted layers: ``layers/<hex of diff_id>/tree`` is usable as an overlay lower directory, ``layer.json`` beside it says
+how to make its archive again.
+
+A layer appears by one rename of a finished directory. Two processes that make the same layer do no harm: the second one's work
+is thrown away.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from contain.errors import IntegrityError, NotFound
+from contain.oci import canonical_json
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.store.commit import canonicalise
+from contain.store.compression import Decompressed, verify_media_type
+from contain.store.durable import explained, fsync_directory, remove_tree, sync_file_system
+from contain.store.extract import extract_tree
+from contain.store.layout import Layout, hex_of
+from contain.store.rooted import Root
+from contain.store.rootview import RootView
+from contain.store.tar_reader import TarLimits, bad_layer
+from contain.store.tree import canonical_tar
+
+_REFRESH_SECONDS = 600
+_REPORT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedLayer:
+    """A layer made here: its digest, and the size of its (uncompressed) archive."""
+
+    diff_id: str
+    size_bytes: int
+
+
+class Layers:
+    """The directory ``layers``."""
+
+    def __init__(self, layout: Layout, limits: TarLimits) -> None:
+        self._layout, self._limits = layout, limits
+
+    def path(self, diff_id: str) -> HostPath:
+        """Where a layer's directory is, or would be."""
+        return self._layout.layers / hex_of(diff_id)
+
+    def has(self, diff_id: str) -> bool:
+        """Whether it is here. Asking counts as use: it will not be pruned within the next hour."""
+        record = self.path(diff_id) / "layer.json"
+        try:
+            if time.time() - record.stat().st_mtime > _REFRESH_SECONDS:
+                os.utime(record)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def tree(self, diff_id: str) -> HostPath:
+        """Its tree. Raises `NotFound`."""
+        if not self.has(diff_id):
+            raise NotFound(f"layer {diff_id} is not in the store", code="layer-not-found")
+        return self.path(diff_id) / "tree"
+
+    def record(self, diff_id: str) -> dict[str, object]:
+        """What ``layer.json`` says: diff_id, size_bytes, canonical, root_entry."""
+        self.tree(diff_id)
+        return dict(json.loads((self.path(diff_id) / "layer.json").read_bytes()))
+
+    @contextmanager
+    def _new(self) -> Iterator[tuple[HostPath, Callable[[str, int, bool, bool], None]]]:
+        """A directory that becomes a layer when the second value is called: (diff_id, size, canonical, root entry)."""
+        with self._layout.scratch("layer") as work, explained(self._layout.layers):
+
+            def publish(diff_id: str, size_bytes: int, canonical: bool, root_entry: bool) -> None:
+                record = {"diff_id": diff_id, "size_bytes": size_bytes, "canonical": canonical, "root_entry": root_entry}
+                (work / "layer.json").write_bytes(canonical_json(record))
+                os.chmod(work, 0o700)
+                sync_file_system(work)
+                with self._layout.collection_barrier(collecting=False):
+                    try:
+                        os.rename(work, self.path(diff_id))
+                    except OSError as error:
+                        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                            raise
+                        self.has(diff_id)  # somebody else was faster; the same content by its digest
+                        return
+                    fsync_directory(self._layout.layers)
+
+            yield work, publish
+
+    def extract(self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str) -> None:
+        """Unpack a layer whose uncompressed archive must have the digest ``diff_id``; nothing is visible unless all of it
+        was right."""
+        verify_media_type(media_type)
+        if self.has(diff_id):
+            return
+        source = _Measured(Decompressed(stream), progress, label)
+        with self._new() as (work, publish):
+            (work / "tree").mkdir(mode=0o755)
+            extracted = extract_tree(source.read, work / "tree", limits=self._limits)
+            actual = "sha256:" + source.hash.hexdigest()
+            if actual != diff_id:
+                raise IntegrityError(
+                    f"the layer's content has the digest {actual}, and {diff_id} was promised", code="layer-digest"
+                )
+            _open_root(work / "tree", stated=extracted.root_entry)
+            publish(diff_id, source.size_bytes, False, extracted.root_entry)
+
+    def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
+        """A root file system's archive, plain or compressed, as one canonical layer."""
+        source = _Measured(Decompressed(stream), progress, "unpack")
+        with self._new() as (work, publish):
+            (work / "tree").mkdir(mode=0o755)
+            found = extract_tree(source.read, work / "tree", limits=self._limits, require_end=True)
+            if not found.entries and source.size_bytes == 0:
+                raise bad_layer("it is empty")
+            _open_root(work / "tree", stated=found.root_entry)
+            committed = self._canonical(work, (), epoch_seconds, publish)
+            assert committed is not None
+            return committed
+
+    def commit(self, upper: HostPath, *, lower: Sequence[HostPath], epoch_seconds: int) -> CommittedLayer | None:
+        """See `contain.store.Store.commit_layer`."""
+        with self._new() as (work, publish):
+            try:
+                os.rename(upper, work / "tree")
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return self._commit_from_elsewhere(upper, work, lower, epoch_seconds, publish)
+            return self._canonical(work, lower, epoch_seconds, publish, empty_is_none=True)
+
+    def _canonical(
+        self,
+        work: HostPath,
+        lower: Sequence[HostPath],
+        epoch_seconds: int,
+        publish: Callable[[str, int, bool, bool], None],
+        *,
+        empty_is_none: bool = False,
+    ) -> CommittedLayer | None:
+        with Root(work / "tree") as root, RootView(lower) as below:
+            result = canonicalise(root, below, epoch_seconds=epoch_seconds)
+            if empty_is_none and not result.changed:
+                return None
+            digest, size_bytes = hashlib.sha256(), 0
+            for data in canonical_tar(root, root_entry=result.root_entry):
+                digest.update(data)
+                size_bytes += len(data)
+        committed = CommittedLayer(diff_id="sha256:" + digest.hexdigest(), size_bytes=size_bytes)
+        publish(committed.diff_id, size_bytes, True, result.root_entry)
+        return committed
+
+    def _commit_from_elsewhere(
+        self,
+        upper: HostPath,
+        work: HostPath,
+        lower: Sequence[HostPath],
+        epoch_seconds: int,
+        publish: Callable[[str, int, bool, bool], None],
+    ) -> CommittedLayer | None:
+        """An upper directory on another file system: rework it there, and unpack its archive here."""
+        with Root(upper) as root, RootView(lower) as below:
+            result = canonicalise(root, below, epoch_seconds=epoch_seconds)
+            if result.changed:
+                digest = hashlib.sha256()
+                source = _Joined(canonical_tar(root, root_entry=result.root_entry), digest.update)
+                (work / "tree").mkdir(mode=0o755)
+                extract_tree(source.read, work / "tree", limits=self._limits)
+                _open_root(work / "tree", stated=result.root_entry)
+        remove_tree(upper)
+        if not result.changed:
+            return None
+        committed = CommittedLayer(diff_id="sha256:" + digest.hexdigest(), size_bytes=source.size_bytes)
+        publish(committed.diff_id, committed.size_bytes, True, result.root_entry)
+        return committed
+
+    def archive(self, diff_id: str) -> Iterator[bytes]:
+        """The archive of a canonical layer, made again from its tree."""
+        record = self.record(diff_id)
+        with Root(self.tree(diff_id)) as root:
+            yield from canonical_tar(root, root_entry=bool(record["root_entry"]))
+
+
+class _Measured:
+    """Hashes and counts what passes through, and reports it now and then."""
+
+    def __init__(self, source: Decompressed, progress: Progress, label: str) -> None:
+        self._source, self._progress, self._label = source, progress, label
+        self.hash = hashlib.sha256()
+        self.size_bytes = 0
+        self._reported = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self.hash.update(data)
+        self.size_bytes += len(data)
+        if self.size_bytes - self._reported >= _REPORT_BYTES or not data:
+            self._reported = self.size_bytes
+            self._progress.amount(self._label, self.size_bytes, None)
+        return data
+
+
+class _Joined:
+    """Pieces as a stream: ``read(n)`` gives exactly ``n`` bytes except at the end."""
+
+    def __init__(self, pieces: Iterator[bytes], seen: Callable[[bytes], None]) -> None:
+        self._pieces, self._seen = pieces, seen
+        self._buffer = b""
+        self.size_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        parts, have = [self._buffer[:size]], min(len(self._buffer), size)
+        self._buffer = self._buffer[size:]
+        while have < size and (data := next(self._pieces, b"")):
+            self._seen(data)
+            self.size_bytes += len(data)
+            parts.append(data[: size - have])
+            self._buffer = data[size - have :]
+            have += len(parts[-1])
+        return b"".join(parts)
+
+
+def _open_root(tree: HostPath, *, stated: bool) -> None:
+    """A layer that says nothing about the root directory leaves it as every root directory is."""
+    if not stated:
+        os.chmod(tree, 0o755)  # noqa: S103 -- it stands inside directories of mode 0700
+        os.utime(tree, (0, 0))

@@ -1,0 +1,170 @@
+"""The store's directories: making them, scratch space that a dead process cannot leave behind for ever, and locks between
+processes.
+
+``$CONTAIN_HOME/``: ``oci-layout``, ``blobs/sha256/<hex>``, ``layers/<hex>/{layer.json,tree/}``, ``state.sqlite3``, ``locks/``,
+``leases/``, ``ingest/`` (downloads that are not complete), ``tmp/``. A scratch directory is ``tmp/<purpose>.<random>/``, with a
+file ``lock`` that its owner holds with flock(2) and a directory ``work`` that is handed out. Whoever opens the store removes
+those whose lock is free: the kernel frees it when the owner dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from contain.errors import HostError, InternalError
+from contain.oci import DIGEST_PATTERN
+from contain.paths import HostPath
+from contain.store.durable import explained, held_lock, remove_tree, try_lock, write_aside
+
+_LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_PLAIN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,80}$")
+
+
+def hex_of(digest: str) -> str:
+    """The hexadecimal part of a digest, the only part that may become a file name."""
+    if not DIGEST_PATTERN.match(digest):
+        raise InternalError(f"not a sha256 digest: {digest[:100]!r}", code="bad-digest")
+    return digest.removeprefix("sha256:")
+
+
+class Layout:
+    """Paths below the store's home."""
+
+    def __init__(self, home: HostPath) -> None:
+        self.home = home
+        self.blobs = home / "blobs" / "sha256"
+        self.layers = home / "layers"
+        self.locks = home / "locks"
+        self.leases = home / "leases"
+        self.temporary = home / "tmp"
+        self.ingest = home / "ingest"
+        self.database = home / "state.sqlite3"
+
+    def prepare(self) -> None:
+        """Make what is missing, private to this user, and sweep what dead processes left."""
+        try:
+            with explained(self.home):
+                self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for directory in (
+                    self.blobs.parent,
+                    self.blobs,
+                    self.layers,
+                    self.locks,
+                    self.leases,
+                    self.temporary,
+                    self.ingest,
+                ):
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                if os.stat(self.home).st_mode & 0o7777 != 0o700:
+                    os.chmod(self.home, 0o700)
+                if not (self.home / "oci-layout").exists():
+                    write_aside(self.home / "oci-layout", _LAYOUT_FILE, aside=self.temporary)
+        except PermissionError as error:
+            raise HostError(
+                "the store's directory cannot be used by this user",
+                path=str(self.home),
+                errno=error.errno or 0,
+                remedy="run as the user who owns it, or set CONTAIN_HOME to a directory of your own",
+                code="store-permission",
+            ) from error
+        self.sweep()
+
+    def sweep(self) -> int:
+        """Remove the scratch directories of dead processes. Returns how many. Skipped when another process is at it."""
+        guard = try_lock(self.locks / "scratch")
+        if guard is None:
+            return 0
+        removed = 0
+        try:
+            for name in os.listdir(self.temporary):
+                path = self.temporary / name
+                lock = None
+                if path.is_dir() and (path / "lock").exists():
+                    lock = try_lock(path / "lock", create=False)
+                    if lock is None:
+                        continue  # its owner lives
+                try:
+                    remove_tree(path)
+                    removed += 1
+                except OSError:
+                    pass  # for example a mount point of another namespace; the next sweep tries again
+                finally:
+                    if lock is not None:
+                        os.close(lock)
+        finally:
+            os.close(guard)
+        return removed
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[HostPath]:
+        """A fresh directory (mode 0755, inside private ones) on the store's file system; removed afterwards with all it holds."""
+        path = self.temporary / f"{_plain(purpose)}.{secrets.token_hex(8)}"
+        with ExitStack() as stack:
+            with explained(path), held_lock(self.locks / "scratch", shared=True):
+                # A sweeper holds this lock exclusively, so it never sees a directory whose own lock is not held yet.
+                path.mkdir(mode=0o700)
+                lock = try_lock(path / "lock")
+                assert lock is not None
+                stack.callback(os.close, lock)
+                work = path / "work"
+                work.mkdir()
+                os.chmod(work, 0o755)  # noqa: S103 -- whatever the umask: it may become a container's root directory
+            try:
+                yield work
+            finally:
+                with suppress(OSError):  # what cannot be removed now is swept later; it never hides the block's own error
+                    remove_tree(path)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Wait until no other process or thread holds the lock of this name, and hold it in the block."""
+        from filelock import FileLock
+
+        with FileLock(self.locks / f"{_plain(name)}.lock", poll_interval=0.02):
+            yield
+
+    @contextmanager
+    def collection_barrier(self, *, collecting: bool) -> Iterator[None]:
+        """Held shared while something new is published or named, exclusively while unreachable things are removed."""
+        with held_lock(self.locks / "collect", shared=not collecting):
+            yield
+
+    @contextmanager
+    def lease(self, digests: Iterator[str] | tuple[str, ...]) -> Iterator[None]:
+        """Keep images and layers from being pruned while the block runs, or until this process dies."""
+        path = self.leases / secrets.token_hex(12)
+        with held_lock(self.locks / "lease", shared=True):
+            descriptor = try_lock(path)
+            assert descriptor is not None
+            os.write(descriptor, "\n".join(digests).encode())
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            os.close(descriptor)
+
+    def leased(self) -> set[str]:
+        """What living processes hold leases on. Removes the leases of dead ones."""
+        found: set[str] = set()
+        with held_lock(self.locks / "lease"):
+            for path in self.leases.iterdir():
+                descriptor = None
+                with suppress(FileNotFoundError):
+                    descriptor = try_lock(path, create=False)
+                    if descriptor is not None:
+                        path.unlink()
+                        os.close(descriptor)
+                    else:
+                        found.update(path.read_text().split())
+        return found
+
+
+def _plain(name: str) -> str:
+    """A file name for any text: itself when harmless, else a hash of it."""
+    return name if _PLAIN_NAME.match(name) else hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]

@@ -1,0 +1,221 @@
+"""The store: one façade over blobs, layers, images, cache and locks at one ``$CONTAIN_HOME``.
+
+Each method names the part that does the work. Several processes may use one store at the same time, and any of them may be
+killed at any moment: what is visible is always whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import BinaryIO
+
+from contain.errors import NotFound
+from contain.oci import Descriptor, Image, ImageConfig
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.reference import Reference
+from contain.store.blobs import BlobIngest, Blobs
+from contain.store.cache import Cache, FileDigests, StepRecord
+from contain.store.compression import Decompressed
+from contain.store.database import Database
+from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
+from contain.store.layers import CommittedLayer, Layers
+from contain.store.layout import Layout
+from contain.store.tar_reader import TarLimits
+
+DEFAULT_EPOCH_SECONDS = 946_684_800
+"""2000-01-01T00:00:00Z: the time of everything whose true time would differ from machine to machine."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Store:
+    """A context manager: ``with Store.open(home) as store``."""
+
+    def __init__(self, layout: Layout, limits: TarLimits) -> None:
+        self.home = layout.home
+        self._layout = layout
+        self._database = Database(layout.database)
+        self._blobs = Blobs(layout)
+        self._layers = Layers(layout, limits)
+        self._images = Images(layout, self._database, self._blobs, self._layers)
+        self._cache = Cache(self._database, self._layers)
+
+    @staticmethod
+    def open(home: HostPath, *, limits: TarLimits | None = None) -> Store:
+        """Open the store at ``home``, making it if needed (mode 0700), and remove what dead processes left behind in it.
+
+        Raises `HostError`: ``store-permission``, ``store-read-only``, ``store-full``, ``store-version``.
+        """
+        layout = Layout(home)
+        layout.prepare()
+        return Store(layout, limits or TarLimits())
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database. The store can be used again; it opens what it needs."""
+        self._database.close()
+
+    # Blobs: `contain.store.blobs`.
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is here, whole."""
+        return self._blobs.has(digest)
+
+    def read_blob(self, digest: str, *, limit_bytes: int = 8 << 20) -> bytes:
+        """A blob's bytes, verified again. Raises `NotFound`, `IntegrityError`."""
+        return self._blobs.read(digest, limit_bytes=limit_bytes)
+
+    def write_blob(self, data: bytes) -> str:
+        """Store bytes; returns their digest."""
+        return self._blobs.write(data)
+
+    def ingest_blob(self, digest: str, size: int) -> AbstractContextManager[BlobIngest]:
+        """Receive a blob of a known digest and size; an interrupted one goes on at ``offset``. Visible after
+        `BlobIngest.commit` when the block ends."""
+        return self._blobs.ingest(digest, size)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """A blob's bytes as a file, not verified again. Raises `NotFound`."""
+        return self._blobs.open(digest)
+
+    # Layers: `contain.store.layers`.
+
+    def has_layer(self, diff_id: str) -> bool:
+        """Whether the extracted layer is here."""
+        return self._layers.has(diff_id)
+
+    def layer_tree(self, diff_id: str) -> HostPath:
+        """The extracted layer, an overlay lower directory. Never write to it. Raises `NotFound`."""
+        return self._layers.tree(diff_id)
+
+    def layer_size(self, diff_id: str) -> int:
+        """Bytes of its uncompressed archive. Raises `NotFound`."""
+        return int(str(self._layers.record(diff_id)["size_bytes"]))
+
+    def extract_layer(self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str) -> None:
+        """Decompress and unpack a layer, verify ``diff_id``, make it visible. Raises `IntegrityError`, `HostError`; then
+        nothing is visible."""
+        self._layers.extract(stream, diff_id=diff_id, media_type=media_type, progress=progress, label=label)
+
+    def import_layer(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int = DEFAULT_EPOCH_SECONDS) -> str:
+        """A root file system's archive (tar; plain, gzip, zstd, xz or bzip2) as one canonical layer; returns its diff_id."""
+        return self._layers.import_archive(stream, progress=progress, epoch_seconds=epoch_seconds).diff_id
+
+    def commit_layer(self, upper: HostPath, *, lower: Sequence[HostPath], epoch_seconds: int) -> CommittedLayer | None:
+        """Make an overlay upper directory over ``lower`` (lowest first) a canonical layer; see `contain.store.commit` for
+        the rules.
+
+        ``upper`` is consumed: moved into the store when on its file system, reworked and copied otherwise. None when nothing
+        changed.
+        """
+        return self._layers.commit(upper, lower=lower, epoch_seconds=epoch_seconds)
+
+    def write_layer_tar(self, diff_id: str, out: BinaryIO) -> None:
+        """The layer's uncompressed archive, byte for byte what ``diff_id`` is the digest of. Raises `NotFound` when it was
+        pulled and its blob is gone."""
+        if self._layers.record(diff_id)["canonical"]:
+            out.writelines(self._layers.archive(diff_id))
+            return
+        blob = self._images.blob_of_layer(diff_id) or ((diff_id, "") if self.has_blob(diff_id) else None)
+        if blob is None:
+            raise NotFound(
+                f"the archive of layer {diff_id} is not in the store, only its files are", code="layer-blob-not-found"
+            )
+        with self.open_blob(blob[0]) as file:
+            source = Decompressed(file)
+            while data := source.read(_CHUNK_BYTES):
+                out.write(data)
+
+    def is_canonical(self, diff_id: str) -> bool:
+        """Whether the layer was made here, so that `write_layer_tar` makes its archive from the tree. Raises `NotFound`."""
+        return bool(self._layers.record(diff_id)["canonical"])
+
+    def scratch(self, purpose: str) -> AbstractContextManager[HostPath]:
+        """A fresh directory on the store's file system, removed afterwards, at the latest when the store is opened after
+        this process died."""
+        return self._layout.scratch(purpose)
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Only one process, and one thread of it, is in the block of one name at a time."""
+        return self._layout.lock(name)
+
+    def lease(self, *digests: str) -> AbstractContextManager[None]:
+        """Images and layers that `prune` and `remove_image` must spare while the block runs and this process lives."""
+        return self._layout.lease(digests)
+
+    # Images: `contain.store.images`.
+
+    def put_image(self, config: ImageConfig, layers: Sequence[Descriptor], *, source: str = "build") -> Image:
+        """Store an image whose layers are here already. Its digest is that of its canonical manifest."""
+        return self._images.put(config, layers, source=source)
+
+    def put_manifest(self, manifest: bytes, config: bytes, *, source: str) -> Image:
+        """Store an image as somebody else wrote it, so that its digest stays theirs. Its layers are here already."""
+        return self._images.put_manifest(manifest, config, source=source)
+
+    def image(self, digest: str) -> Image:
+        """Raises `NotFound`."""
+        return self._images.get(digest)
+
+    def layer_trees(self, image: Image) -> tuple[HostPath, ...]:
+        """The image's layer trees, lowest first."""
+        return self._images.trees(image)
+
+    def images(self) -> tuple[StoredImage, ...]:
+        """All images, the newest first."""
+        return self._images.list()
+
+    def find_image(self, text: str) -> Image:
+        """By name, digest, or a digest's beginning of at least 4 digits. Raises `NotFound` ("No such image: …"), `Conflict`
+        when several begin so."""
+        return self._images.find(text)
+
+    def tag(self, reference: Reference, digest: str, *, source: str) -> None:
+        """Give an image a name; ``source`` says where it came from, in words for the user."""
+        self._images.tag(reference, digest, source=source)
+
+    def untag(self, reference: Reference) -> str | None:
+        """Take a name away; returns the digest that it pointed at, or None."""
+        return self._images.untag(reference)
+
+    def name_source(self, reference: Reference) -> tuple[str, str] | None:
+        """What a name points at and where that came from, or None."""
+        return self._images.name_source(reference)
+
+    def name_history(self, reference: Reference) -> tuple[tuple[str | None, str, int], ...]:
+        """What a name pointed at over time, the newest first: digest or None, source, seconds since 1970."""
+        return self._images.history(reference)
+
+    def remove_image(self, digest: str, *, grace_seconds: float = 0) -> PruneReport:
+        """Remove an image and its names, and what only it needed. Layers that the build cache knows stay until `prune`."""
+        return self._images.remove(digest, grace_seconds=grace_seconds)
+
+    def prune(self, *, keep: Collection[str] = (), grace_seconds: float = GRACE_SECONDS) -> PruneReport:
+        """Remove images without names (except ``keep``) and whatever no image needs; see `contain.store.images.Images.prune`."""
+        return self._images.prune(keep=keep, grace_seconds=grace_seconds)
+
+    # Build cache and file digests: `contain.store.cache`.
+
+    def cached_step(self, key: str) -> StepRecord | None:
+        """A step carried out before, its layer still here."""
+        return self._cache.get(key)
+
+    def record_step(self, record: StepRecord) -> None:
+        """Remember a step."""
+        self._cache.put(record)
+
+    def nearest_steps(self, position: str) -> tuple[StepRecord, ...]:
+        """What was recorded at this place of this Dockerfile, the newest first: the material for "why did it miss"."""
+        return self._cache.nearest(position)
+
+    def file_digests(self) -> FileDigests:
+        """The index of host files' digests, a context manager."""
+        return FileDigests(self._database)

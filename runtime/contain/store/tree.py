@@ -1,0 +1,193 @@
+"""The canonical tar stream of a layer tree on disk: the same bytes for the same tree, wherever and whenever it is read.
+
+Order: a directory, then its whiteouts, then its other names, each sorted bytewise, depth first; so parents come first and a
+whiteout before its siblings. The first path of a hard-linked file in that order is the file, the others are links. Reads only.
+
+Times are written as whole seconds as they are on disk: clamping them is `contain.store.commit`'s work.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from contain.errors import IntegrityError, NotSupported
+from contain.store.extract import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
+from contain.store.ownership import Ownership
+from contain.store.rooted import DirectoryCache, Root
+from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+
+_CHUNK_BYTES = 1 << 20
+_LONGEST_PATH = 4095
+_CAPABILITY = b"security.capability"
+
+_KINDS = {
+    stat.S_IFREG: TarKind.FILE,
+    stat.S_IFLNK: TarKind.SYMLINK,
+    stat.S_IFCHR: TarKind.CHARACTER,
+    stat.S_IFBLK: TarKind.BLOCK,
+    stat.S_IFDIR: TarKind.DIRECTORY,
+    stat.S_IFIFO: TarKind.FIFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One name in a tree on disk: its path from the root, a descriptor of its directory (valid until the next step), what
+    lstat(2) says."""
+
+    path: bytes
+    parent: int
+    name: bytes
+    found: os.stat_result
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """A path below a directory, where ``b""`` is the root."""
+    return directory + b"/" + name if directory else name
+
+
+def list_names(descriptor: int) -> list[bytes]:
+    """The names in a directory, sorted bytewise."""
+    with os.scandir(descriptor) as entries:
+        return sorted(os.fsencode(entry.name) for entry in entries)
+
+
+def iterate_tree(root: Root) -> Iterator[Node]:
+    """Every name below the root, in layer order. Sockets are left out: no archive can hold one."""
+    directories = DirectoryCache(root, follow=False)
+    waiting: list[tuple[bytes, list[tuple[bytes, os.stat_result]]]] = []
+
+    def enter(path: bytes) -> None:
+        if len(path) > _LONGEST_PATH:
+            raise NotSupported(f"a path of {len(path)} bytes in a layer", code="layer-cannot-hold")
+        descriptor = directories.get(path)
+        found = [(name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)) for name in list_names(descriptor)]
+        found.sort(key=lambda item: not is_whiteout(item[1]))  # stable: whiteouts first, each part sorted by name
+        found.reverse()
+        waiting.append((path, found))
+
+    try:
+        enter(b"")
+        while waiting:
+            directory, names = waiting[-1]
+            if not names:
+                waiting.pop()
+                continue
+            name, found = names.pop()
+            path = join(directory, name)
+            if stat.S_ISSOCK(found.st_mode):
+                continue
+            yield Node(path, directories.get(directory), name, found)
+            if stat.S_ISDIR(found.st_mode):
+                enter(path)
+    finally:
+        directories.forget()
+
+
+def read_xattrs(parent: int, name: bytes) -> Mapping[bytes, bytes]:
+    """The attributes that a layer keeps, sorted by name; capabilities in the form that does not depend on a user namespace."""
+    path = b"/proc/self/fd/%d/%s" % (parent, name)  # only the last component can be a link, and it is not followed
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return {}
+        raise
+    if not names:
+        return {}
+    kept = sorted(filter(keeps_xattr, map(os.fsencode, names)))
+    found = {key: os.getxattr(path, key, follow_symlinks=False) for key in kept}
+    if _CAPABILITY in found:
+        found[_CAPABILITY] = _portable_capability(found[_CAPABILITY])
+    return found
+
+
+def _portable_capability(value: bytes) -> bytes:
+    """Revision 3 with root id 0, which a container in a user namespace writes, as the equivalent revision 2
+    (capabilities(7), vfs_cap_data)."""
+    if len(value) == 24 and value[3] == 3 and value[20:24] == bytes(4):
+        return value[:3] + b"\x02" + value[4:20]
+    return value
+
+
+def describe(node: Node, ownership: Ownership) -> TarEntry:
+    """The archive entry of a node, not yet knowing about hard links."""
+    found = node.found
+    kind = _KINDS[stat.S_IFMT(found.st_mode)]
+    user_id, group_id = ownership.to_layer(found.st_uid, found.st_gid)
+    return TarEntry(
+        path=node.path,
+        kind=kind,
+        mode=0o777 if kind is TarKind.SYMLINK else stat.S_IMODE(found.st_mode),
+        user_id=user_id,
+        group_id=group_id,
+        size_bytes=found.st_size if kind is TarKind.FILE else 0,
+        mtime_ns=found.st_mtime_ns,
+        link=os.readlink(node.name, dir_fd=node.parent) if kind is TarKind.SYMLINK else b"",
+        device=(os.major(found.st_rdev), os.minor(found.st_rdev)) if kind in (TarKind.CHARACTER, TarKind.BLOCK) else (0, 0),
+        xattrs=read_xattrs(node.parent, node.name),
+    )
+
+
+def canonical_tar(root: Root, *, root_entry: bool, ownership: Ownership | None = None) -> Iterator[bytes]:
+    """The archive, piece by piece. ``root_entry``: begin with an entry for the root directory itself.
+
+    Raises `NotSupported` (code ``layer-cannot-hold``) for what the format has no place for: names that begin with ``.wh.``.
+    """
+    ownership = ownership or Ownership.of_this_process()
+    first_paths: dict[int, bytes] = {}
+    if root_entry:
+        found = os.fstat(root.descriptor)
+        yield render_entry(describe(Node(b".", root.descriptor, b".", found), ownership))
+    for node in iterate_tree(root):
+        found = node.found
+        if is_whiteout(found):
+            directory, slash, name = node.path.rpartition(b"/")
+            path = directory + slash + WHITEOUT_PREFIX + name
+            yield render_entry(TarEntry(path=path, kind=TarKind.FILE, mode=0, mtime_ns=found.st_mtime_ns))
+            continue
+        if node.name.startswith(WHITEOUT_PREFIX):
+            raise NotSupported(
+                f"/{os.fsdecode(node.path)}: file names that begin with '.wh.' are reserved by the image format",
+                code="layer-cannot-hold",
+            )
+        entry = describe(node, ownership)
+        if found.st_nlink > 1 and entry.kind is not TarKind.DIRECTORY:
+            first = first_paths.setdefault(found.st_ino, node.path)
+            if first != node.path:
+                yield render_entry(
+                    TarEntry(
+                        path=node.path,
+                        kind=TarKind.HARD_LINK,
+                        mode=entry.mode,
+                        user_id=entry.user_id,
+                        group_id=entry.group_id,
+                        mtime_ns=entry.mtime_ns,
+                        link=first,
+                    )
+                )
+                continue
+        yield render_entry(entry)
+        if entry.kind is TarKind.FILE and entry.size_bytes:
+            yield from _content(node, entry.size_bytes)
+            if padding := padding_bytes(entry.size_bytes):
+                yield bytes(padding)
+    yield END_OF_ARCHIVE
+
+
+def _content(node: Node, size_bytes: int) -> Iterator[bytes]:
+    descriptor = os.open(node.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=node.parent)
+    try:
+        left = size_bytes
+        while left:
+            data = os.read(descriptor, min(left, _CHUNK_BYTES))
+            if not data:
+                raise IntegrityError(f"/{os.fsdecode(node.path)} became shorter while it was read", code="tree-changed")
+            left -= len(data)
+            yield data
+    finally:
+        os.close(descriptor)
