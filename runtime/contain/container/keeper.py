@@ -230,6 +230,7 @@ class _Builder:
         self.workspace = Workspace(
             directory=self.configuration.directory / "sandbox",
             skeleton=self.skeleton,
+            scratch=self.configuration.directory / "sandbox",
             scratch_bytes=self.configuration.scratch_bytes,
             scratch_inodes=self.configuration.scratch_inodes,
         )

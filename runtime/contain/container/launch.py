@@ -39,6 +39,10 @@ NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
 )
 _MESSAGE_LIMIT = 65536
+
+Configure = Callable[[str, str, int, str], None]
+"""Sets up an interface from within: name, address, prefix, gateway."""
+
 _OUT_OF_THE_WAY = 200
 
 
@@ -154,11 +158,14 @@ def raise_failure(data: bytes, program: str) -> None:
     raise InternalError(f"the container could not be set up: {failure['kind']}: {failure['message']} {failure['operation']}")
 
 
-def _first_process(plan: LaunchPlan, channel: socket.socket, stdio: Sequence[int], kept: Sequence[int]) -> None:
+def _first_process(
+    plan: LaunchPlan, channel: socket.socket, stdio: Sequence[int], kept: Sequence[int], configure: Configure | None
+) -> None:
     operation: Operation | None = None
     try:
         go = json.loads(channel.recv(_MESSAGE_LIMIT))
         performer = Performer()
+        performer.configure_interface = configure
         for operation in plan.root:
             performer.perform(operation)
         if go.get("interface"):
@@ -196,6 +203,7 @@ def _monitor(
     network: Network,
     stdio: Sequence[int],
     kept: Sequence[int],
+    configure: Configure | None,
 ) -> None:
     operation: Operation | None = None
     try:
@@ -219,7 +227,7 @@ def _monitor(
         if child == 0:
             reports.close()
             del me
-            _first_process(plan, channel, stdio, kept)
+            _first_process(plan, channel, stdio, kept, configure)
         channel.close()
         reports.send(b"pid %d" % child)
         os.closerange(0, reports.fileno())
@@ -243,6 +251,7 @@ def launch(
     network: Network,
     prepare: Callable[[int], dict[str, object]],
     terminal: bool = False,
+    configure: Configure | None = None,
 ) -> Launched:
     """Start the plan's program. ``prepare`` is called with the first process's id while it waits; it returns what to add to the go
     message (``interface``). Raises `CommandNotStarted`, `HostError`; then nothing is left running.
@@ -261,7 +270,7 @@ def launch(
             reset_signals()
             ours.close()
             channel.close()
-            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept)
+            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept, configure)
         finally:
             os._exit(125)
     gc.enable()

@@ -65,12 +65,19 @@ _SAFE = ("nosuid", "noexec", "nodev")
 class Workspace:
     """Host directories of one container. ``skeleton`` holds mount points only and lies below all layers, so that they need not be
     made in the image; ``etc`` holds the files that are mounted over /etc. ``scratch_bytes``: keep what is written in memory, at
-    most so much, at ``directory``; None: on disk."""
+    most so much, at ``scratch``; None: on disk. ``volatile``: what is written need not survive a crash of the machine."""
 
     directory: HostPath
     skeleton: HostPath
-    scratch_bytes: int | None = None
+    scratch: HostPath | None = None
+    scratch_bytes: int = 0
     scratch_inodes: int = 0
+    volatile: bool = False
+
+    @property
+    def writes(self) -> HostPath:
+        """Where upper and work directories lie."""
+        return self.directory if self.scratch is None else self.scratch
 
     @property
     def etc(self) -> HostPath:
@@ -189,7 +196,7 @@ def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operati
                 options += (("size", str(size)),)
             return [MountFilesystem(kind="tmpfs", target=str(target), options=options, attributes=_SAFE)]
         case CopyOnWrite(sources=sources, target=target):
-            upper, work = str(workspace.directory / f"upper{number}"), str(workspace.directory / f"work{number}")
+            upper, work = str(workspace.writes / f"upper{number}"), str(workspace.writes / f"work{number}")
             return [
                 MakeHostDirectory(path=upper),
                 MakeHostDirectory(path=work),
@@ -201,21 +208,21 @@ def plan_root(
     spec: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...], *, tty_group: bool = True
 ) -> list[Operation]:
     """The operations that make the container's root and enter it."""
-    upper = str(spec.upper if spec.upper is not None else workspace.directory / "upper")
-    work = str(spec.upper.with_name(spec.upper.name + ".work") if spec.upper is not None else workspace.directory / "work")
+    upper = spec.upper if spec.upper is not None else workspace.writes / "upper"
+    work = upper.with_name(upper.name + ".work")
     operations: list[Operation] = [MakeMountsPrivate()]
-    if workspace.scratch_bytes is not None:
+    if workspace.scratch is not None:
         operations.append(
-            MountScratch(path=str(workspace.directory), size_bytes=workspace.scratch_bytes, inodes=workspace.scratch_inodes)
+            MountScratch(path=str(workspace.scratch), size_bytes=workspace.scratch_bytes, inodes=workspace.scratch_inodes)
         )
     operations += [
-        MakeHostDirectory(path=upper),
-        MakeHostDirectory(path=work),
+        MakeHostDirectory(path=str(upper)),
+        MakeHostDirectory(path=str(work)),
         MountRoot(
             lower=(*(str(layer) for layer in reversed(spec.layers)), str(workspace.skeleton)),
-            upper=upper,
-            work=work,
-            volatile=workspace.scratch_bytes is not None or spec.upper is not None,
+            upper=str(upper),
+            work=str(work),
+            volatile=workspace.scratch is not None or workspace.volatile,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
         *_plan_devices(tty_group=tty_group),

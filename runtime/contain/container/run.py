@@ -6,13 +6,13 @@ import contextlib
 import os
 import platform
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
+from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError
 from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
 from contain.linux.seccomp import compile_default_policy
@@ -83,8 +83,9 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) ->
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
     resolver = ""
     if spec.network is not Network.NONE:
-        with contextlib.suppress(OSError):
-            resolver = resolver_text()
+        from contain.linux.network import read_resolver
+
+        resolver = read_resolver().text
     for name, text in (
         ("hosts", render_hosts(spec.hostname, address)),
         ("hostname", spec.hostname + "\n"),
@@ -93,18 +94,6 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) ->
         path = workspace.etc / name
         path.write_text(text)
         path.chmod(0o644)
-
-
-def resolver_text() -> str:
-    """The host's resolv.conf; systemd-resolved's real one where the host's names a loopback address, which no container reaches."""
-    text = Path("/etc/resolv.conf").read_text()
-    upstream = Path("/run/systemd/resolve/resolv.conf")
-    if any(
-        line.split()[1:2] and line.split()[1].startswith("127.") for line in text.splitlines() if line.startswith("nameserver")
-    ):
-        if upstream.exists():
-            return upstream.read_text()
-    return text
 
 
 def seccomp_program() -> bytes:
@@ -129,12 +118,8 @@ class Running:
 @contextlib.contextmanager
 def open_workspace(spec: ContainerSpec, home: HostPath) -> Iterator[Workspace]:
     """A directory for one container below the run-time state; nothing of it is left afterwards."""
-    directory = home / "work" / spec.container_id
-    directory.mkdir(mode=0o700, parents=True)
-    try:
+    with hold_directory(workspaces(home) / spec.container_id) as directory:
         yield Workspace(directory=directory, skeleton=directory / "skeleton")
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def plan_for(spec: ContainerSpec, workspace: Workspace) -> LaunchPlan:
@@ -155,6 +140,11 @@ def start(
     hierarchies = probe_hierarchies()
     make_skeleton(workspace.skeleton, spec)
     plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
+    configure = None
+    if spec.network is Network.BRIDGE:
+        from contain.linux import network  # before the fork: the child may import nothing
+
+        configure = network.configure_inside
     with contextlib.ExitStack() as cleanup:
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits)
         cleanup.callback(remove_cgroup, cgroup)
@@ -166,14 +156,12 @@ def start(
             answer: dict[str, object] = {}
             address: str | None = None
             if spec.network is Network.BRIDGE:
-                from contain.linux import network
-
                 namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     attachment = network.attach(namespace, container_id=spec.container_id, run_home=home)
                 finally:
                     os.close(namespace)
-                cleanup.callback(network.detach, attachment, run_home=home)
+                cleanup.callback(network.detach, attachment)
                 address = attachment.address
                 answer["interface"] = {
                     "interface": attachment.interface,
@@ -194,6 +182,7 @@ def start(
             network=spec.network,
             prepare=prepare,
             terminal=spec.terminal,
+            configure=configure,
         )
         cleanup.callback(launched.close)
         try:
@@ -221,5 +210,7 @@ def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: Host
     Raises `CommandNotStarted` (its ``exit_status`` is 126 or 127), `HostError`.
     """
     home = run_home() if home is None else home
-    with open_workspace(spec, home) as workspace, start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
-        return finish(running)
+    with open_workspace(spec, home) as plain:
+        workspace = replace(plain, volatile=True)
+        with start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
+            return finish(running)

@@ -77,13 +77,19 @@ def sweep(home: HostPath) -> list[str]:
     except FileNotFoundError:
         return removed
     hierarchies: tuple[Hierarchy, ...] | None = None
+    alive = []
     for name in names:
         path = workspaces(home) / name
         descriptor = _take(path, wait=False)
         if descriptor is None:
+            alive.append(name)
             continue
         hierarchies = probe_hierarchies() if hierarchies is None else hierarchies
         remove_groups(name, hierarchies)
         remove_held_directory(path, descriptor)
         removed.append(name)
+    if os.path.exists(home / "network.json"):
+        from contain.linux import network
+
+        network.sweep(alive, run_home=home)
     return removed

@@ -15,6 +15,7 @@ import socket
 import stat
 import struct
 import termios
+from collections.abc import Callable
 
 from contain.linux import syscalls
 from contain.operations import (
@@ -63,6 +64,7 @@ class Performer:
     def __init__(self) -> None:
         self._root = -1
         self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
+        self.configure_interface: Callable[[str, str, int, str], None] | None = None
         with open(_LAST_CAPABILITY) as file:
             self._last_capability = int(file.read())
 
@@ -115,9 +117,10 @@ class Performer:
             case BringLoopbackUp():
                 _bring_loopback_up()
             case ConfigureInterface():
-                from contain.linux.network import configure_inside
-
-                configure_inside(operation.interface, operation.address, operation.prefix, operation.gateway)
+                assert (
+                    self.configure_interface is not None
+                )  # imported by the caller: an import here would read the image's files
+                self.configure_interface(operation.interface, operation.address, operation.prefix, operation.gateway)
             case ChangeDirectory(path=path):
                 os.chdir(path)
                 if not os.getcwd().startswith("/"):  # getcwd(2) says "(unreachable)" for a place outside the root
@@ -269,7 +272,7 @@ class Performer:
         """The pseudo terminal comes from inside, the peer by descriptor (CVE-2025-52565), never by a path."""
         assert self.terminal_socket is not None
         main = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        fcntl.ioctl(main, termios.TIOCSPTLCK, struct.pack("i", 0))
+        fcntl.ioctl(main, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
         peer = fcntl.ioctl(main, 0x5441, os.O_RDWR | os.O_NOCTTY)  # TIOCGPTPEER, ioctl_tty(2)
         socket.send_fds(self.terminal_socket, [b"t"], [main])
         os.close(main)

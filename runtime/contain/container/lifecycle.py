@@ -1,0 +1,320 @@
+"""Containers that are kept on record: started in the foreground or detached, stopped, removed; their logs.
+
+The process that starts a container is its supervisor: for ``contain run`` the command itself, for ``contain run -d`` a process forked
+from it that outlives it. The supervisor holds the record's lock, copies output to the log, and writes down how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from contain.container.launch import Launched
+from contain.container.plan import HOST_ROOT, Workspace
+from contain.container.records import ContainerRecord, Records, ended, new_record
+from contain.container.run import ExitState, Running, finish, open_workspace, start
+from contain.container.terminal import raw_mode, relay, write_all
+from contain.container.workspaces import sweep
+from contain.errors import Conflict, ContainError
+from contain.paths import HostPath
+from contain.spec import ContainerSpec
+
+GRACE_SECONDS = 10.0
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_HOST_SCRATCH_BYTES = 2 << 30
+_CHUNK = 65536
+
+
+class Log:
+    """A container's output on disk: one JSON object per piece, with its stream and time."""
+
+    def __init__(self, place: HostPath) -> None:
+        self._descriptor = os.open(place / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Append a piece."""
+        row = {"stream": stream, "time": time.time(), "log": data.decode("utf-8", "backslashreplace")}
+        write_all(self._descriptor, json.dumps(row).encode() + b"\n")
+
+
+def read_log(records: Records, record: ContainerRecord, *, follow: bool = False) -> Iterator[tuple[str, str]]:
+    """The pieces of a container's output as (stream, text), in order; with ``follow`` until it ends."""
+    path = records.place(record.container_id) / "log"
+    position, rest = 0, ""
+    while True:
+        alive = follow and records.is_held(record.container_id)
+        try:
+            with open(path, encoding="utf-8") as file:
+                file.seek(position)
+                text = file.read()
+                position = file.tell()
+        except FileNotFoundError:
+            text = ""
+        rest += text
+        *lines, rest = rest.split("\n")
+        for line in lines:
+            row = json.loads(line)
+            yield row["stream"], row["log"]
+        if not alive:
+            return
+        time.sleep(0.1)
+
+
+def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
+    """A container on the host's own root keeps what it writes in memory: overlay refuses an upper directory below its lower one."""
+    if HOST_ROOT in spec.layers:
+        scratch = workspace.directory / "scratch"
+        scratch.mkdir()
+        workspace = replace(workspace, scratch=scratch, scratch_bytes=_HOST_SCRATCH_BYTES, scratch_inodes=1_000_000)
+        return replace(spec, upper=None), workspace
+    return spec, workspace
+
+
+@contextlib.contextmanager
+def _started(
+    spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, stdio: tuple[int, int, int]
+) -> Iterator[Running]:
+    def note(process_id: int) -> None:
+        records.write(replace(record, state="running", process_id=process_id, started_seconds=time.time()))
+
+    with open_workspace(spec, home) as workspace:
+        spec, workspace = _workspace_of(spec, workspace)
+        with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
+            yield running
+
+
+def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
+    if record.remove:
+        records.remove(record.container_id)
+    else:
+        records.write(ended(replace(record, started_seconds=record.started_seconds), state))
+
+
+@contextlib.contextmanager
+def _forward_signals(launched: Launched) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda number, _: launched.send_signal(number)) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _copy_output(running: Running, pipes: dict[int, tuple[str, int | None]], log: Log, *, stdin: int | None = None) -> None:
+    """Copy the container's output to the log and, where a descriptor is given, to the caller, until it has ended."""
+    launched = running.launched
+    for descriptor in pipes:
+        os.set_blocking(descriptor, False)
+    over = False
+    while pipes or not over:
+        ready, _, _ = select.select([*pipes, *(() if over else (launched,))], [], [], 0 if over else None)
+        if over and not ready:
+            return  # a process that was left behind may hold the pipe; it is about to be killed with its namespace
+        for descriptor in [item for item in ready if isinstance(item, int)]:
+            stream, target = pipes[descriptor]
+            data = os.read(descriptor, _CHUNK)
+            if not data:
+                del pipes[descriptor]
+                continue
+            log.write(stream, data)
+            if target is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    write_all(target, data)
+        if not over and any(item is launched for item in ready):
+            launched.wait()
+            over = True
+
+
+def _supervise(
+    spec: ContainerSpec,
+    records: Records,
+    record: ContainerRecord,
+    home: HostPath,
+    stdin: int,
+    stdout: int | None,
+    stderr: int | None,
+    started: Callable[[], None],
+) -> ExitState:
+    """Run the container with its output going to the log and, where given, to the caller."""
+    log = Log(records.place(record.container_id))
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    try:
+        with (
+            _started(spec, records, record, home, (stdin, out_write, err_write)) as running,
+            _forward_signals(running.launched),
+        ):
+            os.close(out_write)
+            os.close(err_write)
+            out_write = err_write = -1
+            started()
+            if running.launched.terminal is not None:
+                _copy_output(running, {running.launched.terminal: ("stdout", stdout)}, log)
+            else:
+                _copy_output(running, {out_read: ("stdout", stdout), err_read: ("stderr", stderr)}, log)
+            return finish(running)
+    finally:
+        for descriptor in (out_read, err_read, out_write, err_write):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool, interactive: bool) -> ExitState:
+    """``contain run``: the caller's standard descriptors are the container's. Returns when it has ended."""
+    sweep(home)
+    records = Records(store_home)
+    record = new_record(spec, remove=remove)
+    held = records.create(record)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if spec.terminal:
+            with _started(spec, records, record, home, (null, null, null)) as running:
+                launched = running.launched
+                assert launched.terminal is not None
+                with raw_mode(0) if interactive else contextlib.nullcontext():
+                    relay(
+                        launched.terminal,
+                        stdin=0 if interactive else None,
+                        stdout=1,
+                        ended=lambda: True,
+                        watch=launched.fileno(),
+                    )
+                state = finish(running)
+        else:
+            state = _supervise(spec, records, record, home, 0 if interactive else null, 1, 2, lambda: None)
+    except BaseException:
+        records.remove(record.container_id) if remove else _write_failed(records, record)
+        raise
+    finally:
+        os.close(null)
+        os.close(held)
+    _end(records, _latest(records, record), state)
+    return state
+
+
+def _latest(records: Records, record: ContainerRecord) -> ContainerRecord:
+    with contextlib.suppress(ContainError):
+        return replace(records.find(record.container_id), details=record.details)
+    return record
+
+
+def _write_failed(records: Records, record: ContainerRecord) -> None:
+    error = sys.exc_info()[1]
+    status = getattr(error, "exit_status", 125)
+    with contextlib.suppress(OSError):
+        records.write(
+            replace(record, state="exited", status=status, finished_seconds=time.time(), reason=str(error).split("\n", 1)[0])
+        )
+
+
+def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool) -> str:
+    """``contain run -d``: the container's id once its program has started; a supervisor process stays with it.
+
+    Raises what the start raised.
+    """
+    sweep(home)
+    records = Records(store_home)
+    record = new_record(spec, remove=remove)
+    held = records.create(record)
+    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.close(ready_read)
+        _supervise_detached(spec, records, record, home, ready_write)
+    os.close(ready_write)
+    os.close(held)
+    os.waitpid(child, 0)
+    with os.fdopen(ready_read, "rb") as file:
+        told = file.read()
+    if told != b"started":
+        from contain.container.launch import CommandNotStarted
+        from contain.errors import HostError, InternalError
+
+        failure = json.loads(told) if told else {"message": "the supervisor ended", "status": 125}
+        if failure["status"] in (126, 127):
+            number = 2 if failure["status"] == 127 else 13
+            raise CommandNotStarted(spec.arguments[0], number, failure["message"].partition(": ")[2].partition(": ")[2])
+        raise HostError(failure["message"]) if told else InternalError(failure["message"])
+    return spec.container_id
+
+
+def _supervise_detached(spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, ready: int) -> None:
+    try:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for number in range(3):
+            os.dup2(null, number)
+
+        def started() -> None:
+            os.write(ready, b"started")
+            os.close(ready)
+
+        state = _supervise(spec, records, record, home, null, None, None, started)
+        _end(records, _latest(records, record), state)
+    except BaseException as error:
+        if record.remove:
+            records.remove(record.container_id)
+        else:
+            _write_failed(records, record)
+        with contextlib.suppress(OSError):
+            os.write(ready, json.dumps({"message": str(error), "status": getattr(error, "exit_status", 125)}).encode())
+    finally:
+        os._exit(0)
+
+
+def signal_container(record: ContainerRecord, number: int) -> None:
+    """``contain kill``. `Conflict` if it does not run."""
+    if record.state != "running" or record.process_id is None:
+        raise Conflict(
+            f"Cannot kill container: {record.name}: Container {record.container_id[:12]} is not running", code="not-running"
+        )
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(record.process_id, number)
+
+
+def stop_container(records: Records, record: ContainerRecord, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    """``contain stop``: the image's stop signal, then SIGKILL after the grace time. Nothing if it does not run."""
+    if record.state != "running":
+        return
+    signal_container(record, record.stop_signal)
+    if wait_until_ended(records, record, grace_seconds):
+        return
+    with contextlib.suppress(Conflict):
+        signal_container(record, signal.SIGKILL)
+    wait_until_ended(records, record, GRACE_SECONDS)
+
+
+def wait_until_ended(records: Records, record: ContainerRecord, seconds: float | None) -> bool:
+    """Whether the container's supervisor was done within the time; None waits for ever."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while records.is_held(record.container_id):
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def remove_container(records: Records, record: ContainerRecord, *, force: bool) -> None:
+    """``contain rm``. `Conflict` if it runs and ``force`` is not given."""
+    if record.state == "running":
+        if not force:
+            raise Conflict(
+                f'cannot remove container "/{record.name}": container is running: stop the container before removing or force remove',
+                code="container-running",
+                remedy=f"contain rm -f {record.name}",
+            )
+        with contextlib.suppress(Conflict):
+            signal_container(record, signal.SIGKILL)
+        wait_until_ended(records, record, GRACE_SECONDS)
+    records.remove(record.container_id)

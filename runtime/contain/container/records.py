@@ -1,0 +1,219 @@
+"""Containers on disk: one directory each, with a record, a log, and what the container wrote. Every command reads these; no daemon.
+
+A record says what its owner last wrote. Whether a container really runs is known from the kernel: its supervisor holds a lock on
+the directory (flock(2)), which goes with the supervisor however it dies. A record that says ``running`` without a holder is told as
+dead. Records are written aside and renamed, so a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from contain.container.run import ExitState
+from contain.errors import Conflict, NotFound
+from contain.paths import HostPath
+from contain.spec import ContainerSpec
+
+_ADJECTIVES = (
+    "amber brave calm clever eager fair gentle keen lively lucid merry noble quick quiet ready sharp steady sunny warm wise"
+)
+_NOUNS = "badger beaver crane falcon finch fox hare heron ibis lark lynx marten otter owl raven robin seal stork swift wren"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRecord:
+    """What is known of a container. Times are seconds since the epoch. ``state``: created, running, exited or dead."""
+
+    container_id: str
+    name: str
+    image_name: str
+    image_digest: str
+    arguments: tuple[str, ...]
+    created_seconds: float
+    state: str = "created"
+    process_id: int | None = None
+    started_seconds: float | None = None
+    finished_seconds: float | None = None
+    status: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    reason: str = ""
+    remove: bool = False
+    stop_signal: int = 15
+    details: dict[str, Any]
+
+
+def containers_home(home: HostPath) -> HostPath:
+    """Where the records are, below the store."""
+    return home / "containers"
+
+
+def describe_spec(spec: ContainerSpec) -> dict[str, Any]:
+    """A spec as JSON values, for ``contain inspect``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, frozenset):
+            return sorted(value)
+        if value is None or isinstance(value, (str, int, float, bool)):
+            return value
+        return getattr(value, "value", None) or str(value)
+
+    described: dict[str, Any] = plain(asdict(spec))
+    return described
+
+
+def new_record(spec: ContainerSpec, *, remove: bool) -> ContainerRecord:
+    """The record of a container that is about to be made."""
+    return ContainerRecord(
+        container_id=spec.container_id,
+        name=spec.name,
+        image_name=spec.image_name,
+        image_digest=spec.image_digest,
+        arguments=spec.arguments,
+        created_seconds=time.time(),
+        remove=remove,
+        stop_signal=spec.stop_signal,
+        details=describe_spec(spec),
+    )
+
+
+def ended(record: ContainerRecord, state: ExitState) -> ContainerRecord:
+    """The record after its program's end."""
+    return replace(
+        record,
+        state="exited",
+        process_id=None,
+        finished_seconds=time.time(),
+        status=state.status,
+        signal=state.signal,
+        out_of_memory=state.out_of_memory,
+        reason=state.describe() if state.signal is not None or state.out_of_memory else "",
+    )
+
+
+class Records:
+    """The directory of containers."""
+
+    def __init__(self, home: HostPath) -> None:
+        self.directory = containers_home(home)
+
+    def place(self, container_id: str) -> HostPath:
+        """A container's own directory."""
+        return self.directory / container_id
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def create(self, record: ContainerRecord) -> int:
+        """Claim the name and make the directory; a descriptor that holds it. `Conflict` if the name is taken."""
+        with self._naming():
+            for other in self.all():
+                if other.name == record.name:
+                    raise Conflict(
+                        f'Conflict. The container name "/{record.name}" is already in use by container "{other.container_id}".',
+                        code="name-in-use",
+                        remedy=f"remove it (contain rm {record.name}) or use another name",
+                    )
+            place = self.place(record.container_id)
+            place.mkdir(mode=0o700)
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self.write(record)
+        return descriptor
+
+    def new_name(self) -> str:
+        """A free name like ``quiet_otter``."""
+        taken = {record.name for record in self.all()}
+        for attempt in range(1000):
+            name = f"{random.choice(_ADJECTIVES.split())}_{random.choice(_NOUNS.split())}"  # noqa: S311  a name, not a secret
+            name += str(attempt) if attempt > 20 else ""
+            if name not in taken:
+                return name
+        raise Conflict("no free container name was found", code="name-in-use", remedy="give one with --name")
+
+    def write(self, record: ContainerRecord) -> None:
+        """Replace the record."""
+        place = self.place(record.container_id)
+        aside = place / f"record.json.{os.getpid()}"
+        with open(aside, "w") as file:
+            json.dump(asdict(record), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, place / "record.json")
+
+    def is_held(self, container_id: str) -> bool:
+        """Whether a supervisor lives."""
+        try:
+            descriptor = os.open(self.place(container_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _load(self, path: Path) -> ContainerRecord | None:
+        try:
+            value = json.loads((path / "record.json").read_text())
+            record = ContainerRecord(**{**value, "arguments": tuple(value["arguments"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        if record.state in ("running", "created") and not self.is_held(record.container_id):
+            return replace(record, state="dead", process_id=None, reason="its supervisor is gone")
+        return record
+
+    def all(self) -> tuple[ContainerRecord, ...]:
+        """Every readable record, newest first."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return ()
+        found = [record for record in map(self._load, (self.directory / name for name in names)) if record is not None]
+        return tuple(sorted(found, key=lambda record: -record.created_seconds))
+
+    def find(self, text: str) -> ContainerRecord:
+        """By name, id, or unique beginning of an id. `NotFound` in Docker's words."""
+        records = self.all()
+        for record in records:
+            if text in (record.name, record.container_id):
+                return record
+        found = [record for record in records if text and record.container_id.startswith(text)]
+        if len(found) > 1:
+            raise Conflict(
+                f"several containers have an id that begins with {text}", code="ambiguous-id", remedy="write more of it"
+            )
+        if not found:
+            raise NotFound(f"No such container: {text}", code="no-such-container", remedy="`contain ps -a` lists them")
+        return found[0]
+
+    def remove(self, container_id: str) -> None:
+        """Remove the directory with all it holds."""
+        place = self.place(container_id)
+        aside = place.with_name(f"{container_id}.removed")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, aside)
+        shutil.rmtree(aside, ignore_errors=True)

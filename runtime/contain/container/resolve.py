@@ -1,0 +1,123 @@
+"""From what was asked of an image to the spec of one container: the image's config under the request's overrides. Pure.
+
+Rules: Docker's. ``--entrypoint`` drops the image's command as well; arguments replace the command only; variables of the request beat
+the image's; PATH, HOME, HOSTNAME and, with a terminal, TERM are always set; nothing comes from the host's environment.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from contain.errors import UsageError
+from contain.linux.capabilities import DEFAULT_CAPABILITIES
+from contain.oci import ImageConfig
+from contain.paths import ContainerPath, HostPath
+from contain.spec import ContainerSpec, Identity, Limits, Mount, Network
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What ``contain run`` was asked; None or empty: as the image says."""
+
+    image: str
+    arguments: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    working_directory: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    name: str | None = None
+    network: Network = Network.BRIDGE
+    limits: Limits = Limits()
+    read_only: bool = False
+    terminal: bool = False
+    interactive: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+def parse_signal(text: str) -> int:
+    """``SIGTERM``, ``TERM`` or a number of signal(7); `UsageError` otherwise."""
+    if text.isdigit() and 0 < int(text) <= 64:
+        return int(text)
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    try:
+        return int(signal.Signals[name])
+    except KeyError:
+        raise UsageError(f"invalid signal: {text}", code="bad-signal", remedy="for example SIGTERM, TERM or 15") from None
+
+
+def check_name(name: str) -> str:
+    """A container's name, or `UsageError` in Docker's words."""
+    if not _NAME.match(name):
+        raise UsageError(
+            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", code="bad-container-name"
+        )
+    return name
+
+
+def resolve_command(config: ImageConfig, arguments: tuple[str, ...], entrypoint: str | None) -> tuple[str, ...]:
+    """The program and its arguments. Raises `UsageError` when neither image nor request names a program."""
+    if entrypoint is not None:
+        command = ((entrypoint,) if entrypoint else ()) + arguments
+    else:
+        command = (config.entrypoint or ()) + (arguments or config.command or ())
+    if not command or not command[0]:
+        raise UsageError(
+            "no command specified", code="no-command", remedy="name a program after the image, or give the image a CMD"
+        )
+    return command
+
+
+def resolve_spec(
+    request: RunRequest,
+    *,
+    container_id: str,
+    name: str,
+    image_digest: str,
+    config: ImageConfig,
+    layers: tuple[HostPath, ...],
+    upper: HostPath | None,
+    identity: Identity,
+    home: str,
+) -> ContainerSpec:
+    """One container of an image. ``identity`` and ``home`` come from the image's account files."""
+    hostname = request.hostname or container_id[:12]
+    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
+    if request.terminal:
+        variables["TERM"] = "xterm"
+    variables.update(config.environment)
+    variables.update(request.environment)
+    directory = ContainerPath(request.working_directory or config.working_directory or "/")
+    if not directory.is_absolute():
+        raise UsageError(
+            f"the working directory {str(directory)!r} is invalid, it needs to be an absolute path", code="bad-workdir"
+        )
+    if directory.parts[1:2] == ("proc",) or ".." in directory.parts:
+        raise UsageError(f"the working directory {str(directory)!r} may not lie below /proc or hold '..'", code="bad-workdir")
+    return ContainerSpec(
+        container_id=container_id,
+        name=name,
+        image_digest=image_digest,
+        image_name=request.image,
+        layers=layers,
+        upper=upper,
+        arguments=resolve_command(config, request.arguments, request.entrypoint),
+        environment=tuple(variables.items()),
+        working_directory=directory,
+        identity=identity,
+        hostname=hostname,
+        mounts=request.mounts,
+        network=request.network,
+        limits=request.limits,
+        read_only=request.read_only,
+        terminal=request.terminal,
+        stop_signal=parse_signal(config.stop_signal or "SIGTERM"),
+        capabilities=DEFAULT_CAPABILITIES,
+        labels=tuple({**config.labels, **dict(request.labels)}.items()),
+    )
