@@ -5,6 +5,7 @@ Pure: nothing here reads a file, a variable or a clock. `parse_dockerfile` is th
 
 from __future__ import annotations
 
+from contain.dockerfile.heredocs import Heredoc
 from contain.dockerfile.instructions import (
     Add,
     Arg,
@@ -48,7 +49,7 @@ from contain.dockerfile.mounts import MountFlag, MountKind, RunMount, Sharing, p
 from contain.dockerfile.parse import parse_dockerfile, parse_trigger, render_dockerfile
 from contain.dockerfile.patterns import IgnorePatterns, clean_path, has_wildcard, match_wildcard, parse_dockerignore
 from contain.dockerfile.suggestion import suggest
-from contain.dockerfile.syntax import Directives, Heredoc
+from contain.dockerfile.syntax import Directives
 from contain.dockerfile.words import Lookup, expand, expand_heredoc, split_words
 
 __all__ = [

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from contain.dockerfile.heredocs import Heredoc, heredoc_word
 from contain.dockerfile.mounts import MountFlag
-from contain.dockerfile.syntax import Directives, Heredoc, LogicalLine, heredoc_word
+from contain.dockerfile.syntax import Directives, LogicalLine
 from contain.errors import SourceSpan, UsageError
 
 

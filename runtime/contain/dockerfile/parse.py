@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from enum import Enum
 
+from contain.dockerfile.heredocs import heredoc_word
 from contain.dockerfile.instructions import (
     Add,
     Arg,
@@ -45,7 +46,7 @@ from contain.dockerfile.instructions import (
 from contain.dockerfile.literals import parse_interval_nanoseconds
 from contain.dockerfile.mounts import parse_mount
 from contain.dockerfile.suggestion import suggest
-from contain.dockerfile.syntax import Lexer, Node, Word, heredoc_word
+from contain.dockerfile.syntax import Lexer, Node, Word
 from contain.dockerfile.words import GO_SPACE
 from contain.errors import SourceSpan, UsageError
 
