@@ -137,7 +137,8 @@ def plan_resolver(host_text: str, stub_text: str) -> ResolverConfiguration:
     """
     servers, others, left_out = _usable_servers(host_text)
     if not servers and stub_text:
-        servers, others, left_out = _usable_servers(stub_text)
+        servers, others, more = _usable_servers(stub_text)
+        left_out += more
     warnings: tuple[str, ...] = ()
     if not servers:
         which = f": {', '.join(left_out)} cannot be reached from a container" if left_out else ""

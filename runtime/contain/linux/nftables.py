@@ -7,10 +7,9 @@ The rules, as ``nft list table ip contain`` shows them for the bridge contain0 w
 
     chain forward {
         type filter hook forward priority filter; policy accept;
-        iifname "contain0" oifname "contain0" drop               # containers do not reach each other
-        iifname "contain0" ip saddr != 172.30.0.0/16 drop        # nor pretend to be somebody else
+        iifname "contain0" ip saddr != 172.30.0.0/16 drop        # nobody pretends to be somebody else
         oifname "contain0" ct state established,related accept   # answers
-        oifname "contain0" drop                                  # nothing else comes in from elsewhere
+        oifname "contain0" drop                                  # nothing else comes in, from other containers neither
     }
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;
@@ -196,7 +195,6 @@ def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int
         old,
         new,
         _base_chain(table, "forward", "filter", _HOOK_FORWARD, _PRIORITY_FILTER),
-        _rule(table, "forward", "from container to container drop", _input(bridge), _output(bridge), _verdict(_DROP)),
         _rule(
             table,
             "forward",
