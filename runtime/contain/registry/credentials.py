@@ -48,9 +48,9 @@ def parse_docker_config(text: str, *, file: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{file}: not a JSON object", code="bad-docker-config")
     for name in ("auths", "credHelpers"):
-        if not isinstance(value.get(name) or {}, dict):
+        if not isinstance(value.get(name, {}), dict | None):
             raise UsageError(f"{file}: {name} must be an object", code="bad-docker-config")
-    if not isinstance(value.get("credsStore") or "", str):
+    if not isinstance(value.get("credsStore"), str | None):
         raise UsageError(f"{file}: credsStore must be a string", code="bad-docker-config")
     return value
 

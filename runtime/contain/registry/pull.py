@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from contain.errors import ContainError, IntegrityError, NotFound, NotSupported, RegistryError
-from contain.oci import Descriptor, Image, ImageConfig, Manifest, Platform, parse_config, parse_index, parse_manifest
+from contain.oci import Descriptor, Image, ImageConfig, Manifest, Platform, digest_of, parse_config, parse_index, parse_manifest
 from contain.progress import Progress, Silent
 from contain.reference import Reference
 from contain.registry.client import ApiRequest, CredentialSource, RegistryClient, explain_status
@@ -95,7 +95,14 @@ def pull(
     try:
         endpoints = plan_endpoints(reference.domain, configuration)
         return pull_with(
-            client, reference, endpoints=endpoints, store=store, platform=platform, progress=told, stop=stop, abort=transport
+            client,
+            reference,
+            endpoints=endpoints,
+            store=store,
+            platform=platform,
+            progress=told,
+            stop=stop,
+            abort=transport.abort,
         )
     finally:
         transport.close()
@@ -110,32 +117,39 @@ def pull_with(
     platform: Platform | None,
     progress: Progress,
     stop: threading.Event,
-    abort: Transport,
+    abort: Callable[[], None],
 ) -> Image:
     """`pull` with its parts given: ``stop`` makes all threads end, ``abort`` wakes those that wait for bytes."""
     resolved = resolve(client, reference, endpoints=endpoints, platform=platform, progress=progress)
     name = reference.familiar
-    layers = dict.fromkeys(pair_layers(resolved.manifest, resolved.config, name=name))
+    pairs = pair_layers(resolved.manifest, resolved.config, name=name)
+    layers = {(layer.digest, diff_id): (layer, diff_id) for layer, diff_id in pairs}  # one that stands twice is fetched once
     # Where the manifest came from is asked first; a mirror that lost a layer is helped out by the others.
     order = (resolved.endpoint, *(endpoint for endpoint in endpoints if endpoint != resolved.endpoint))
     job = _LayerJob(client=client, reference=reference, endpoints=order, store=store, progress=progress, stop=stop)
+    digest, source = digest_of(resolved.manifest_data), f"registry {resolved.endpoint.source}"
+    with store.lease(digest, *resolved.config.diff_ids):
+        _run_all(job, list(layers.values()), stop=stop, abort=abort)
+        image = store.put_manifest(resolved.manifest_data, resolved.config_data, source=source)
+        store.tag(reference, image.digest, source=source)
+    progress.note(f"{name}: {image.digest} from {source}")
+    return image
+
+
+def _run_all(
+    job: _LayerJob, layers: Sequence[tuple[Descriptor, str]], *, stop: threading.Event, abort: Callable[[], None]
+) -> None:
     executor = ThreadPoolExecutor(max_workers=PARALLEL_LAYERS, thread_name_prefix="pull")
     try:
-        futures = [executor.submit(job.run, layer, diff_id) for layer, diff_id in layers]
-        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finished, _ = wait([executor.submit(job.run, *layer) for layer in layers], return_when=FIRST_EXCEPTION)
         for future in finished:
             future.result()
     except BaseException:
         stop.set()
-        abort.abort()
+        abort()
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-    store.write_blob(resolved.config_data)
-    digest = store.write_blob(resolved.manifest_data)
-    store.tag(reference, digest, source=f"registry {resolved.endpoint.source}")
-    progress.note(f"{name}: {digest} from registry {resolved.endpoint.source}")
-    return Image(digest=digest, manifest=resolved.manifest, config=resolved.config)
 
 
 def resolve(
