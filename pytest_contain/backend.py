@@ -9,20 +9,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from contain.declared import EnvironmentSettings
+from contain.progress import Progress
+
+
+class SandboxVerdict(Protocol):
+    """What a sandbox's limits and process table say after its test, whatever the test itself reported."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed a process for memory."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The limit, if there is one."""
+
+    @property
+    def pids_limit_reached(self) -> bool:
+        """Whether a fork was refused."""
+
+    @property
+    def pids_limit(self) -> int | None:
+        """The limit, if there is one."""
+
+    @property
+    def leftover_processes(self) -> int:
+        """How many processes still ran when the test's own had ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxVerdict:
-    """What a sandbox's own limits and process table say after its test, whatever the test itself reported."""
+class Uneventful:
+    """The verdict on a sandbox of which nothing is to be said."""
 
     out_of_memory: bool = False
     memory_limit_bytes: int | None = None
     pids_limit_reached: bool = False
     pids_limit: int | None = None
-    leftover_processes: tuple[str, ...] = ()  # one line each: what it is called, as ``sleep 1000``
+    leftover_processes: int = 0
 
 
 class Sandbox(Protocol):
@@ -34,77 +60,80 @@ class Sandbox(Protocol):
 
     @property
     def fds(self) -> Sequence[int]:
-        """File descriptors that ``inside/entry.py`` needs to enter it; they stay the sandbox's own."""
+        """File descriptors that ``inside/entry.py`` needs to enter it."""
 
-    def kill(self) -> None:
-        """End every process in it, at once. May be called more than once."""
+    def close_fds(self) -> None:
+        """Let go of the descriptors, once they were sent."""
 
     def finish(self) -> SandboxVerdict:
-        """Take it down completely and say what it saw. Called exactly once, after its child ended or was killed."""
+        """End whatever still runs in it, take it down, and say what it saw."""
+
+    def dispose(self) -> None:
+        """The same without asking, at once. Does nothing after `finish`."""
 
 
 class WorkerProcess(Protocol):
     """The worker: a Python of the environment that runs ``inside/worker.py``."""
 
     @property
-    def pid(self) -> int:
-        """Its number on the host."""
+    def pidfd(self) -> int:
+        """Readable once it has ended."""
 
-    def wait(self, timeout_seconds: float) -> int | None:
-        """Its exit status, negative for a signal, or None if it still runs after ``timeout_seconds``."""
-
-    def kill(self) -> None:
-        """End it and everything that it started outside of sandboxes."""
+    def wait_status(self) -> int | None:
+        """Its wait status (waitpid(2)) if it has ended and that is known."""
 
 
 class EnvironmentSession(Protocol):
-    """One environment, ready to run one suite."""
-
-    @property
-    def name(self) -> str:
-        """The environment's name."""
-
-    @property
-    def summary(self) -> str:
-        """For the header: which image, as ``sha256:1234567890ab``, and where it came from if that is worth saying."""
-
-    @property
-    def build_seconds(self) -> float:
-        """How long it took to get the image; next to nothing when all came from the cache."""
-
-    @property
-    def worker_command(self) -> Sequence[str]:
-        """The image's Python and the path of ``inside/worker.py``, as the environment sees them."""
-
-    @property
-    def pytest_directory(self) -> str:
-        """Where the host's pure-Python pytest is seen inside, for an image that has none."""
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Environment variables for the worker."""
+    """Where one suite runs in one environment: a worker, and a sandbox for each of its children."""
 
     def start_worker(
-        self, arguments: Sequence[str], environment: Mapping[str, str], fds: Sequence[int], *, stdout: int, stderr: int
+        self,
+        arguments: Sequence[str],
+        environment: Sequence[tuple[str, str]],
+        *,
+        stdio: tuple[int, int, int],
+        fds: Sequence[int],
     ) -> WorkerProcess:
-        """Start ``arguments`` in the environment. It sees ``fds`` as 3, 4, … in this order, and nothing on its standard input."""
+        """Start ``arguments`` in the environment, once. It sees ``fds`` as 3, 4, … in this order."""
+
+    def prepare(self, count: int) -> None:
+        """Keep so many sandboxes ready."""
 
     def take_sandbox(self) -> Sandbox:
         """A fresh sandbox. Quick if one was prepared."""
 
 
-class Backend(Protocol):
-    """Makes environments ready."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEnvironment:
+    """An environment whose image is there and whose session is open."""
 
-    def open(self, settings: EnvironmentSettings, suite: Suite) -> AbstractContextManager[EnvironmentSession]:
-        """Build or fetch the environment's image; on leaving the block nothing of it runs. Raises `contain.errors.ContainError`."""
+    name: str
+    summary: str  # for the header: which image, as ``sha256:1234567890ab``, and whatever the reader should know of it
+    digest: str  # the image's, or empty
+    build_seconds: float
+    session: EnvironmentSession
+    worker_command: tuple[str, ...]  # the image's Python and ``inside/worker.py``, as the environment sees them
+    worker_environment: tuple[tuple[str, str], ...]
+    pytest_directory: str  # where the host's pure-Python pytest is seen inside, for an image that has none; or empty
+    sees_own_processes: bool = True  # whether a sandbox's /proc lists its processes only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
     """What the controller knows of the suite, in host paths."""
 
-    project_directory: str  # appears inside at this very path, copy-on-write
-    working_directory: str
+    project_directory: Path  # appears inside at this very path, copy-on-write
+    working_directory: Path
     concurrency: int  # how many sandboxes are in use at one time
-    limits_output: bool = True
+
+
+class Backend(Protocol):
+    """Makes environments ready."""
+
+    def open(
+        self, settings: EnvironmentSettings, suite: Suite, progress: Progress
+    ) -> AbstractContextManager[PreparedEnvironment]:
+        """Build or fetch the environment's image and open a session in it; after the block nothing of it runs.
+
+        Raises `contain.errors.ContainError`.
+        """

@@ -302,6 +302,12 @@ class Inside:
         }
         self.send(message)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A report of a test, or of a part of one, after the suite's own hooks saw it."""
+        if self.in_child:
+            self.send({"type": "report", "report": self.serialise(report)})
+
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
         """``pytest.exit`` or an interrupt while the worker itself collected."""
         if not self.in_child:
@@ -458,6 +464,8 @@ class Inside:
         done = {"type": "done", "index": message["run"], "shouldstop": session.shouldstop}
         if session.shouldfail and not self.config.getoption("maxfail"):
             done["shouldfail"] = str(session.shouldfail)
+        if message["last"] and self.start["own_processes"]:
+            done["processes"] = other_processes()
         self.send(done)
         return not message["last"]
 
@@ -503,6 +511,21 @@ class Inside:
             numbers.append(crash)
             names.append("crash")
         self.send({"type": "files", "names": names}, tuple(numbers))
+
+
+def other_processes() -> list[str]:
+    """What runs in this container besides its init and this process: one command line each."""
+    own = {1, os.getpid()}
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) in own:
+                continue
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read(400).replace(b"\0", b" ").strip().decode("utf-8", "replace")
+                if words:  # a zombie has none
+                    found.append(words)
+    return found[:20]
 
 
 def fresh_file() -> int:
