@@ -1,0 +1,174 @@
+"""``contain exec``: one more program in a running container, with the container's own restrictions.
+
+The process joins the container's control groups first, then its user namespace, then the others (setns(2)), forks into the PID
+namespace, and gives up credentials exactly as the container's first process did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contain.container.launch import (
+    Launched,
+    describe_failure,
+    die_with_parent,
+    place_descriptors,
+    raise_failure,
+    reset_signals,
+)
+from contain.container.records import ContainerRecord
+from contain.container.run import ExitState, exit_state, seccomp_program
+from contain.container.terminal import raw_mode, relay
+from contain.errors import Conflict, InternalError
+from contain.linux import syscalls
+from contain.linux.capabilities import mask_of
+from contain.linux.cgroups import PARENT, CgroupCounters, probe_hierarchies
+from contain.linux.perform import Performer
+from contain.operations import BecomeUser, ChangeDirectory, Execute, InstallSeccomp, Operation, StartSession
+from contain.spec import Identity
+
+_JOINED = (
+    ("mnt", syscalls.CLONE_NEWNS),
+    ("net", syscalls.CLONE_NEWNET),
+    ("ipc", syscalls.CLONE_NEWIPC),
+    ("uts", syscalls.CLONE_NEWUTS),
+    ("cgroup", syscalls.CLONE_NEWCGROUP),
+    ("pid", syscalls.CLONE_NEWPID),
+)
+_PACKET = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecRequest:
+    """What ``contain exec`` was asked, resolved: nothing left open."""
+
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    working_directory: str
+    identity: Identity
+    terminal: bool = False
+
+
+def plan_exec(request: ExecRequest, details: dict[str, Any], seccomp: bytes) -> tuple[Operation, ...]:
+    """The operations of the new program, from the container's own record."""
+    mask = mask_of(details["capabilities"])
+    who = request.identity
+    return (
+        StartSession(terminal=request.terminal),
+        ChangeDirectory(path=request.working_directory),
+        BecomeUser(user_id=who.user_id, group_id=who.group_id, groups=who.groups, bounding=mask, effective=mask),
+        InstallSeccomp(program=seccomp),
+        Execute(arguments=request.arguments, environment=request.environment),
+    )
+
+
+def _enter(namespaces: Sequence[tuple[int, int]], joins: Sequence[int], plan: Sequence[Operation], channel: socket.socket, reports: socket.socket, stdio: Sequence[int]) -> None:
+    operation: Operation | None = None
+    try:
+        for descriptor in joins:
+            os.write(descriptor, b"0")
+        for descriptor, kind in namespaces:
+            syscalls.setns(descriptor, kind)
+        os.chdir("/")
+        child = os.fork()
+        if child:
+            channel.close()
+            reports.send(b"pid %d" % child)
+            _, status = os.waitpid(child, 0)
+            reports.send(b"status %d" % status)
+            os._exit(0)
+        performer = Performer()
+        channel = socket.socket(fileno=place_descriptors(stdio, (), channel.detach()))
+        performer.terminal_socket = channel
+        for operation in plan[:-1]:
+            performer.perform(operation)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        operation = plan[-1]
+        performer.perform(operation)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            channel.send(b"e" + describe_failure(error, operation))
+    finally:
+        os._exit(125)
+
+
+def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout: int, stderr: int) -> ExitState:
+    """Run a program in a running container on the caller's descriptors until it ends.
+
+    Raises `Conflict` if the container does not run, `CommandNotStarted` (126 or 127).
+    """
+    if record.state != "running" or record.process_id is None:
+        raise Conflict(f"container {record.container_id[:12]} is not running", code="not-running", remedy="`contain ps -a` shows why")
+    plan = plan_exec(request, record.details, seccomp_program())
+    with contextlib.ExitStack() as cleanup:
+
+        def opened(path: str, flags: int) -> int:
+            descriptor = os.open(path, flags | os.O_CLOEXEC)
+            cleanup.callback(os.close, descriptor)
+            return descriptor
+
+        try:
+            namespaces = [(opened(f"/proc/{record.process_id}/ns/user", os.O_RDONLY), syscalls.CLONE_NEWUSER)]
+            for name, kind in _JOINED:
+                shared = os.readlink(f"/proc/{record.process_id}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+                if not shared:
+                    namespaces.append((opened(f"/proc/{record.process_id}/ns/{name}", os.O_RDONLY), kind))
+        except FileNotFoundError:
+            raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
+        joins = []
+        for hierarchy in probe_hierarchies():
+            path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/cgroup.procs"
+            if os.path.exists(path):
+                joins.append(opened(path, os.O_WRONLY))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        caller = os.getpid()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setpgid(0, 0)
+                die_with_parent(caller)
+                reset_signals()
+                _enter(namespaces, joins, plan, inner, theirs, (stdin, stdout, stderr))
+            finally:
+                os._exit(125)
+        theirs.close()
+        inner.close()
+        terminal: int | None = None
+        try:
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(channel, _PACKET, 1)
+                if data == b"t" and descriptors:
+                    terminal = descriptors[0]
+                    continue
+                if data.startswith(b"e"):
+                    raise_failure(data[1:], request.arguments[0])
+                break
+        except BaseException:
+            os.waitpid(child, 0)
+            ours.close()
+            raise
+        finally:
+            channel.close()
+        first = ours.recv(_PACKET)
+        if not first.startswith(b"pid "):
+            raise InternalError("the program's starter ended before it had started anything")
+        process_id = int(first.split()[1])
+        launched = Launched(
+            process_id=process_id,
+            process_descriptor=os.pidfd_open(process_id),
+            monitor_id=child,
+            _reports=ours,
+            terminal=terminal,
+        )
+        cleanup.callback(launched.close)
+        if terminal is not None:
+            with raw_mode(stdin):
+                relay(terminal, stdin=stdin, stdout=stdout, ended=lambda: True, watch=launched.fileno())
+        return exit_state(launched.wait(), CgroupCounters(), None)

@@ -1,0 +1,434 @@
+"""The engine: a façade of nouns. Each method names its decider and its doer, and holds no logic that one of them could hold.
+
+Open it with `Engine.open`; everything else is reached through it. The command line and the pytest plugin use these names only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from contain.container.identity import home_of, parse_identity, read_account_files
+from contain.container.resolve import RunRequest, check_name, resolve_spec
+from contain.container.run import ExitState, new_container_id
+from contain.errors import Conflict, ContainError, NotFound, UsageError
+from contain.oci import Image, ImageConfig, Platform
+from contain.paths import HostPath, run_home, store_home
+from contain.progress import Progress, Silent
+from contain.reference import Reference, parse_reference
+from contain.spec import ContainerSpec, Limits, Network
+
+if TYPE_CHECKING:
+    from contain.build.request import BuildRequest, BuildResult
+    from contain.container.execute import ExecRequest
+    from contain.container.records import ContainerRecord, Records
+    from contain.container.sessions import Session
+    from contain.declared import EnvironmentSettings
+    from contain.environment import Environment, EnvironmentDiff
+    from contain.store import PruneReport, Store, StoredImage
+
+__all__ = ["Completed", "Engine", "ReadyImage", "RunRequest"]
+
+HOST_IMAGE = "host"
+_PROBE_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyImage:
+    """An image that is here: its layer trees, lowest first, and where it came from."""
+
+    name: str
+    image: Image
+    trees: tuple[HostPath, ...]
+    source: str
+
+    @property
+    def config(self) -> ImageConfig:
+        """What a container of it starts with."""
+        return self.image.config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program that ran in a container to its end."""
+
+    exit_status: int
+    stdout: bytes
+    stderr: bytes
+    state: ExitState
+
+
+class Engine:
+    """One store and one place for run-time state, with everything that can be done to them."""
+
+    def __init__(self, store: Store, *, home: HostPath, run: HostPath, progress: Progress) -> None:
+        self.store = store
+        self.home = home
+        self.run_home = run
+        self.progress = progress
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, home: HostPath | None = None, *, run: HostPath | None = None, progress: Progress | None = None
+    ) -> Iterator[Engine]:
+        """Open the store (default: `contain.paths.store_home`)."""
+        from contain.store import Store
+
+        home = store_home() if home is None else home
+        run = run_home() if run is None else run
+        with Store.open(home) as store:
+            yield cls(store, home=home, run=run, progress=progress or Silent())
+
+    # -- images --------------------------------------------------------------------------------------------------------------
+
+    def build(self, request: BuildRequest) -> BuildResult:
+        """Decided by `contain.build.fold`, done by `contain.build.build`."""
+        from contain.build import build
+
+        return build(request, store=self.store, progress=self.progress)
+
+    def plan_build(self, request: BuildRequest) -> str:
+        """What a build would do, as text."""
+        from contain.build import plan
+
+        return plan(request, store=self.store, progress=self.progress)
+
+    def find_image(self, name: str) -> ReadyImage:
+        """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
+        from contain.build.bases import image_trees
+
+        if name == HOST_IMAGE:
+            return self._base(parse_reference(HOST_IMAGE), name)
+        image = self.store.find_image(name)
+        source = ""
+        with contextlib.suppress(ContainError):
+            known = self.store.name_source(parse_reference(name))
+            source = known[1] if known is not None else ""
+        return ReadyImage(name=name, image=image, trees=image_trees(image, self.store), source=source)
+
+    def image(self, name: str, *, pull: str = "missing") -> ReadyImage:
+        """An image, wherever it comes from: the store, a registry, a base provider. ``pull``: missing, always or never.
+
+        Raises `NotFound`, `RegistryError`.
+        """
+        if pull != "always":
+            with contextlib.suppress(NotFound):
+                return self.find_image(name)
+            if pull == "never":
+                raise NotFound(f"No such image: {name}", code="no-such-image", remedy="build it, or leave out --pull never")
+        elif pull == "always":
+            from contain.registry import pull as pull_image
+
+            reference = parse_reference(name)
+            pull_image(reference, store=self.store, progress=self.progress)
+            return self.find_image(name)
+        return self._base(parse_reference(name), name)
+
+    def _base(self, reference: Reference, name: str) -> ReadyImage:
+        from contain.build.bases import find_base
+        from contain.registry import host_platform, pull
+
+        def pull_image(reference: Reference, platform: Platform, progress: Progress) -> Image:
+            return pull(reference, store=self.store, platform=platform, progress=progress)
+
+        found = find_base(reference, host_platform(), self.progress, store=self.store, pull=pull_image)
+        return ReadyImage(name=name, image=found.image, trees=found.trees, source=found.source.source)
+
+    def images(self) -> tuple[StoredImage, ...]:
+        """Every image of the store."""
+        return self.store.images()
+
+    def tag(self, name: str, new_name: str) -> None:
+        """Give an image one more name."""
+        self.store.tag(parse_reference(new_name), self.find_image(name).image.digest, source="tagged")
+
+    def remove_image(self, name: str, *, force: bool = False) -> tuple[str, ...]:
+        """``contain rmi``: take the name away, and the image with its last name; what was done, a line each.
+
+        Raises `Conflict` while a container uses it, unless ``force``.
+        """
+        image = self.store.find_image(name)
+        users = [record for record in self.records.all() if record.image_digest == image.digest]
+        names = next((row.names for row in self.store.images() if row.digest == image.digest), ())
+        done = []
+        is_name = False
+        with contextlib.suppress(ContainError):
+            reference = parse_reference(name)
+            is_name = self.store.name_source(reference) is not None
+        if users and not force and (not is_name or len(names) <= 1):
+            raise Conflict(
+                f"conflict: unable to remove {name}: container {users[0].container_id[:12]} is using it",
+                code="image-in-use",
+                remedy=f"remove the container first (contain rm {users[0].name}), or use -f",
+            )
+        if is_name:
+            self.store.untag(reference)
+            done.append(f"Untagged: {reference.familiar}")
+            if len(names) > 1:
+                return tuple(done)
+        elif len(names) > 1 and not force:
+            raise Conflict(f"conflict: unable to delete {name}: it has several names", code="image-in-use", remedy="use -f")
+        else:
+            for other in names:
+                self.store.untag(parse_reference(other))
+                done.append(f"Untagged: {other}")
+        if not users:
+            self.store.remove_image(image.digest)
+            done.append(f"Deleted: {image.digest}")
+        return tuple(done)
+
+    def import_image(self, archive: BinaryIO, name: str) -> Image:
+        """``contain import``: any root file system as a tar archive becomes an image of one layer."""
+        from contain.oci import Descriptor
+        from contain.oci.image import MEDIA_LAYER, History
+        from contain.registry import host_platform
+        from contain.store import DEFAULT_EPOCH_SECONDS
+
+        reference = parse_reference(name)
+        diff_id = self.store.import_layer(archive, progress=self.progress)
+        created = "2000-01-01T00:00:00Z"
+        assert DEFAULT_EPOCH_SECONDS == 946_684_800  # the time above
+        config = ImageConfig(
+            platform=host_platform(),
+            created=created,
+            diff_ids=(diff_id,),
+            history=(History(created=created, created_by="contain import"),),
+        )
+        layer = Descriptor(media_type=MEDIA_LAYER, digest=diff_id, size=self.store.layer_size(diff_id))
+        image = self.store.put_image(config, [layer], source="imported")
+        self.store.tag(reference, image.digest, source="imported")
+        return image
+
+    def prune(self) -> PruneReport:
+        """``contain system prune``: remove what no name, container or cache row in use reaches."""
+        return self.store.prune(keep=[record.image_digest for record in self.records.all()])
+
+    # -- containers ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> Records:
+        """The containers on record."""
+        from contain.container.records import Records
+
+        return Records(self.home)
+
+    def specify(self, request: RunRequest, ready: ReadyImage | None = None, *, recorded: bool = True) -> ContainerSpec:
+        """From what was asked to a spec. Decided by `contain.container.resolve.resolve_spec`.
+
+        ``recorded``: what it writes is kept with its record; otherwise thrown away.
+        """
+        ready = self.image(request.image) if ready is None else ready
+        passwd, group = read_account_files(ready.trees)
+        identity = parse_identity(ready.config.user if request.user is None else request.user, passwd, group)
+        container_id = new_container_id()
+        return resolve_spec(
+            request,
+            container_id=container_id,
+            name=check_name(request.name) if request.name else self.records.new_name() if recorded else container_id[:12],
+            image_digest=ready.image.digest,
+            config=ready.config,
+            layers=ready.trees,
+            upper=self.records.place(container_id) / "upper" if recorded else None,
+            identity=identity,
+            home=home_of(identity, passwd),
+        )
+
+    def plan_run(self, request: RunRequest) -> str:
+        """What ``contain run`` would ask of the kernel, a line for each operation."""
+        from contain.container.plan import Workspace
+        from contain.container.run import plan_for
+        from contain.operations import render_operation
+
+        spec = self.specify(request)
+        place = self.run_home / "work" / spec.container_id
+        plan = plan_for(spec, Workspace(directory=place, skeleton=place / "skeleton"))
+        return "".join(
+            render_operation(operation) + "\n" for part in (plan.outside, plan.root, plan.start) for operation in part
+        )
+
+    def run(self, request: RunRequest, *, remove: bool) -> ExitState:
+        """``contain run`` in the foreground, on the caller's standard descriptors."""
+        from contain.container.lifecycle import run_foreground
+
+        return run_foreground(
+            self.specify(request), store_home=self.home, home=self.run_home, remove=remove, interactive=request.interactive
+        )
+
+    def run_detached(self, request: RunRequest, *, remove: bool) -> str:
+        """``contain run -d``: the id of the container, once its program runs."""
+        from contain.container.lifecycle import run_detached
+
+        return run_detached(self.specify(request), store_home=self.home, home=self.run_home, remove=remove)
+
+    def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:
+        """Run a program in a container of its own, without a record, and collect what it printed."""
+        from contain.container.run import run
+        from contain.container.workspaces import sweep
+
+        sweep(self.run_home)
+        spec = self.specify(request, ready, recorded=False)
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            source.write(stdin)
+            source.seek(0)
+            state = run(spec, stdin=source.fileno(), stdout=out.fileno(), stderr=err.fileno(), home=self.run_home)
+            out.seek(0)
+            err.seek(0)
+            return Completed(exit_status=state.status, stdout=out.read(), stderr=err.read(), state=state)
+
+    def specify_exec(
+        self,
+        record: ContainerRecord,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+        working_directory: str | None = None,
+        terminal: bool = False,
+    ) -> ExecRequest:
+        """What ``contain exec`` will run: the container's own user, variables and directory under the given ones."""
+        from contain.container.execute import ExecRequest
+        from contain.container.identity import resolve_identity
+        from contain.spec import Identity
+
+        details = record.details
+        if user is None:
+            own = details["identity"]
+            identity = Identity(user_id=own["user_id"], group_id=own["group_id"], groups=tuple(own["groups"]))
+        else:
+            identity = resolve_identity(user, tuple(Path(layer) for layer in details["layers"]))
+        variables = {name: value for name, value in details["environment"]} | dict(environment or {})
+        return ExecRequest(
+            arguments=tuple(arguments),
+            environment=tuple(variables.items()),
+            working_directory=working_directory or details["working_directory"],
+            identity=identity,
+            terminal=terminal,
+        )
+
+    # -- test sessions -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def test_session(self, request: RunRequest, ready: ReadyImage, *, scratch_bytes: int) -> Iterator[Session]:
+        """The containers of one test suite in one image: `contain.container.sessions.open_session`."""
+        from contain.container.sessions import open_session
+
+        request = replace(request, network=Network.NONE, arguments=request.arguments or ("worker",))
+        spec = self.specify(request, ready, recorded=False)
+        with open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session:
+            yield session
+
+    # -- environments --------------------------------------------------------------------------------------------------------
+
+    def environment_image(self, settings: EnvironmentSettings) -> ReadyImage:
+        """The image of a declared environment, built from cache or looked up."""
+        from contain.build.bases import image_trees
+        from contain.build.request import BuildRequest
+
+        if settings.dockerfile is not None:
+            context = settings.context or settings.dockerfile.parent
+            result = self.build(
+                BuildRequest(
+                    context=context,
+                    dockerfile=settings.dockerfile,
+                    target=settings.target,
+                    build_args=dict(settings.build_args),
+                )
+            )
+            trees = image_trees(result.image, self.store)
+            return ReadyImage(name=settings.name, image=result.image, trees=trees, source="build")
+        return self.image(settings.image or HOST_IMAGE)
+
+    def environment_request(self, settings: EnvironmentSettings, ready: ReadyImage) -> RunRequest:
+        """How a container of a declared environment is run."""
+        passed = tuple((name, os.environ[name]) for name in settings.pass_env if name in os.environ)
+        limits = Limits(memory_bytes=settings.memory_bytes, cpus=settings.cpus)
+        if settings.pids_limit is not None:
+            limits = replace(limits, pids=settings.pids_limit)
+        return RunRequest(
+            image=ready.name,
+            environment=(*passed, *settings.env),
+            user=settings.user,
+            network=Network.NONE,
+            limits=limits,
+        )
+
+    def capture(self, place: str, *, directory: HostPath | None = None) -> Environment:
+        """The facts of ``host``, a declared environment, an image, or a file that `contain capture` wrote.
+
+        Names of environments are looked up in the ``pyproject.toml`` of ``directory`` (default: the present one) first.
+        """
+        from contain.declared import find_environment, read_environments
+        from contain.environment import load_environment
+
+        path = Path(place)
+        if place != HOST_IMAGE and path.is_file():
+            return load_environment(path.read_bytes())
+        directory = directory or Path.cwd()
+        settings = None
+        with contextlib.suppress(NotFound):
+            settings = find_environment(place, directory, read_environments(directory / "pyproject.toml"))
+        if settings is not None and not settings.is_host:
+            ready = self.environment_image(settings)
+            return self._capture_image(replace(ready, name=place), self.environment_request(settings, ready))
+        if place == HOST_IMAGE:
+            return self._capture_host()
+        try:
+            ready = self.image(place)
+        except NotFound as error:
+            raise UsageError(
+                f"{place!r} is no environment, image or file of captured facts",
+                code="no-such-place",
+                remedy="name an environment of pyproject.toml, an image (`contain images`), `host`, or a file that `contain "
+                "capture` wrote",
+            ) from error
+        return self._capture_image(ready, RunRequest(image=place, network=Network.NONE))
+
+    def _capture_host(self) -> Environment:
+        import sys
+
+        from contain.environment import capture_host, probe_here, read_secret_key, with_runtime
+
+        key = read_secret_key(self.home)
+        captured = capture_host(secret_key=key, skip=(str(self.home), str(self.run_home)))
+        told = probe_here((sys.executable,), secret_key=key)
+        return with_runtime(captured, told.facts, told.missing)
+
+    def _capture_image(self, ready: ReadyImage, request: RunRequest) -> Environment:
+        """An image's files, and what a probe in a container of it says."""
+        from contain.environment import (
+            PROBE_COMMAND,
+            SHELL_PROBE,
+            capture_image,
+            parse_probe,
+            python_probe,
+            read_secret_key,
+            with_runtime,
+        )
+        from contain.store import RootView
+
+        key = read_secret_key(self.home)
+        view = RootView(ready.trees)
+        with self.store.file_digests() as digests:
+            captured = capture_image(ready.image, view, name=ready.name, secret_key=key, source=ready.source, digests=digests)
+        probe = replace(request, entrypoint="/bin/sh", arguments=("-c", PROBE_COMMAND))
+        try:
+            done = self.run_captured(probe, ready=ready, stdin=python_probe(key).encode())
+            if done.stdout.strip() == b"no-python":
+                done = self.run_captured(replace(probe, arguments=("-c", SHELL_PROBE)), ready=ready)
+            told = parse_probe(done.stdout[:_PROBE_LIMIT_BYTES], secret_key=key)
+        except ContainError as error:
+            why = f"the probe did not run in a container of it: {error.message}"
+            return with_runtime(captured, {}, {"runtime": why})
+        return with_runtime(captured, told.facts, told.missing)
+
+    def diff(self, a: str, b: str, *, directory: HostPath | None = None) -> EnvironmentDiff:
+        """What differs between two places: `contain.environment.compare`."""
+        from contain.environment import compare
+
+        return compare(self.capture(a, directory=directory), self.capture(b, directory=directory))
