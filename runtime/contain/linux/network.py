@@ -42,7 +42,7 @@ from contain.linux.leases import (
     myself,
     number_of,
 )
-from contain.linux.rtnetlink import Link, NetlinkSocket, Request, Route
+from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
 from contain.paths import HostPath
 
 DEFAULT_RUN_HOME = "/run/contain"
@@ -284,9 +284,10 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
             kernel.transact((rtnetlink.delete_link(host_interface(name, bridge=names.bridge)),))
     if not remaining and not record.holds:
         bridge = _find_link(kernel, names.bridge)
-        if bridge is not None and bridge.kind == "bridge":
-            kernel.transact((rtnetlink.delete_link(names.bridge),))
-        nftables.delete_table(names.table)
+        with NetlinkSocket(NETLINK_NETFILTER) as tables:  # the kernel frees the table while the bridge goes
+            nftables.delete_table(tables, names.table)
+            if bridge is not None and bridge.kind == "bridge":
+                kernel.transact((rtnetlink.delete_link(names.bridge),))
         ledger.remove()
         return
     bridge = _find_link(kernel, names.bridge) if gone else None
@@ -346,19 +347,22 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
             code="network-name-taken",
         )
     is_usable = bridge is not None and bridge.is_up and record.pool is not None
-    if is_usable and bridge is not None and _forwarding_is_on() and nftables.table_exists(names.table):
-        return record, bridge.index
-    with machine_lock():
-        if not is_usable:
-            kernel.transact((rtnetlink.delete_link(names.bridge),))
-            record = _settle_record(kernel, record, names)
-            ledger.write(record)
-        pool = record.pool
-        assert pool is not None
-        nftables.replace_table(names.table, bridge=names.bridge, pool_address=dotted(pool.base), prefix_length=pool.prefix)
-        _switch_forwarding_on()
-        if not is_usable:
-            bridge = _make_bridge(kernel, names.bridge, pool, record.mtu_bytes)
+    with NetlinkSocket(NETLINK_NETFILTER) as tables:
+        if is_usable and bridge is not None and _forwarding_is_on() and nftables.table_exists(tables, names.table):
+            return record, bridge.index
+        with machine_lock():
+            if not is_usable:
+                kernel.transact((rtnetlink.delete_link(names.bridge),))
+                record = _settle_record(kernel, record, names)
+                ledger.write(record)
+            pool = record.pool
+            assert pool is not None
+            nftables.replace_table(
+                tables, names.table, bridge=names.bridge, pool_address=dotted(pool.base), prefix_length=pool.prefix
+            )
+            _switch_forwarding_on()
+            if not is_usable:
+                bridge = _make_bridge(kernel, names.bridge, pool, record.mtu_bytes)
     assert bridge is not None
     if not is_usable:
         for container_id, lease in record.leases.items():  # somebody removed the bridge below running containers
@@ -546,7 +550,8 @@ def probe_forwarding() -> list[Finding]:
             )
         )
     try:
-        chains = nftables.list_base_chains()
+        with NetlinkSocket(NETLINK_NETFILTER) as tables:
+            chains = nftables.list_base_chains(tables)
     except HostError as error:
         findings.append(Finding(code="network-kernel", message=error.message, remedy=error.remedy, fatal=True))
         return findings

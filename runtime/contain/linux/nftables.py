@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import ENOENT
 
 from contain.errors import HostError
 from contain.linux.rtnetlink import (
-    NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -186,13 +186,12 @@ def _rule(table: str, chain: str, what: str, *expressions: bytes) -> Request:
     )
 
 
-def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int) -> tuple[Request, ...]:
+def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int, exists: bool) -> tuple[Request, ...]:
     """The transaction after which the table is exactly as this module's head shows it, whatever it was before."""
     new = _request(f"add the table {table} (NFT_MSG_NEWTABLE)", _NEWTABLE, NLM_F_ACK | NLM_F_CREATE, text(_TABLE_NAME, table))
     old = _request(f"empty the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table))
     return _batch(
-        new,  # so that there is one to delete
-        old,
+        *((old,) if exists else ()),
         new,
         _base_chain(table, "forward", "filter", _HOOK_FORWARD, _PRIORITY_FILTER),
         _rule(
@@ -220,53 +219,36 @@ def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int
 # Doers
 
 
-def replace_table(table: str, *, bridge: str, pool_address: str, prefix_length: int) -> None:
-    """Make the table or replace it, in one transaction. Raises `HostError` when the kernel lacks nf_tables or a part of it."""
-    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
-        try:
-            kernel.transact(plan_table(table, bridge=bridge, pool_address=pool_address, prefix_length=prefix_length))
-        except HostError as error:
-            error.remedy = error.remedy or _REMEDY
-            raise
+def replace_table(kernel: NetlinkSocket, table: str, *, bridge: str, pool_address: str, prefix_length: int) -> None:
+    """Make the table or replace it, in one transaction. Raises `HostError` when the kernel lacks nf_tables or a part of it.
+
+    All functions here take a socket of `NETLINK_NETFILTER`. Closing one after something was deleted waits for the kernel to
+    have freed it, 10 ms and more: so delete early, close late, and delete nothing that is not there.
+    """
+    exists = table_exists(kernel, table)
+    _transact(
+        kernel,
+        plan_table(table, bridge=bridge, pool_address=pool_address, prefix_length=prefix_length, exists=exists),
+    )
 
 
-def table_exists(table: str) -> bool:
+def table_exists(kernel: NetlinkSocket, table: str) -> bool:
     """Whether there is a table of this name in the family ``ip``. Raises `HostError`."""
-    question = _request(
-        f"look up the table {table} (NFT_MSG_GETTABLE)",
-        _GETTABLE,
-        NLM_F_ACK,
-        text(_TABLE_NAME, table),
-        tolerated=(ENOENT,),
-    )
-    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
-        try:
-            return bool(kernel.transact((question,))[0])
-        except HostError as error:
-            error.remedy = error.remedy or _REMEDY
-            raise
+    name = f"look up the table {table} (NFT_MSG_GETTABLE)"
+    question = _request(name, _GETTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,))
+    return bool(_transact(kernel, (question,))[0])
 
 
-def delete_table(table: str) -> None:
+def delete_table(kernel: NetlinkSocket, table: str) -> None:
     """Remove the table with everything in it; nothing to do if there is none. Raises `HostError`."""
-    removal = _request(
-        f"delete the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,)
-    )
-    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
-        kernel.transact(_batch(removal))
+    name = f"delete the table {table} (NFT_MSG_DELTABLE)"
+    _transact(kernel, _batch(_request(name, _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,))))
 
 
-def list_base_chains() -> tuple[BaseChain, ...]:
+def list_base_chains(kernel: NetlinkSocket) -> tuple[BaseChain, ...]:
     """Everybody's IPv4 chains that are hooked somewhere, also those that iptables-nft made. Raises `HostError`."""
-    question = _request("list chains (NFT_MSG_GETCHAIN)", _GETCHAIN, NLM_F_DUMP)
     found: list[BaseChain] = []
-    with NetlinkSocket(NETLINK_NETFILTER) as kernel:
-        try:
-            replies = kernel.transact((question,))[0]
-        except HostError as error:
-            error.remedy = error.remedy or _REMEDY
-            raise
-    for payload in replies:
+    for payload in _transact(kernel, (_request("list chains (NFT_MSG_GETCHAIN)", _GETCHAIN, NLM_F_DUMP),))[0]:
         attributes = parse_attributes(payload[_FAMILY_HEADER.size :])
         if _CHAIN_HOOK not in attributes:
             continue
@@ -280,3 +262,11 @@ def list_base_chains() -> tuple[BaseChain, ...]:
             )
         )
     return tuple(found)
+
+
+def _transact(kernel: NetlinkSocket, requests: Sequence[Request]) -> list[list[bytes]]:
+    try:
+        return kernel.transact(requests)
+    except HostError as error:
+        error.remedy = error.remedy or _REMEDY
+        raise

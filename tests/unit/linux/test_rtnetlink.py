@@ -120,19 +120,21 @@ def test_a_link_is_read_from_the_kernels_bytes() -> None:
     assert link.master_index == 0
 
 
-def test_the_table_is_one_transaction_that_starts_from_nothing() -> None:
-    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16)
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_table_is_one_transaction_that_starts_from_nothing(exists: bool) -> None:
+    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16, exists=exists)
     kinds = [request.kind for request in requests]
     new, delete = 10 << 8, 10 << 8 | 2
     assert kinds[0] == 0x10
     assert kinds[-1] == 0x11
-    assert kinds[1:4] == [new, delete, new]
+    assert [kind for kind in kinds if kind in (new, delete)] == ([delete, new] if exists else [new])
+    assert kinds[1] == (delete if exists else new)
     assert all(request.flags & rtnetlink.NLM_F_ACK for request in requests[1:-1])
     assert decode(nft_table_msg, requests[1]).get_attr("NFTA_TABLE_NAME") == "contain"
 
 
 def test_the_rules_say_what_the_module_says() -> None:
-    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16)
+    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16, exists=False)
     chains = [decode(nft_chain_msg, request) for request in requests if request.kind == 10 << 8 | 3]
     assert [(chain.get_attr("NFTA_CHAIN_NAME"), chain.get_attr("NFTA_CHAIN_TYPE")) for chain in chains] == [
         ("forward", "filter"),
