@@ -97,7 +97,7 @@ class Engine:
         """What a build would do, as text."""
         from contain.build import plan
 
-        return plan(request, store=self.store, progress=self.progress)
+        return plan(request, store=self.store)
 
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
@@ -302,7 +302,7 @@ class Engine:
             identity = Identity(user_id=own["user_id"], group_id=own["group_id"], groups=tuple(own["groups"]))
         else:
             identity = resolve_identity(user, tuple(Path(layer) for layer in details["layers"]))
-        variables = {name: value for name, value in details["environment"]} | dict(environment or {})
+        variables = dict(details["environment"]) | dict(environment or {})
         return ExecRequest(
             arguments=tuple(arguments),
             environment=tuple(variables.items()),

@@ -68,7 +68,14 @@ def plan_exec(request: ExecRequest, details: dict[str, Any], seccomp: bytes) -> 
     )
 
 
-def _enter(namespaces: Sequence[tuple[int, int]], joins: Sequence[int], plan: Sequence[Operation], channel: socket.socket, reports: socket.socket, stdio: Sequence[int]) -> None:
+def _enter(
+    namespaces: Sequence[tuple[int, int]],
+    joins: Sequence[int],
+    plan: Sequence[Operation],
+    channel: socket.socket,
+    reports: socket.socket,
+    stdio: Sequence[int],
+) -> None:
     operation: Operation | None = None
     try:
         for descriptor in joins:
@@ -104,7 +111,9 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
     Raises `Conflict` if the container does not run, `CommandNotStarted` (126 or 127).
     """
     if record.state != "running" or record.process_id is None:
-        raise Conflict(f"container {record.container_id[:12]} is not running", code="not-running", remedy="`contain ps -a` shows why")
+        raise Conflict(
+            f"container {record.container_id[:12]} is not running", code="not-running", remedy="`contain ps -a` shows why"
+        )
     plan = plan_exec(request, record.details, seccomp_program())
     with contextlib.ExitStack() as cleanup:
 

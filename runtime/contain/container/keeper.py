@@ -102,12 +102,12 @@ class _Builder:
         gc.freeze()
         gc.disable()
         while True:
-            ready, _, _ = select.select([self.control, wake_read], [], [], 0.2 if self.dying else None)
+            ready, _, _ = select.select([self.control.fileno(), wake_read], [], [], 0.2 if self.dying else None)
             if wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
             self.reap()
-            if self.control in ready:
+            if self.control.fileno() in ready:
                 data, descriptors, _, _ = socket.recv_fds(self.control, _PACKET, 8)
                 if not data:
                     return

@@ -32,6 +32,16 @@ _HOST_SCRATCH_BYTES = 2 << 30
 _CHUNK = 65536
 
 
+class StartFailed(ContainError):
+    """A detached container did not start: what its supervisor said, with its exit status."""
+
+    code = "container-set-up"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_status = status
+
+
 class Log:
     """A container's output on disk: one JSON object per piece, with its stream and time."""
 
@@ -239,14 +249,8 @@ def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, r
     with os.fdopen(ready_read, "rb") as file:
         told = file.read()
     if told != b"started":
-        from contain.container.launch import CommandNotStarted
-        from contain.errors import HostError, InternalError
-
-        failure = json.loads(told) if told else {"message": "the supervisor ended", "status": 125}
-        if failure["status"] in (126, 127):
-            number = 2 if failure["status"] == 127 else 13
-            raise CommandNotStarted(spec.arguments[0], number, failure["message"].partition(": ")[2].partition(": ")[2])
-        raise HostError(failure["message"]) if told else InternalError(failure["message"])
+        failure: dict[str, str] = json.loads(told) if told else {"message": "the container's supervisor ended"}
+        raise StartFailed(failure["message"], int(failure.get("status", 125)))
     return spec.container_id
 
 
