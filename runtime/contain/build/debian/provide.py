@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from contain import configuration
 from contain.build.bases import ProvidedBase
@@ -50,13 +51,15 @@ from contain.build.debian.release import (
 )
 from contain.build.debian.suites import RELEASES, WantedSuite, debian_architecture, resolve_suite
 from contain.errors import BuildStepFailed, NotFound
-from contain.oci import Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of
+from contain.oci import DIGEST_PATTERN, Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
-from contain.store import Store
+
+if TYPE_CHECKING:
+    from contain.store import Store
 
 SOURCE = "bootstrapped from a Debian archive"
 _LOG_TAIL_LINES = 40
@@ -121,7 +124,7 @@ def provide_debian_base(
             progress.note(f"{reference.familiar}: {_describe(release)}, from {client.mirror}")
             record = store.home / "debian" / f"made-{plan.key.removeprefix('sha256:')}"
             image = _read_made(store, record) or _bootstrap(plan, wanted, store=store, client=client, progress=progress)
-            record.write_text(image.digest + "\n")
+            _write_made(record, image)
         finally:
             client.close()
         store.tag(reference, image.digest, source=SOURCE)
@@ -163,9 +166,15 @@ def _describe(release: Release) -> str:
 def _read_made(store: Store, record: HostPath) -> Image | None:
     """The image that an earlier bootstrap with the same inputs made, if the store still has it."""
     try:
-        return store.image(record.read_text().strip())
+        digest = record.read_text().strip()
+        return store.image(digest) if DIGEST_PATTERN.match(digest) else None
     except (OSError, NotFound):
         return None
+
+
+def _write_made(record: HostPath, image: Image) -> None:
+    record.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    record.write_text(image.digest + "\n")  # under the lock; a crash in the middle leaves what `_read_made` does not take
 
 
 def _bootstrap(plan: BootstrapPlan, wanted: WantedSuite, *, store: Store, client: ArchiveClient, progress: Progress) -> Image:
@@ -190,7 +199,7 @@ def _bootstrap(plan: BootstrapPlan, wanted: WantedSuite, *, store: Store, client
         layer = store.commit_layer(tree, lower=(), epoch_seconds=plan.release.date_seconds)
     assert layer is not None  # the tree is not empty
     descriptor = Descriptor(media_type=MEDIA_LAYER, digest=layer.diff_id, size=layer.size_bytes)
-    return store.put_image(_config(plan, layer.diff_id), (descriptor,))
+    return store.put_image(_config(plan, layer.diff_id), (descriptor,), source=SOURCE)
 
 
 def _fetch_packages(
@@ -222,8 +231,7 @@ def _fetch_packages(
 def _extract_seed(
     plan: BootstrapPlan, selection: Selection, data: Mapping[str, bytes], archive: HostPath, tree: HostPath
 ) -> None:
-    from contain.store.extract import extract_tree
-    from contain.store.tar_reader import TarLimits
+    from contain.store import TarLimits, extract_tree
 
     # base-files first: it says what mode the directories have that other packages mention too.
     order = ["base-files", *sorted(selection.seed - {"base-files"})]
