@@ -1,0 +1,215 @@
+"""Finds base images: the local store, then a registry, then the base providers. Says where each came from.
+
+A provider is a pluggy hook (project name ``contain``), so that a base can be made from something that is no image: the
+machine's own root (``host``), a distribution's archive (``debian:bookworm``). Where a base came from is kept with its name
+in the store and in the build's result, never in the image: the same bytes have the same digest wherever they came from.
+
+The ``host`` base has no layers. Its tree is ``/`` itself, which is why an image on top of it carries the label `HOST_LABEL`
+with a fingerprint of the machine: it can be used where the fingerprint is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from contain.build.request import BaseSource
+from contain.errors import Conflict, NotFound, RegistryError, SourceSpan
+from contain.oci import Image, ImageConfig, Platform
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.reference import Reference
+from contain.registry.platform import host_platform, runs_on
+
+if TYPE_CHECKING:
+    from contain.store import Store
+
+PROJECT = "contain"
+HOST_NAME = "docker.io/library/host"
+HOST_LABEL = "org.pytest-contain.host-fingerprint"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvidedBase:
+    """What a base provider made: an image that is in the store, and where it came from, in a few words."""
+
+    image: Image
+    source: str
+
+
+class BaseProviderHooks:
+    """The hooks of this module."""
+
+    @hookspec(firstresult=True)
+    def contain_provide_base(self, reference: Reference, store: Store, progress: Progress) -> ProvidedBase | None:
+        """Make the image that ``reference`` names and put it into ``store``, or return None if it is not one of yours.
+
+        Called when neither the store nor a registry has it. Raise a `ContainError` for "mine, and it failed".
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBase:
+    """A base and its layer trees, lowest first."""
+
+    image: Image
+    trees: tuple[HostPath, ...]
+    source: BaseSource
+
+
+BaseFinder = Callable[[Reference, Platform, Progress], FoundBase]
+
+
+class _HostProvider:
+    @hookimpl
+    def contain_provide_base(self, reference: Reference, store: Store) -> ProvidedBase | None:
+        if reference.name != HOST_NAME:
+            return None
+        return ProvidedBase(image=store.put_image(host_config(), ()), source="this machine's root")
+
+
+class _DebianProvider:
+    @hookimpl
+    def contain_provide_base(self, reference: Reference, store: Store, progress: Progress) -> ProvidedBase | None:
+        from contain.build.debian import provide_debian_base  # reaches a signature library and a container runtime
+
+        return provide_debian_base(reference, store=store, progress=progress)
+
+
+def base_providers() -> pluggy.PluginManager:
+    """The providers: those built in, asked last, and those of installed distributions (entry point group ``contain``)."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(BaseProviderHooks)
+    manager.register(_DebianProvider(), "debian")
+    manager.register(_HostProvider(), "host")
+    manager.load_setuptools_entrypoints(PROJECT)
+    return manager
+
+
+def host_fingerprint(root: HostPath = Path("/")) -> str:
+    """What tells two states of this machine's root apart: the release, the package databases, the Python packages.
+
+    Not every file: a change that no package database notices is not seen. That is the price of a base without a copy.
+    """
+    digest = hashlib.sha256()
+    for name in ("etc/os-release", "var/lib/dpkg/status", "lib/apk/db/installed", "var/lib/pacman/local/ALPM_DB_VERSION"):
+        path = root / name
+        digest.update(f"{name}\0".encode())
+        if path.is_file():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for pattern in ("var/lib/rpm/*", "usr/lib/sysimage/rpm/*"):
+        for path in sorted(root.glob(pattern)):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for place in ("usr/lib/python3*/dist-packages", "usr/lib/python3*/site-packages", "usr/local/lib/python3*/*-packages"):
+        for path in sorted(root.glob(place)):
+            names = sorted(name for name in os.listdir(path) if name.endswith((".dist-info", ".egg-info")))
+            digest.update("\n".join([str(path.relative_to(root)), *names, ""]).encode())
+    return "sha256:" + digest.hexdigest()
+
+
+def host_config() -> ImageConfig:
+    """The config of the ``host`` base."""
+    return ImageConfig(
+        platform=host_platform(),
+        created="2000-01-01T00:00:00Z",
+        environment=(("PATH", DEFAULT_PATH),),
+        labels={HOST_LABEL: host_fingerprint()},
+    )
+
+
+def is_on_host(config: ImageConfig) -> bool:
+    """Whether an image stands on this machine's root instead of layers of its own."""
+    return HOST_LABEL in config.labels
+
+
+def image_trees(image: Image, store: Store) -> tuple[HostPath, ...]:
+    """All trees that make an image's root, lowest first; ``/`` itself below those of an image built ``FROM host``.
+
+    Raises `Conflict` (code ``host-changed``) if such an image was built on another state of the machine or another machine.
+    """
+    trees = store.layer_trees(image)
+    if not is_on_host(image.config):
+        return trees
+    if image.config.labels[HOST_LABEL] != host_fingerprint():
+        raise Conflict(
+            "this image was built on another machine's root, or this machine's packages have changed since",
+            code="host-changed",
+            remedy="build it again",
+        )
+    return (Path("/"), *trees)
+
+
+def find_base(
+    reference: Reference,
+    platform: Platform,
+    progress: Progress,
+    *,
+    store: Store,
+    pull: Callable[[Reference, Platform, Progress], Image],
+    providers: Callable[[], pluggy.PluginManager] = base_providers,
+    near: Sequence[str] = (),
+    span: SourceSpan | None = None,
+) -> FoundBase:
+    """Look a base up: local store, registry (``pull``), providers. ``near``: stage names, for a suggestion.
+
+    Raises `NotFound` (code ``base-not-found``) that says what each place answered; errors of a provider as they are.
+    """
+    source: str | None = None
+    if reference.name != HOST_NAME:
+        local = store.name_source(reference)
+        if local is not None and runs_on(store.image(local[0]).config.platform, platform):
+            image = store.image(local[0])
+            return _found(reference, image, local[1], store, progress, local=True)
+        try:
+            image = pull(reference, platform, progress)
+            return _found(reference, image, f"registry {reference.domain}", store, progress)
+        except RegistryError as error:
+            if error.code != "registry-unreachable":
+                raise
+            source = f"the registry {reference.domain} cannot be reached"
+        except NotFound as error:
+            source = error.message
+    provided = providers().hook.contain_provide_base(reference=reference, store=store, progress=progress)
+    if provided is not None:
+        image = provided.image
+        if reference.name != HOST_NAME:
+            store.tag(reference, image.digest, source=provided.source)
+        return _found(reference, image, provided.source, store, progress)
+    raise NotFound(
+        f"no image {reference.familiar}: not in the local store; {source}; no base provider makes it",
+        code="base-not-found",
+        span=span,
+        remedy=_suggestion(reference, near),
+    )
+
+
+def _suggestion(reference: Reference, near: Sequence[str]) -> str:
+    from contain.dockerfile.suggestion import suggest
+
+    stage = suggest(reference.familiar.removesuffix(":latest"), near)
+    return f"did you mean the stage {stage!r}?" if stage else "check the name, or `contain import` a root file system under it"
+
+
+def _found(
+    reference: Reference, image: Image, source: str, store: Store, progress: Progress, *, local: bool = False
+) -> FoundBase:
+    where = f"the local store ({source})" if local else source
+    progress.note(f"{reference.familiar}: from {where}, {image.digest}")
+    return FoundBase(
+        image=image,
+        trees=image_trees(image, store),
+        source=BaseSource(name=reference.familiar, digest=image.digest, source=source, local=local),
+    )

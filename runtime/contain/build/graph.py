@@ -1,0 +1,266 @@
+"""Which stages a build needs and what each stands on: from a parsed Dockerfile to a `BuildGraph`. Pure.
+
+What is only known when a base has been found (its config, its ONBUILD triggers) is not decided here but by `contain.build.fold`,
+stage by stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from contain.build.fold import declare_argument, refuse_unsupported
+from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
+from contain.dockerfile.suggestion import suggest
+from contain.dockerfile.words import expand
+from contain.errors import NotFound, SourceSpan, UsageError
+from contain.oci import Platform
+from contain.reference import Reference, parse_reference
+from contain.registry.platform import parse_platform
+
+PROXY_NAMES = frozenset(
+    spelling
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for spelling in (name, name.lower())
+)
+"""Build arguments that need no ARG, and are outside the cache key and the history unless one declares them."""
+
+PREDEFINED = PROXY_NAMES | {"SOURCE_DATE_EPOCH"}
+_DEFAULT_STAGE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchBase:
+    """``FROM scratch``: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageBase:
+    """``FROM`` an earlier stage."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBase:
+    """``FROM`` an image."""
+
+    reference: Reference
+
+
+Base = ScratchBase | StageBase | ImageBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage that is needed. ``dependencies``: stages that must be built before it, in the order in which they are met."""
+
+    index: int
+    stage: Stage
+    base: Base
+    platform: Platform
+    dependencies: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        """The stage's name, or its number."""
+        return self.stage.name or str(self.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildGraph:
+    """``stages``: those that the target needs, each after what it depends on; the target is last. ``skipped``: the others."""
+
+    dockerfile: Dockerfile
+    stages: tuple[StagePlan, ...]
+    target: int
+    platform: Platform
+    skipped: tuple[int, ...]
+    given: Mapping[str, str]
+    global_arguments: Mapping[str, str | None]
+    unused_arguments: tuple[str, ...]
+
+
+def resolve_build(
+    dockerfile: Dockerfile,
+    *,
+    target: str | None,
+    build_args: Mapping[str, str],
+    platform: Platform,
+    host_platform: Platform,
+) -> BuildGraph:
+    """What must be built. Raises `NotFound` (``stage-not-found``), `UsageError`, and `NotSupported` for what cannot be carried out."""
+    target_index = find_target(dockerfile, target)
+    global_arguments = resolve_global_arguments(
+        dockerfile, build_args=build_args, platform=platform, host_platform=host_platform, target=target
+    )
+    plans: dict[int, StagePlan] = {}
+    _visit(dockerfile, target_index, global_arguments, platform, plans, ())
+    return BuildGraph(
+        dockerfile=dockerfile,
+        stages=tuple(plans.values()),
+        target=target_index,
+        platform=platform,
+        skipped=tuple(index for index in range(len(dockerfile.stages)) if index not in plans),
+        given=MappingProxyType(dict(build_args)),
+        global_arguments=global_arguments,
+        unused_arguments=_unused(dockerfile, build_args, global_arguments),
+    )
+
+
+def plan_stage(graph: BuildGraph, index: int) -> StagePlan:
+    """The plan of any stage: also of one that only a base's ONBUILD trigger turned out to need."""
+    for plan in graph.stages:
+        if plan.index == index:
+            return plan
+    plans: dict[int, StagePlan] = {}
+    _visit(graph.dockerfile, index, graph.global_arguments, graph.platform, plans, ())
+    return plans[index]
+
+
+def find_target(dockerfile: Dockerfile, target: str | None) -> int:
+    """The stage that ``--target`` names; the last one by default."""
+    if target is None:
+        return len(dockerfile.stages) - 1
+    index = dockerfile.index_of_stage(target)
+    if index is None:
+        near = suggest(target, dockerfile.stage_names)
+        known = ", ".join(dockerfile.stage_names)
+        raise NotFound(
+            f"{dockerfile.file} has no stage {target!r}",
+            code="stage-not-found",
+            remedy=f"did you mean {near!r}?" if near else f"its stages are: {known}" if known else "it names no stage",
+        )
+    return index
+
+
+def resolve_global_arguments(
+    dockerfile: Dockerfile,
+    *,
+    build_args: Mapping[str, str],
+    platform: Platform,
+    host_platform: Platform,
+    target: str | None,
+) -> Mapping[str, str | None]:
+    """The ARGs before the first FROM and those that describe the platforms: what FROM sees and stages can import."""
+    values: dict[str, str | None] = {
+        "TARGETPLATFORM": str(platform),
+        "TARGETOS": platform.os,
+        "TARGETARCH": platform.architecture,
+        "TARGETVARIANT": platform.variant,
+        "BUILDPLATFORM": str(host_platform),
+        "BUILDOS": host_platform.os,
+        "BUILDARCH": host_platform.architecture,
+        "BUILDVARIANT": host_platform.variant,
+        "TARGETSTAGE": target or _DEFAULT_STAGE,
+    }
+    for instruction in dockerfile.global_args:
+        for declaration in instruction.declarations:
+            default = declaration.default
+            if default is not None:
+                default = expand(default, values.get, escape=dockerfile.escape, span=instruction.span_of(default))
+            values[declaration.name] = declare_argument(
+                declaration.name, default, given=build_args, inherited={}, before=values.get(declaration.name)
+            )
+    return MappingProxyType(values)
+
+
+def _visit(
+    dockerfile: Dockerfile,
+    index: int,
+    global_arguments: Mapping[str, str | None],
+    platform: Platform,
+    plans: dict[int, StagePlan],
+    waiting: tuple[int, ...],
+) -> None:
+    """Plan a stage after everything that it needs."""
+    if index in plans:
+        return
+    stage = dockerfile.stages[index]
+    if index in waiting:
+        names = " -> ".join(dockerfile.stages[each].name or str(each) for each in (*waiting[waiting.index(index) :], index))
+        raise UsageError(f"stages need each other in a circle: {names}", code="circular-stages", span=stage.span)
+    base = _resolve_base(dockerfile, index, global_arguments)
+    own_platform = _resolve_platform(dockerfile, stage, global_arguments, platform)
+    dependencies = [base.index] if isinstance(base, StageBase) else []
+    for instruction in stage.instructions:
+        refuse_unsupported(instruction)
+        needed = _stage_of_copy(dockerfile, index, instruction)
+        if needed is not None and needed not in dependencies:
+            dependencies.append(needed)
+    for each in dependencies:
+        _visit(dockerfile, each, global_arguments, platform, plans, (*waiting, index))
+    plans[index] = StagePlan(index=index, stage=stage, base=base, platform=own_platform, dependencies=tuple(dependencies))
+
+
+def _resolve_base(dockerfile: Dockerfile, index: int, global_arguments: Mapping[str, str | None]) -> Base:
+    stage = dockerfile.stages[index]
+    span = stage.start.span_of(stage.base)
+    name = expand(stage.base, global_arguments.get, escape=dockerfile.escape, span=span)
+    if not name:
+        raise UsageError(
+            f"the image name {stage.base!r} is empty when its variables are put in",
+            code="blank-base",
+            span=span,
+            remedy="declare the variable with a default before the first FROM, or pass it with --build-arg",
+        )
+    if name == "scratch":
+        return ScratchBase()
+    found = dockerfile.index_of_stage(name, before=index, numbers=False)
+    if found is not None:
+        return StageBase(index=found)
+    try:
+        return ImageBase(reference=parse_reference(name))
+    except UsageError as error:
+        error.span = error.span or span
+        raise
+
+
+def _resolve_platform(
+    dockerfile: Dockerfile, stage: Stage, global_arguments: Mapping[str, str | None], default: Platform
+) -> Platform:
+    if stage.platform is None:
+        return default
+    span = stage.start.span_of("--platform")
+    text = expand(stage.platform, global_arguments.get, escape=dockerfile.escape, span=span)
+    if not text:
+        return default
+    try:
+        return parse_platform(text)
+    except UsageError as error:
+        error.span = error.span or span
+        raise
+
+
+def _stage_of_copy(dockerfile: Dockerfile, index: int, instruction: Instruction) -> int | None:
+    if not isinstance(instruction, Copy) or instruction.from_stage is None:
+        return None
+    return find_source_stage(dockerfile, index, instruction.from_stage, span=instruction.span_of(instruction.from_stage))
+
+
+def find_source_stage(dockerfile: Dockerfile, index: int, name: str, *, span: SourceSpan | None) -> int | None:
+    """The stage that ``--from=name`` in stage ``index`` means, or None if it must be an image. Earlier stages come first."""
+    found = dockerfile.index_of_stage(name, before=index)
+    if found is None:
+        found = dockerfile.index_of_stage(name)
+    if found is None and name.isascii() and name.isdigit():
+        raise NotFound(
+            f"--from={name}: the Dockerfile has no such stage",
+            code="stage-not-found",
+            span=span,
+            remedy=f"stages are numbered from 0 to {len(dockerfile.stages) - 1}",
+        )
+    return found
+
+
+def _unused(
+    dockerfile: Dockerfile, build_args: Mapping[str, str], global_arguments: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    declared = set(PREDEFINED) | set(global_arguments)
+    for stage in dockerfile.stages:
+        for instruction in stage.instructions:
+            inner = instruction.instruction if isinstance(instruction, OnBuild) else instruction
+            if isinstance(inner, Arg):
+                declared.update(declaration.name for declaration in inner.declarations)
+    return tuple(sorted(set(build_args) - declared))

@@ -1,0 +1,72 @@
+"""What a build is asked for and what it answers. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from contain.oci import Image, Platform
+from contain.paths import HostPath
+from contain.reference import Reference
+
+DEFAULT_EPOCH_SECONDS = 946_684_800
+"""2000-01-01T00:00:00Z: the time of everything that a build makes, unless ``SOURCE_DATE_EPOCH`` says another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One ``contain build``.
+
+    ``context``: None for a Dockerfile that copies nothing from one. ``dockerfile``: a path; default ``Dockerfile`` in the
+    context. ``dockerfile_text``: the text itself, then ``dockerfile`` only names it in messages. ``platform``: None for this
+    machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`.
+    """
+
+    context: HostPath | None
+    dockerfile: HostPath | None = None
+    dockerfile_text: str | None = None
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tags: tuple[Reference, ...] = ()
+    no_cache: bool = False
+    platform: Platform | None = None
+    strict_modes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildHost:
+    """What a build takes from the machine. Nothing of it reaches an image or a cache key, except ``epoch_seconds``.
+
+    ``proxies``: the host's proxy variables, for RUN. ``ca_bundle``: the host's certificate authorities, for RUN.
+    """
+
+    platform: Platform
+    proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    ca_bundle: HostPath | None = None
+    epoch_seconds: int = DEFAULT_EPOCH_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseSource:
+    """Where one base image came from. ``local``: it was in the store already; ``source`` then says how it got there."""
+
+    name: str
+    digest: str
+    source: str
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """The image, where its bases came from, and how many steps with a layer were taken from the cache or executed."""
+
+    image: Image
+    sources: tuple[BaseSource, ...]
+    cached_steps: int
+    executed_steps: int
+
+    @property
+    def digest(self) -> str:
+        """The image's identity."""
+        return self.image.digest

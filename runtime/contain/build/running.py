@@ -1,0 +1,223 @@
+"""RUN: from a `RunStep` to a container's spec, and the doer that runs it with its output streamed.
+
+What a step may use of the machine while it runs, and what never reaches the image or the cache key: the proxy variables, the
+host's certificate authorities, the resolver. All of it appears below ``/dev``, which is a memory file system of the container, so
+that not even a mount point is left behind.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from contain.build.request import BuildHost
+from contain.build.steps import RunStep
+from contain.errors import BuildStepFailed
+from contain.oci import Platform
+from contain.paths import HostPath
+from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
+
+HOSTNAME = "buildcontainer"
+CA_TARGET = PurePosixPath("/dev/contain/ca-certificates.crt")
+APT_TARGET = PurePosixPath("/dev/contain/apt.conf")
+_APT_TEXT = f'Acquire::https::CAInfo "{CA_TARGET}";\n'
+_CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+)
+_CA_PLACES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+_NETWORKS = {"default": Network.BRIDGE, "none": Network.NONE, "host": Network.HOST}
+_STOP_SIGNAL = 15
+_TAIL_LINES = 30
+_READ_BYTES = 1 << 16
+
+
+def find_ca_bundle(environ: Mapping[str, str]) -> HostPath | None:
+    """The host's bundle of certificate authorities: ``$SSL_CERT_FILE``, else where the distributions keep it."""
+    for place in (environ.get("SSL_CERT_FILE", ""), *_CA_PLACES):
+        if place and os.path.isfile(place):
+            return HostPath(place).resolve()
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """Host files of one RUN: the heredoc script and apt's setting, where they are needed."""
+
+    script: HostPath | None = None
+    apt: HostPath | None = None
+
+
+def write_run_files(step: RunStep, host: BuildHost, directory: HostPath) -> RunFiles:
+    """Put the files that `plan_run` mounts into a scratch directory."""
+    script = apt = None
+    if step.script is not None:
+        script = directory / "script"
+        script.write_text(step.script.body, encoding="utf-8")
+        script.chmod(0o755)
+    if host.ca_bundle is not None:
+        apt = directory / "apt.conf"
+        apt.write_text(_APT_TEXT)
+        apt.chmod(0o644)
+    return RunFiles(script=script, apt=apt)
+
+
+def run_environment(
+    step: RunStep, host: BuildHost, *, proxies_given: Mapping[str, str], home: str
+) -> tuple[tuple[str, str], ...]:
+    """The variables a RUN sees. What the Dockerfile sets wins over everything that the machine brings.
+
+    ``proxies_given``: proxy build arguments that no ARG declares; they win over the host's.
+    """
+    values: dict[str, str] = {**host.proxies, **proxies_given, "HOME": home, "SOURCE_DATE_EPOCH": str(host.epoch_seconds)}
+    if host.ca_bundle is not None:
+        values.update(dict.fromkeys(_CA_VARIABLES, str(CA_TARGET)))
+        values["APT_CONFIG"] = str(APT_TARGET)
+    values.update(step.environment)
+    return tuple(sorted(values.items()))
+
+
+def plan_run(
+    step: RunStep,
+    host: BuildHost,
+    *,
+    container_id: str,
+    layers: tuple[HostPath, ...],
+    upper: HostPath,
+    environment: tuple[tuple[str, str], ...],
+    identity: Identity,
+    files: RunFiles,
+    capabilities: frozenset[str],
+) -> ContainerSpec:
+    """The container of one RUN."""
+    mounts: list[Bind] = []
+    if host.ca_bundle is not None:
+        mounts.append(Bind(source=host.ca_bundle, target=CA_TARGET, read_only=True))
+    if files.apt is not None:
+        mounts.append(Bind(source=files.apt, target=APT_TARGET, read_only=True))
+    if files.script is not None and step.script is not None:
+        mounts.append(Bind(source=files.script, target=PurePosixPath(step.script.path), read_only=True))
+    return ContainerSpec(
+        container_id=container_id,
+        name=f"build-{container_id[:12]}",
+        image_digest="",
+        image_name="",
+        layers=layers,
+        upper=upper,
+        arguments=step.arguments,
+        environment=environment,
+        working_directory=PurePosixPath(step.working_directory),
+        identity=identity,
+        hostname=HOSTNAME,
+        mounts=tuple(mounts),
+        network=_NETWORKS[step.network],
+        limits=Limits(),
+        read_only=False,
+        terminal=False,
+        stop_signal=_STOP_SIGNAL,
+        capabilities=capabilities,
+    )
+
+
+class OutputLog:
+    """Passes a running step's output on as it comes and keeps its last lines."""
+
+    def __init__(self, forward: Callable[[str], None]) -> None:
+        self._forward = forward
+        self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._partial = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        """Bytes as they were read; an unfinished character waits for the rest."""
+        text = self._decoder.decode(data, final)
+        if not text:
+            return
+        self._forward(text)
+        *complete, self._partial = (self._partial + text).split("\n")
+        self._lines.extend(complete)
+        self._partial = self._partial[-4096:]
+
+    @property
+    def tail(self) -> str:
+        """The last lines."""
+        return "\n".join([*self._lines, *([self._partial] if self._partial else [])])
+
+
+def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
+    """Run the container; both output streams go to ``log`` in the order in which they came.
+
+    Raises `BuildStepFailed` with the command's place and the end of its output.
+    """
+    from contain.container import run
+
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    reader = threading.Thread(target=_drain, args=(reading, log), name="build-output", daemon=True)
+    reader.start()
+    try:
+        state = run(spec, stdin=nothing, stdout=writing, stderr=writing)
+    finally:
+        os.close(writing)
+        os.close(nothing)
+        reader.join()
+        os.close(reading)
+    if state.status != 0:
+        raise step_failed(step, status=state.status, why=_why(state.status, out_of_memory=state.out_of_memory), tail=log.tail)
+
+
+def _drain(descriptor: int, log: OutputLog) -> None:
+    while data := os.read(descriptor, _READ_BYTES):
+        log.feed(data)
+    log.feed(b"", final=True)
+
+
+def _why(status: int, *, out_of_memory: bool) -> str:
+    if out_of_memory:
+        return "it was killed because memory ran out"
+    if status > 128:
+        return f"exit code {status} (signal {status - 128})"
+    return f"exit code {status}"
+
+
+def step_failed(step: RunStep, *, status: int, why: str, tail: str) -> BuildStepFailed:
+    """The error of a command that failed."""
+    remedy = ""
+    if status == 127:
+        remedy = "status 127 means that a command was not found in the image"
+    return BuildStepFailed(
+        f"{step.created_by.splitlines()[0]} failed: {why}",
+        span=step.instruction.span,
+        status=status,
+        log_tail=tail,
+        remedy=remedy,
+    )
+
+
+def can_execute(platform: Platform, host: BuildHost) -> bool:
+    """Whether this machine can execute programs of ``platform``."""
+    return (platform.os, platform.architecture) == (host.platform.os, host.platform.architecture)
+
+
+def loopback_proxies(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The proxy variables that name this machine's loopback, which a container with its own network does not reach."""
+    found = []
+    for name, value in values:
+        host = value.split("://", 1)[-1].rsplit("@", 1)[-1]
+        if name.lower().endswith("_proxy") and name.lower() != "no_proxy" and host.startswith(("127.", "localhost", "[::1]")):
+            found.append(name)
+    return tuple(found)

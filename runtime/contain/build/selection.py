@@ -1,0 +1,201 @@
+"""Which files a COPY or ADD copies, and where each goes: the decider of the copy, and the digest of what it reads.
+
+Source of the rules: the Dockerfile reference and BuildKit's ``solver/llbsolver/file`` with ``fsutil/copy``:
+
+* a named or wildcard-matched source is followed if it is a symbolic link, inside its tree; links below it are copied as links;
+* of a directory the contents are copied; a file goes *into* a destination that is a directory or ends with ``/``;
+* the destination's links are followed inside the root; what is missing is created with mode 0755;
+* a wildcard may match nothing (the caller warns); a literal source must exist.
+
+Looks up names and hashes contents through a `Tree`; writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from contain.build.tree import Kind, Lookup, Node, Tree, join, match_paths, parent_of, resolve_path
+from contain.dockerfile.patterns import has_wildcard
+from contain.dockerfile.suggestion import suggest
+from contain.errors import InternalError, NotFound, SourceSpan, UsageError
+
+_LISTED_ENTRIES = 400
+"""Inputs of at most so many entries keep a listing in the cache record, so that a miss can be explained file by file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """One thing to copy: ``name`` is what it will be called inside a directory, ``node`` what it is after following links."""
+
+    name: str
+    node: Node
+    was_link: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """``source`` goes to the canonical path ``target``; a directory's contents go into it."""
+
+    source: Node
+    target: str
+    was_link: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlan:
+    """Directories to have (with their parents), then placements in order."""
+
+    directories: tuple[str, ...]
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputDigest:
+    """What a copy reads, as one digest, with the number of entries and, if they are few, each of them."""
+
+    digest: str
+    entries: int
+    listing: tuple[tuple[str, str], ...]
+
+
+def select_sources(
+    tree: Tree, sources: Sequence[str], *, place: str, span: SourceSpan | None = None
+) -> tuple[tuple[Selected, ...], tuple[str, ...]]:
+    """What the written sources name in ``tree``, and the wildcards that match nothing.
+
+    ``place`` names the tree in messages. Raises `NotFound` (code ``copy-source-not-found``).
+    """
+    selected: list[Selected] = []
+    empty: list[str] = []
+    for source in sources:
+        paths = match_paths(tree, source) if has_wildcard(source) else (_literal(tree, source),)
+        if has_wildcard(source) and not paths:
+            empty.append(source)
+        for path in paths:
+            canonical = resolve_path(tree.lookup, path)
+            node = tree.lookup(canonical)
+            if node is None:
+                raise _missing(tree, source, canonical, place=place, span=span)
+            selected.append(Selected(name=path.rpartition("/")[2], node=node, was_link=canonical != path))
+    return tuple(selected), tuple(empty)
+
+
+def _literal(tree: Tree, source: str) -> str:
+    """The source with ``..`` clamped and links in directories resolved; its own last name kept."""
+    return resolve_path(tree.lookup, source.rstrip("/") or "/", follow_last=False)
+
+
+def _missing(tree: Tree, source: str, path: str, *, place: str, span: SourceSpan | None) -> NotFound:
+    remedy = ""
+    excluded = getattr(tree, "excluded", None)
+    if excluded is not None and excluded(path):
+        remedy = "it exists, but .dockerignore excludes it"
+    else:
+        directory, _, name = path.rpartition("/")
+        parent = tree.lookup(directory)
+        if parent is not None and parent.kind is Kind.DIRECTORY:
+            near = suggest(name, tree.listdir(directory))
+            remedy = f"did you mean {join(directory, near)!r}?" if near else ""
+    return NotFound(f"{source!r} is not in {place}", code="copy-source-not-found", span=span, remedy=remedy)
+
+
+def plan_copy(
+    selected: Sequence[Selected],
+    destination: str,
+    lookup: Lookup,
+    *,
+    into_directory: bool = False,
+    span: SourceSpan | None = None,
+) -> CopyPlan:
+    """Where each selected thing goes. ``destination`` is absolute; a trailing slash (or ``into_directory``) means a directory.
+
+    Raises `UsageError` (codes ``copy-needs-directory``, ``not-a-directory``).
+    """
+    wants_directory = into_directory or destination.endswith(("/", "/.")) or destination in ("", ".")
+    target = resolve_path(lookup, destination)
+    there = lookup(target)
+    if there is not None and there.kind is not Kind.DIRECTORY and (wants_directory or _any_directory(selected)):
+        raise UsageError(f"cannot copy to non-directory: /{target}", code="not-a-directory", span=span)
+    is_directory = wants_directory or there is not None
+    if there is not None and there.kind is not Kind.DIRECTORY:
+        is_directory = False
+    if len(selected) > 1 and not is_directory and not all(item.node.kind is Kind.DIRECTORY for item in selected):
+        raise UsageError(
+            f"several files match, and the destination {destination!r} is not a directory",
+            code="copy-needs-directory",
+            span=span,
+            remedy=f"end it with a slash: {destination}/",
+        )
+    directories: list[str] = []
+    placements: list[Placement] = []
+    for item in selected:
+        if item.node.kind is Kind.DIRECTORY:
+            directories.append(target)
+            placements.append(Placement(source=item.node, target=target, was_link=item.was_link))
+            continue
+        directories.append(target if is_directory else parent_of(target))
+        path = join(target, item.name) if is_directory else target
+        placements.append(Placement(source=item.node, target=path, was_link=item.was_link))
+    if wants_directory and selected:
+        directories.append(target)
+    return CopyPlan(directories=tuple(dict.fromkeys(directories)), placements=tuple(placements))
+
+
+def _any_directory(selected: Sequence[Selected]) -> bool:
+    return any(item.node.kind is Kind.DIRECTORY for item in selected)
+
+
+def walk_source(tree: Tree, node: Node, below: str = "") -> Iterator[tuple[str, Node]]:
+    """A node and all below it as (path relative to the node, node), parents first, names sorted bytewise."""
+    yield below, node
+    if node.kind is Kind.DIRECTORY:
+        for name in tree.listdir(node.path):
+            child = tree.lookup(join(node.path, name))
+            if child is None:
+                raise InternalError(f"{join(node.path, name)!r} vanished while it was read")
+            yield from walk_source(tree, child, join(below, name))
+
+
+def digest_selection(tree: Tree, selected: Sequence[Selected]) -> InputDigest:
+    """The identity of everything the selection holds: names, kinds, modes, owners, link targets, attributes, contents, hard links.
+
+    Times are no part of it, except where a tree's entries keep theirs; then they follow from content that is.
+    """
+    total = hashlib.sha256()
+    listing: list[tuple[str, str]] = []
+    count = 0
+    links: dict[tuple[int, int], str] = {}
+    for item in selected:
+        base = "" if item.node.kind is Kind.DIRECTORY else item.name
+        for relative, node in walk_source(tree, item.node):
+            path = join(base, relative) if relative else base
+            line = describe_entry(tree, node, links, path)
+            count += 1
+            total.update(os.fsencode(f"{len(os.fsencode(path))}:{path}{line}\n"))
+            if count <= _LISTED_ENTRIES:
+                listing.append((path or ".", line))
+        total.update(b"\n")
+    return InputDigest(
+        digest="sha256:" + total.hexdigest(), entries=count, listing=tuple(listing) if count <= _LISTED_ENTRIES else ()
+    )
+
+
+def describe_entry(tree: Tree, node: Node, links: dict[tuple[int, int], str], path: str) -> str:
+    """One entry's identity as text: ``file 644 0:0 <sha256>`` and the like."""
+    text = f" {node.kind.value} {node.mode:o} {node.user_id}:{node.group_id}"
+    if node.hard_link is not None:
+        first = links.setdefault(node.hard_link, path)
+        if first != path:
+            text += f" = {len(os.fsencode(first))}:{first}"
+    if node.kind is Kind.FILE:
+        text += f" {tree.digest(node.path).removeprefix('sha256:')}"
+    elif node.kind is Kind.SYMLINK:
+        text += f" -> {len(os.fsencode(node.link_target))}:{node.link_target}"
+    elif node.kind in (Kind.CHARACTER, Kind.BLOCK):
+        text += f" {node.device[0]}:{node.device[1]}"
+    for name, value in sorted(node.xattrs.items()):
+        text += f" {name}={value.hex()}"
+    return text

@@ -1,0 +1,115 @@
+"""Reads what a build starts from: the Dockerfile, its ignore file, and the machine's part (`BuildHost`). Decides where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from contain.build.graph import PROXY_NAMES
+from contain.build.request import DEFAULT_EPOCH_SECONDS, BuildHost, BuildRequest
+from contain.build.running import find_ca_bundle
+from contain.dockerfile.instructions import Dockerfile
+from contain.dockerfile.parse import parse_dockerfile
+from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
+from contain.errors import HostError, NotFound, UsageError
+from contain.paths import HostPath
+from contain.registry.platform import host_platform
+
+EPOCH_NAME = "SOURCE_DATE_EPOCH"
+_LARGEST_FILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSources:
+    """A parsed Dockerfile, what the context leaves out, and the name that its cached steps are filed under."""
+
+    dockerfile: Dockerfile
+    ignore: IgnorePatterns
+    position: str
+
+
+def read_sources(request: BuildRequest) -> BuildSources:
+    """Raises `NotFound` (``dockerfile-not-found``, ``context-not-found``), `UsageError` for what is wrong in the files."""
+    if request.context is not None and not request.context.is_dir():
+        raise NotFound(f"the build context {str(request.context)!r} is not a directory", code="context-not-found")
+    if request.dockerfile_text is not None:
+        name = str(request.dockerfile or "Dockerfile")
+        dockerfile = parse_dockerfile(request.dockerfile_text, file=name)
+        return BuildSources(
+            dockerfile=dockerfile, ignore=_read_ignore(None, request.context), position=f"{request.context or ''}|{name}"
+        )
+    path = find_dockerfile(request)
+    text = _read_text(path)
+    return BuildSources(
+        dockerfile=parse_dockerfile(text, file=_shown(path)),
+        ignore=_read_ignore(path, request.context),
+        position=str(path.absolute()),
+    )
+
+
+def find_dockerfile(request: BuildRequest) -> HostPath:
+    """The path given, else ``Dockerfile``, else ``dockerfile`` in the context."""
+    if request.dockerfile is not None:
+        if not request.dockerfile.is_file():
+            raise NotFound(f"there is no Dockerfile at {str(request.dockerfile)!r}", code="dockerfile-not-found")
+        return request.dockerfile
+    if request.context is None:
+        raise UsageError("a build needs a context or the text of a Dockerfile", code="nothing-to-build")
+    for name in ("Dockerfile", "dockerfile"):
+        if (request.context / name).is_file():
+            return request.context / name
+    raise NotFound(
+        f"there is no Dockerfile in {str(request.context)!r}", code="dockerfile-not-found", remedy="name it with -f PATH"
+    )
+
+
+def _shown(path: HostPath) -> str:
+    """A path as a reader here would write it."""
+    try:
+        return str(path.absolute().relative_to(HostPath.cwd()))
+    except (ValueError, FileNotFoundError):
+        return str(path)
+
+
+def _read_ignore(dockerfile: HostPath | None, context: HostPath | None) -> IgnorePatterns:
+    places = [] if dockerfile is None else [dockerfile.with_name(dockerfile.name + ".dockerignore")]
+    if context is not None:
+        places.append(context / ".dockerignore")
+    for place in places:
+        if place.is_file():
+            return parse_dockerignore(_read_text(place), file=_shown(place))
+    return IgnorePatterns()
+
+
+def _read_text(path: HostPath) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HostError(f"cannot read {path}", call="open", path=str(path), errno=error.errno or 0) from error
+    if len(data) > _LARGEST_FILE_BYTES:
+        raise UsageError(f"{_shown(path)} is larger than {_LARGEST_FILE_BYTES >> 20} MiB", code="file-too-large")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{_shown(path)} is not UTF-8: {error}", code="not-utf-8") from error
+
+
+def read_build_host(environ: Mapping[str, str] | None = None, *, build_args: Mapping[str, str] | None = None) -> BuildHost:
+    """This machine's part in a build. ``SOURCE_DATE_EPOCH``: the build argument, else the variable, else the default.
+
+    Raises `UsageError` (code ``bad-epoch``).
+    """
+    environ = os.environ if environ is None else environ
+    text = (build_args or {}).get(EPOCH_NAME) or environ.get(EPOCH_NAME) or str(DEFAULT_EPOCH_SECONDS)
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise UsageError(
+            f"{EPOCH_NAME}={text!r} is not a time", code="bad-epoch", remedy="give the seconds since 1970, a whole number"
+        )
+    return BuildHost(
+        platform=host_platform(),
+        proxies=MappingProxyType({name: environ[name] for name in sorted(PROXY_NAMES) if environ.get(name)}),
+        ca_bundle=find_ca_bundle(environ),
+        epoch_seconds=int(text),
+    )

@@ -1,0 +1,59 @@
+"""What one instruction of a Dockerfile comes to, once the variables are known: the steps of a build. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contain.dockerfile.instructions import Instruction, ScriptFile
+from contain.dockerfile.literals import ModeChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataStep:
+    """Changes the image's config only: no layer, no cache."""
+
+    instruction: Instruction
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkdirStep:
+    """``WORKDIR``: the directory must be there; what is missing is made with mode 0755 for ``user``."""
+
+    instruction: Instruction
+    created_by: str
+    path: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStep:
+    """``RUN``. ``environment`` is what counts for the result: ENV and declared ARGs. ``network``: default, none, host."""
+
+    instruction: Instruction
+    created_by: str
+    arguments: tuple[str, ...]
+    script: ScriptFile | None
+    environment: tuple[tuple[str, str], ...]
+    network: str
+    user: str
+    working_directory: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStep:
+    """``COPY`` and ``ADD``. ``destination`` is absolute; a trailing slash means a directory. ``source_name`` is ``--from``."""
+
+    instruction: Instruction
+    created_by: str
+    sources: tuple[str, ...]
+    documents: tuple[tuple[str, str], ...]  # heredocs: name, content
+    destination: str
+    source_name: str | None
+    chown: str | None
+    chmod: str | None
+    mode: ModeChange | None
+    unpack: bool
+
+
+Step = MetadataStep | WorkdirStep | RunStep | CopyStep
