@@ -1,4 +1,8 @@
-"""The options that the tests take. Nothing else is registered here."""
+"""The options that the tests take. Nothing else is registered here.
+
+Without paths on the command line, write ``--option=VALUE``: pytest finds this file by its ``testpaths`` only if it sees no
+argument that could be a path.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ class SourceSpan:
         if not self.text:
             return where
         number = str(self.line)
-        caret = " " * (self.column - 1) + "^" * max(1, min(self.length, len(self.text) - self.column + 1))
+        # A tab above stays a tab below, so that the caret stands right whatever the terminal's tab stops are.
+        indent = "".join("\t" if character == "\t" else " " for character in self.text[: self.column - 1])
+        caret = indent + "^" * max(1, min(self.length, len(self.text) - self.column + 1))
         return f"{where}\n {number} | {self.text}\n {' ' * len(number)} | {caret}"
 
 

@@ -170,3 +170,10 @@ def test_directives_are_recorded() -> None:
 def test_an_empty_line_inside_an_instruction_is_a_finding() -> None:
     dockerfile = parse_dockerfile("FROM a\nRUN a \\\n\n  b\nRUN c \\\n  # comment\n  d\n")
     assert [(finding.rule, finding.span.line) for finding in dockerfile.findings] == [("NoEmptyContinuation", 3)]
+
+
+def test_the_caret_stands_under_its_word_behind_tabs() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_dockerfile("FROM a\n\tCOPY\t--chwon=1 a b")
+    assert caught.value.span is not None
+    assert caught.value.span.render().split("\n")[1:] == [" 2 | \tCOPY\t--chwon=1 a b", "   | \t    \t^^^^^^^^^"]
