@@ -13,10 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 from errno import EINPROGRESS, ETIMEDOUT
 from os import strerror
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3 import connection, connectionpool, exceptions
+
+if TYPE_CHECKING:
+    from urllib3._base_connection import BaseHTTPConnection  # not there at run time
 
 _STAGGER_SECONDS = 0.25
 
@@ -105,6 +108,11 @@ class _PlainPool(connectionpool.HTTPConnectionPool):
 
 class _TlsPool(connectionpool.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+    def _validate_conn(self, conn: BaseHTTPConnection) -> None:
+        # As urllib3 does, without its warning about a certificate that the user's configuration told us not to verify.
+        if conn.is_closed:
+            conn.connect()
 
 
 def with_own_connections(pools: urllib3.PoolManager) -> urllib3.PoolManager:

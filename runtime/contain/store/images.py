@@ -224,10 +224,11 @@ class Images:
 
     def name_source(self, reference: Reference) -> tuple[str, str] | None:
         """What a name points at, and where that came from. A reference with a digest is found by the digest, whatever its
-        tag says."""
+        tag says; the digest of an index by the name that the pulled image was given."""
+        row: list[tuple[object, ...]] = []
         if reference.digest is not None:
             row = self._database.rows("SELECT digest, source FROM images WHERE digest = ?", (reference.digest,))
-        else:
+        if not row:
             row = self._database.rows("SELECT digest, source FROM names WHERE name = ?", (_row_name(reference),))
         return (str(row[0][0]), str(row[0][1])) if row else None
 
@@ -367,6 +368,8 @@ def no_such_image(text: str) -> NotFound:
 
 
 def _row_name(reference: Reference) -> str:
+    if reference.digest is not None:  # never a tag's row: `app:1@sha256:…` says nothing about what `app:1` is
+        return f"{reference.name}@{reference.digest}"
     return f"{reference.name}:{reference.tag or 'latest'}"
 
 
