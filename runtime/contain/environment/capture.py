@@ -38,7 +38,7 @@ class FileEntry(Protocol):
     @property
     def path(self) -> PurePosixPath | str: ...  # noqa: D102
     @property
-    def kind(self) -> str: ...  # noqa: D102
+    def kind(self) -> object: ...  # noqa: D102 - an enumeration's member or its value
     @property
     def mode(self) -> int: ...  # noqa: D102
     @property
@@ -47,6 +47,8 @@ class FileEntry(Protocol):
     def gid(self) -> int: ...  # noqa: D102
     @property
     def size(self) -> int: ...  # noqa: D102
+    @property
+    def host_stat(self) -> os.stat_result: ...  # noqa: D102
     @property
     def link_target(self) -> str: ...  # noqa: D102
     def open(self) -> BinaryIO: ...  # noqa: D102
@@ -96,17 +98,17 @@ def _sha256(stream: BinaryIO) -> str:
 def file_digest(entry: FileEntry, cache: DigestCache | None) -> str:
     """``sha256:<hex>`` of an entry's content, `UNREADABLE` if it cannot be read."""
     try:
-        with entry.open() as stream:
-            if cache is None:
-                return _sha256(stream)
-            status = os.fstat(stream.fileno())
-            known = cache.lookup(status)
-            if known is None:
-                known = _sha256(stream)
-                cache.remember(status, known)
+        known = cache.lookup(entry.host_stat) if cache is not None else None
+        # The cache is shared with others, who may keep digests of another kind in it.
+        if known is not None and known.startswith("sha256:"):
             return known
+        with entry.open() as stream:
+            digest = _sha256(stream)
     except (OSError, ContainError):
         return UNREADABLE
+    if cache is not None:
+        cache.remember(entry.host_stat, digest)
+    return digest
 
 
 def capture_image(
@@ -213,22 +215,10 @@ def capture_root(
     )
 
 
-_KINDS = {
-    "char": "char",
-    "chr": "char",
-    "character": "char",
-    "blk": "block",
-    "dir": "directory",
-    "link": "symlink",
-    "regular": "file",
-}
-
-
 def _gather(entry: FileEntry, gathered: _Gathered, contents: dict[str, FileEntry]) -> None:
     path = "/" + str(entry.path).strip("/")
-    if path in {"/", "/."}:
-        return
-    kind = _KINDS.get(str(entry.kind), str(entry.kind))
+    kind = str(getattr(entry.kind, "value", entry.kind))
+    kind = "char" if kind == "character" else kind
     regular, link = kind == "file", kind == "symlink"
     attributes: Mapping[str, bytes] = getattr(entry, "xattrs", {})
     device = getattr(entry, "device", None)
@@ -472,11 +462,16 @@ class _DirectoryEntry:
     mode: int
     uid: int
     gid: int
-    size: int
+    host_stat: os.stat_result
     link_target: str
     device: tuple[int, int] | None
     location: str
     xattrs: Mapping[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return self.host_stat.st_size
 
     def open(self) -> BinaryIO:
         """The content, without following a link that appeared meanwhile and without blocking on a FIFO."""
@@ -534,6 +529,7 @@ class DirectoryFiles:
 
     def walk(self) -> Iterator[_DirectoryEntry]:
         """Every path below the root, sorted within its directory, skipped directories left out. What vanishes is passed over."""
+        yield self._entry("/", self.root, os.lstat(self.root))
         pending = [""]
         while pending:
             directory = pending.pop()
@@ -548,7 +544,7 @@ class DirectoryFiles:
                 if path in self.skips:
                     continue
                 try:
-                    entry = self._entry(path, item)
+                    entry = self._entry(path, item.path, item.stat(follow_symlinks=False))
                 except OSError:
                     continue
                 yield entry
@@ -556,22 +552,21 @@ class DirectoryFiles:
                     below.append(path)
             pending.extend(reversed(below))
 
-    def _entry(self, path: str, item: os.DirEntry[str]) -> _DirectoryEntry:
-        status = item.stat(follow_symlinks=False)
+    def _entry(self, path: str, location: str, status: os.stat_result) -> _DirectoryEntry:
         kind = _STAT_KINDS[status.st_mode >> 12]
         attributes: dict[str, bytes] = {}
         if kind == "file" and status.st_mode & 0o111:  # capabilities matter only on what can be executed
             with suppress(OSError):  # none, or a file system without them
-                attributes["security.capability"] = os.getxattr(item.path, "security.capability", follow_symlinks=False)
+                attributes["security.capability"] = os.getxattr(location, "security.capability", follow_symlinks=False)
         return _DirectoryEntry(
             path=path,
             kind=kind,
             mode=status.st_mode & 0o7777,
             uid=status.st_uid,
             gid=status.st_gid,
-            size=status.st_size,
-            link_target=os.readlink(item.path) if kind == "symlink" else "",
+            host_stat=status,
+            link_target=os.readlink(location) if kind == "symlink" else "",
             device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in {"char", "block"} else None,
-            location=item.path,
+            location=location,
             xattrs=attributes,
         )

@@ -351,7 +351,7 @@ def explain(diff: EnvironmentDiff, evidence: FailureEvidence, *, limit: int = 5)
 
 
 def _cause(members: Sequence[tuple[float, str, _Candidate]]) -> LikelyCause:
-    # Within one topic the setting comes before what follows from it: LANG before "effective LC_CTYPE".
+    # Within one topic the setting comes before what follows from it: LANG before "effective".
     ordered = sorted(members, key=lambda member: (-member[0], *_telling(member[2])))
     score, why, head = ordered[0]
     title, before, after = _headline(head)

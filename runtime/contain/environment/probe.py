@@ -123,14 +123,12 @@ def initial_environment() -> dict[str, str]:
 def locale_facts(environ: Mapping[str, str]) -> Facts:
     """What setlocale(3) makes of the variables. The locale of the calling process is put back."""
     facts: Facts = {name: value for name, value in environ.items() if name in ("LANG", "LANGUAGE") or name.startswith("LC_")}
-    categories = ("LC_CTYPE", "LC_COLLATE", "LC_TIME", "LC_NUMERIC", "LC_MONETARY", "LC_MESSAGES")
     before = locale.setlocale(locale.LC_ALL)
     try:
-        for name in categories:
-            try:
-                facts["effective " + name] = locale.setlocale(getattr(locale, name), "")
-            except locale.Error as error:
-                facts["effective " + name] = "refused: " + str(error)
+        try:
+            facts["effective"] = locale.setlocale(locale.LC_ALL, "")
+        except locale.Error as error:
+            facts["effective"] = "refused: " + str(error)
         facts["preferred encoding"] = locale.getpreferredencoding(False)
     finally:
         locale.setlocale(locale.LC_ALL, before)

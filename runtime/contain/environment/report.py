@@ -164,7 +164,7 @@ def _verdict(diff: EnvironmentDiff, page: _Page) -> list[str]:
     counts = diff.counts()
     total = sum(number for _, number in counts)
     noise = sum(len(group.keys) for group in diff.noise)
-    grade = f"grade {diff.grade}: {GRADES[diff.grade]}" if diff.grade else "no grade of equality"
+    grade = f"grade {diff.grade}: {GRADES[diff.grade]}" if diff.grade else "grade: none"
     reason = f" ({diff.grade_reason})" if diff.grade_reason else ""
     runtime = {
         "same": "; running: same facts (G4)",
@@ -186,7 +186,7 @@ def _verdict(diff: EnvironmentDiff, page: _Page) -> list[str]:
     head += ["  " + line for line in _wrapped(grade + reason + runtime, page.width - 2)]
     for label, side in (("", diff.a), ("", diff.b)):
         described = _described(side)
-        if described:
+        if described != side.name:
             head.append(page.fit(f"  {label}{side.name}: {described}"))
     return head
 
@@ -250,7 +250,12 @@ def _facts(title: str) -> Callable[[EnvironmentDiff, _Page, bool], list[_Section
         found = [difference for difference in diff.differences if DIMENSIONS[difference.dimension].section == title]
         one_label = {difference.dimension for difference in found} == {"image-config"}
         rows = [
-            ("" if one_label else difference.dimension, difference.key, *_values(difference), _also(difference))
+            (
+                "" if one_label else _LABELS.get(difference.dimension, difference.dimension),
+                difference.key,
+                *_values(difference),
+                _also(difference),
+            )
             for difference in found
         ]
         return [_Section(title, page.columns(rows), len(rows))] if rows else []
@@ -258,8 +263,11 @@ def _facts(title: str) -> Callable[[EnvironmentDiff, _Page, bool], list[_Section
     return build
 
 
+_LABELS = {"image-environment": "image", "environment": "process"}
+
+
 def _also(difference: Difference) -> str:
-    return f"also in {', '.join(difference.also)}" if difference.also else difference.note
+    return f"also in {', '.join(_LABELS.get(name, name) for name in difference.also)}" if difference.also else difference.note
 
 
 def _values(difference: Difference) -> tuple[str, str]:
@@ -273,7 +281,7 @@ def _values(difference: Difference) -> tuple[str, str]:
         if not only_before and not only_after:
             return ", ".join(before), f"{', '.join(after)} (another order)"
         same = len(before) - len(only_before)
-        rest = f" (+{same} same)" if same else ""
+        rest = f"{same} same" if same else ""
         return _listed(only_before, rest), _listed(only_after, rest)
     if difference.dimension in {"limits", "ulimits"}:
         return _limit_text(before), _limit_text(after)
@@ -281,7 +289,7 @@ def _values(difference: Difference) -> tuple[str, str]:
 
 
 def _listed(items: Iterable[str], rest: str) -> str:
-    return (", ".join(items) or "(nothing)") + rest
+    return " + ".join(part for part in (", ".join(items), rest) if part) or "(nothing)"
 
 
 def _hidden(value: Value | None) -> str:
@@ -308,7 +316,7 @@ def _files(diff: EnvironmentDiff, page: _Page, everything: bool) -> list[_Sectio
     total = diff.differing_paths
     if not total:
         return []
-    lines = [page.fit("  " + account(diff))]
+    lines = ["  " + line for line in _wrapped(account(diff), page.width - 2)]
     for group in diff.changed_groups:
         aspects = sorted({aspect for found in group.differences for aspect in found.aspects or (found.change,)})
         detail = f"{_plural(len(group.differences), 'file')} of the same version differ: {', '.join(aspects)}"
@@ -334,7 +342,7 @@ def account(diff: EnvironmentDiff) -> str:
     parts = []
     if explained:
         number = sum(len(group.differences) for group in explained)
-        parts.append(f"{number} of the {_plural(len(explained), 'package')} above")
+        parts.append(f"{number} in {_plural(len(explained), 'package')} listed above")
     if altered:
         number = sum(len(group.differences) for group in altered)
         parts.append(f"{number} altered in {_plural(len(altered), 'equal package')}")
