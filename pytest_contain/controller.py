@@ -114,11 +114,12 @@ class Controller:
 
     def worker_start(self) -> WorkerStart:
         """What the workers are told."""
-        writer = self.config.get_terminal_writer()
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        coloured = reporter is not None and self.config.get_terminal_writer().hasmarkup
         extra = [
             WorkerTokens(tokens=("-o", "addopts=")),
             WorkerTokens(tokens=(f"--rootdir={self.config.rootpath}",)),
-            WorkerTokens(tokens=(f"--color={'yes' if writer.hasmarkup else 'no'}",)),
+            WorkerTokens(tokens=(f"--color={'yes' if coloured else 'no'}",), optional_name="--color"),
         ]
         names = [f"@{settings.name}" for settings in self.settings] if len(self.settings) > 1 else []
         arguments = [_without_suffix(group, names) for group in self.split.worker]
@@ -206,8 +207,6 @@ class Controller:
         if early:
             self.end_as(early[0])
         known = [collection for collection in self.collections if collection.root_number is not None]
-        if not known and endings:
-            self.end_as(endings[0])
         replay(session, known)
         if endings:
             self.end_as(endings[0])
@@ -229,8 +228,9 @@ class Controller:
             self.stop(ended.cause)
         text = ended.log.rstrip("\n")
         if ended.status == pytest.ExitCode.USAGE_ERROR:
-            lines = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.strip()]
-            raise pytest.UsageError(*(lines or ["the pytest inside refused its arguments"]))
+            text = text.replace("pytest.main()", "pytest")
+            errors = [part.rstrip() for part in f"\n{text}".split("\nERROR: ") if part.strip()]
+            raise pytest.UsageError(*(errors or ["the pytest inside refused its arguments"]))
         if ended.status == pytest.ExitCode.INTERNAL_ERROR:
             raise InternalErrorInside("\n" + text.replace("INTERNALERROR> ", ""))
         if ended.status == pytest.ExitCode.TESTS_FAILED:
@@ -291,7 +291,7 @@ class Controller:
         if not self.ran or terminalreporter.no_summary or self.config.get_verbosity() < 0:
             return
         for lane in self.lanes.values():
-            used = lane.containers_used
+            used = len(lane.used)
             text = f"{lane.name}: {used} container{'' if used == 1 else 's'}"
             if lane.prepared.build_seconds >= 0.5:
                 text += f", image built in {lane.prepared.build_seconds:.1f} s"

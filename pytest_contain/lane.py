@@ -123,7 +123,7 @@ class Lane:
         self.worker: WorkerProcess
         self.waiting: deque[Child] = deque()
         self.children: dict[int, Child] = {}
-        self.containers_used = 0
+        self.used: set[int] = set()  # the children that ran a test
         self.digest = ""
         self.info: Message = {}
         self._backend = backend

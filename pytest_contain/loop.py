@@ -29,7 +29,6 @@ from pytest_contain.lane import Child, Lane
 from pytest_contain.reports import (
     Death,
     Phase,
-    count_failed_subtest,
     crash_report,
     explain_death,
     explain_leftovers,
@@ -143,7 +142,7 @@ class Loop:
                 for key, _ in self.selector.select(self.patience()):
                     if isinstance(key.data, Lane):
                         self.hear_worker(key.data)
-                    else:
+                    elif key.data[1].channel.fileno() >= 0:  # an event of the same round may have ended it
                         self.hear_child(key.data)
                 self.watch()
         finally:
@@ -168,7 +167,6 @@ class Loop:
             if not lane.waiting:
                 raise lane.lost("before all tests ran")
             child = lane.waiting.popleft()
-            lane.containers_used += 1
             self.start(group, child)
             busy += 1
         if not stopping:
@@ -268,7 +266,7 @@ class Loop:
         """Messages of a child."""
         _, child = source
         self.drain(child)
-        if child.channel.at_end:
+        if child.channel.at_end and child.channel.fileno() >= 0:
             self.selector.unregister(child.channel)
             child.closed_at = time.monotonic()
 
@@ -498,11 +496,10 @@ class Loop:
         elif kind == "warning":
             self.config.hook.pytest_warning_recorded.call_historic(kwargs=value)
         else:
-            if test.group.lane.info.get("builtin_subtests"):
-                count_failed_subtest(self.config, value)
             hook.pytest_runtest_logreport(report=value)
 
     def tell_end(self, test: Test) -> None:
         """The test's last hook; then the session may want to stop."""
+        test.group.lane.used.add(test.child.identity)
         test.item.ihook.pytest_runtest_logfinish(nodeid=test.item.nodeid, location=test.item.location)
         self.check_stop()

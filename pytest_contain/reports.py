@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+from _pytest._code.code import TerminalRepr
+from _pytest._io import TerminalWriter
 
 from pytest_contain.backend import SandboxVerdict, Uneventful
 
@@ -22,6 +24,18 @@ Phase = Literal["setup", "call", "teardown"]
 
 _PHASES: tuple[Phase, ...] = ("setup", "call", "teardown")
 _SIZE_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+class TextRepr(TerminalRepr):
+    """A failure whose own class knows how to show it, of which only the text came."""
+
+    def __init__(self, text: str, *, red: bool) -> None:
+        self.text = text
+        self.red = red
+
+    def toterminal(self, out: TerminalWriter) -> None:
+        """The text."""
+        out.line(self.text, red=self.red)
 
 
 def rebuild_report(config: pytest.Config, data: dict[str, Any]) -> Any:
@@ -34,12 +48,22 @@ def rebuild_report(config: pytest.Config, data: dict[str, Any]) -> Any:
     data["sections"] = [(str(name), str(content)) for name, content in data.get("sections") or ()]
     if data.get("user_properties") is not None:
         data["user_properties"] = [(str(name), value) for name, value in data["user_properties"]]
+    repr_class = data.pop("$contain_repr", None)
+    failed_subtests = data.pop("$contain_failed_subtests", 0)
+    context = data.get("_subtest.context")
+    values = dict(context["kwargs"]) if isinstance(context, dict) and isinstance(context.get("kwargs"), dict) else None
     try:
         report = config.hook.pytest_report_from_serializable(config=config, data=data)
     except Exception as error:
         raise ValueError(f"a report that cannot be rebuilt: {type(error).__name__}: {error}") from error
     if report is None:
         raise ValueError(f"a report of an unknown type: {data.get('$report_type') or data.get('_report_type')!r}")
+    if repr_class is not None and isinstance(report.longrepr, str):
+        report.longrepr = TextRepr(report.longrepr, red=repr_class == "CollectErrorRepr")
+    if isinstance(failed_subtests, int) and failed_subtests:
+        count_failed_subtests(config, report, failed_subtests)
+    if values is not None and hasattr(report, "context"):
+        object.__setattr__(report.context, "kwargs", values)  # they are reprs already; making the context took reprs of them
     return report
 
 
@@ -191,13 +215,12 @@ def crash_report(item: pytest.Item, when: Phase, text: str, **rest: Any) -> pyte
     return report
 
 
-def count_failed_subtest(config: pytest.Config, report: Any) -> None:
-    """pytest fails a test at its end if parts of it failed; it counts those where they happened, which was inside."""
+def count_failed_subtests(config: pytest.Config, report: Any, count: int) -> None:
+    """pytest fails a test at its end if parts of it failed; it counted those where they happened, which was inside."""
     try:
         from _pytest import subtests
     except ImportError:  # pytest < 9
         return
-    if isinstance(report, subtests.SubtestReport) and report.failed:
-        counts: Any = config.stash.get(subtests.failed_subtests_key, None)
-        if counts is not None:
-            counts[getattr(report, "id", report.nodeid)] += 1
+    counts: Any = config.stash.get(subtests.failed_subtests_key, None)
+    if counts is not None:
+        counts[getattr(report, "id", report.nodeid)] = count

@@ -29,6 +29,12 @@ from typing import Any
 
 import pytest
 
+failed_subtests_key: Any
+try:
+    from _pytest.subtests import failed_subtests_key
+except ImportError:  # pytest < 9
+    failed_subtests_key = None
+
 LONGEST_SECTION = 1 << 20  # characters of captured output kept per section of a report
 LONGEST_REPR = 200
 CHANNEL_DESCRIPTOR_FROM = 700  # out of the way of tests that close "all" descriptors
@@ -156,7 +162,6 @@ class Inside:
     def pytest_sessionstart(self, session: Any) -> None:
         """Remember it for the children, and say what the environment's pytest is."""
         self.session = session
-        subtests = any(name in sys.modules for name in ("_pytest.subtests",))
         plugins = sorted(
             {f"{dist.project_name} {dist.version}" for _, dist in self.config.pluginmanager.list_plugin_distinfo()}
         )
@@ -164,7 +169,6 @@ class Inside:
             "type": "configured",
             "pytest": pytest.__version__,
             "rootdir": str(self.config.rootpath),
-            "builtin_subtests": subtests,
             "plugins": plugins,
         }
         self.send(message)
@@ -279,6 +283,11 @@ class Inside:
         longrepr = data.get("longrepr")
         if isinstance(longrepr, str):
             data["longrepr"] = shorten(longrepr)
+            if not isinstance(report.longrepr, str):
+                data["$contain_repr"] = type(report.longrepr).__name__
+        counts = self.config.stash.get(failed_subtests_key, None) if failed_subtests_key is not None else None
+        if counts and report.when == "call" and not hasattr(report, "context"):
+            data["$contain_failed_subtests"] = counts.get(getattr(report, "id", report.nodeid), 0)
         return data
 
     @pytest.hookimpl(tryfirst=True)

@@ -22,7 +22,7 @@ from contain.declared import EnvironmentSettings
 from contain.progress import Progress
 from pytest_contain.backend import PreparedEnvironment, SandboxVerdict, Suite, Uneventful
 
-ENTRY = '''
+ENTRY = """
 import os, socket
 
 def fork_into(details, fds):
@@ -33,7 +33,7 @@ def fork_into(details, fds):
         report.send(str(os.getpid()).encode())
         report.close()
     return pid
-'''
+"""
 
 
 class PlainSandbox:
@@ -83,7 +83,12 @@ class PlainSession:
         self.verdict = verdict
 
     def start_worker(
-        self, arguments: Sequence[str], environment: Sequence[tuple[str, str]], *, stdio: tuple[int, int, int], fds: Sequence[int]
+        self,
+        arguments: Sequence[str],
+        environment: Sequence[tuple[str, str]],
+        *,
+        stdio: tuple[int, int, int],
+        fds: Sequence[int],
     ) -> PlainWorker:
         high = [os.dup(number) for number in (*stdio, *fds)]
         actions = [(os.POSIX_SPAWN_DUP2, number, place) for place, number in enumerate(high)]
