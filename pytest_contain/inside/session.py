@@ -280,6 +280,7 @@ class Inside:
         if report.sections:
             report.sections = [(str(name), shorten(str(content))) for name, content in report.sections]
         data: dict[str, Any] = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        data.pop("call", None)  # of a collector: lives only here
         longrepr = data.get("longrepr")
         if isinstance(longrepr, str):
             data["longrepr"] = shorten(longrepr)
