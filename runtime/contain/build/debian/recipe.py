@@ -138,7 +138,8 @@ dpkg --audit > /tmp/audit
 if [ -s /tmp/audit ]; then cat /tmp/audit; exit 1; fi
 
 # What tells one run from another.
-rm -rf /tmp/* /run/* /var/log/apt/* /var/log/*.log /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache
+find /run -mindepth 1 ! -path /run/lock -delete
+rm -rf /tmp/* /var/log/apt/* /var/log/*.log /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache
 rm -f /var/cache/debconf/*-old /var/lib/dpkg/*-old /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow- /etc/subuid- /etc/subgid-
 rm -f /etc/.pwd.lock /var/lib/dpkg/lock /var/lib/dpkg/lock-frontend /var/lib/dpkg/triggers/Lock
 find /var/lib/apt/lists -type f -delete
