@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import selectors
 import socket
-import time
 from collections import deque
 from collections.abc import Sequence
 from errno import EINPROGRESS, ETIMEDOUT
 from os import strerror
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -28,7 +28,7 @@ def connect(host: str, port: int, *, seconds: float) -> socket.socket:
     """A connected TCP socket within ``seconds``: every address gets its turn `_STAGGER_SECONDS` after the one before, or as
     soon as that one failed. Raises `socket.gaierror`, `TimeoutError`, or the last address's `OSError`."""
     waiting = deque(_interleaved(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)))
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     failure: OSError = TimeoutError(ETIMEDOUT, strerror(ETIMEDOUT))
     with selectors.DefaultSelector() as selector:
         try:
@@ -47,7 +47,7 @@ def connect(host: str, port: int, *, seconds: float) -> socket.socket:
                         failure = OSError(number, strerror(number))
                         continue
                     selector.register(sock, selectors.EVENT_WRITE)
-                left = deadline - time.monotonic()
+                left = deadline - monotonic()
                 if left <= 0:
                     raise TimeoutError(ETIMEDOUT, strerror(ETIMEDOUT))
                 for key, _ in selector.select(min(left, _STAGGER_SECONDS) if waiting else left):

@@ -258,7 +258,7 @@ class FaultyRegistry:
             handler.wfile.write(data if cut is None else data[:cut])
             handler.wfile.flush()
             if fault is not None and fault.stall:
-                self.released.wait(30)
+                self.released.wait()
 
     def _behave(self, seen: Seen, *, ignore_range: bool) -> tuple[int, dict[str, str], bytes]:
         path = urlsplit(seen.path).path
