@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from contain.errors import UsageError
 
 _DOMAIN_PART = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = re.compile(rf"^(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?$")
-_PATH = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$")
-_TAG = re.compile(r"^\w[\w.-]{0,127}$", re.ASCII)
-_DIGEST = re.compile(r"^sha256:[a-f0-9]{64}$")
+_DOMAIN = re.compile(rf"^(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?\Z")
+_PATH = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
+_TAG = re.compile(r"^\w[\w.-]{0,127}\Z", re.ASCII)
+_DIGEST = re.compile(r"^sha256:[a-f0-9]{64}\Z")
 _LONGEST_NAME = 255
 
 DEFAULT_DOMAIN = "docker.io"

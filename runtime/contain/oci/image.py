@@ -28,7 +28,7 @@ MEDIA_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 MEDIA_DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MEDIA_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
-DIGEST_PATTERN = re.compile(r"^sha256:[a-f0-9]{64}$")
+DIGEST_PATTERN = re.compile(r"^sha256:[a-f0-9]{64}\Z")
 
 
 def _nothing() -> Mapping[str, str]:

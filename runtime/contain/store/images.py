@@ -370,7 +370,7 @@ def no_such_image(text: str) -> NotFound:
 def _row_name(reference: Reference) -> str:
     if reference.digest is not None:  # never a tag's row: `app:1@sha256:…` says nothing about what `app:1` is
         return f"{reference.name}@{reference.digest}"
-    return f"{reference.name}:{reference.tag or 'latest'}"
+    return f"{reference.name}@{reference.digest}" if reference.tag is None else f"{reference.name}:{reference.tag}"
 
 
 def _references(image: Image) -> _Found:
