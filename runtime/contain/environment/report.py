@@ -83,9 +83,16 @@ def _padded(text: str, width: int) -> str:
     return elide(text, width).ljust(width)
 
 
+def _printable(text: str) -> str:
+    """Text from inside a place must not steer the reader's terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+
+
 def elide(text: str, width: int) -> str:
     """At most ``width`` characters; what is cut is marked. Control and unprintable characters are escaped."""
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+    text = _printable(text)
     if len(text) <= width:
         return text
     return text[: max(0, width - 1)] + "…" if width > 0 else ""
@@ -203,7 +210,7 @@ def _described(side: Side) -> str:
 def _wrapped(text: str, width: int) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, max(30, width), break_long_words=False, break_on_hyphens=False) or [""]
+    return textwrap.wrap(_printable(text), max(30, width), break_on_hyphens=False) or [""]
 
 
 def _causes(causes: Sequence[LikelyCause], test: str, page: _Page, *, all_of_them: bool) -> list[str]:

@@ -59,7 +59,7 @@ def test_one_seeded_fact_is_the_only_difference_and_stands_in_its_dimension(
     assert [(found.dimension, found.key) for found in diff.differences] == [(dimension, key)]
     assert diff.differences[0].before == place.facts[dimension].get(key)
     assert diff.differences[0].after == value
-    assert not (diff.loose_files or diff.file_groups or diff.not_comparable)
+    assert (diff.loose_files, diff.file_groups, diff.not_comparable) == ((), (), ())
     assert diff.exit_status == 1
     is_runtime = DIMENSIONS[dimension].scope == "runtime"
     assert diff.runtime == ("different" if is_runtime else "same")
