@@ -62,6 +62,9 @@ class Performer:
     """Performs operations in order; holds the descriptor of the new root between them."""
 
     def __init__(self) -> None:
+        # Docker's: neither what is made here nor what the program makes may depend on the caller's umask. Made in a process of
+        # the container only, never in the caller's.
+        os.umask(0o022)
         self._root = -1
         self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
         self.configure_interface: Callable[[str, str, int, str], None] | None = None
