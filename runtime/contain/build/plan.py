@@ -121,7 +121,7 @@ def _render_step(
     step: Step, state: StageState, known: Stack | None, *, store: Store | None, host: BuildHost
 ) -> tuple[list[str], Stack | None]:
     """A step's lines, and the name of the layers after it, if that is known."""
-    first, *rest = step.created_by.split("\n")
+    first, *rest = step.created_by.rstrip("\n").split("\n")
     match step:
         case MetadataStep():
             return [f"config  {first}", *(f"        {line}" for line in rest)], known

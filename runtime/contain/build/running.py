@@ -163,7 +163,7 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
 
     Raises `BuildStepFailed` with the command's place and the end of its output.
     """
-    from contain.container import run
+    from contain.container import CommandNotStarted, run
 
     reading, writing = os.pipe2(os.O_CLOEXEC)
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,6 +171,8 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
     reader.start()
     try:
         state = run(spec, stdin=nothing, stdout=writing, stderr=writing)
+    except CommandNotStarted as error:
+        raise step_failed(step, status=error.exit_status, why=error.message, tail="") from error
     finally:
         os.close(writing)
         os.close(nothing)
@@ -196,9 +198,7 @@ def _why(status: int, *, out_of_memory: bool) -> str:
 
 def step_failed(step: RunStep, *, status: int, why: str, tail: str) -> BuildStepFailed:
     """The error of a command that failed."""
-    remedy = ""
-    if status == 127:
-        remedy = "status 127 means that a command was not found in the image"
+    remedy = "status 127 means that a command was not found in the image" if status == 127 else ""
     return BuildStepFailed(
         f"{step.created_by.splitlines()[0]} failed: {why}",
         span=step.instruction.span,
