@@ -7,6 +7,7 @@ TLS uses the system's authorities through `ssl.create_default_context`, so ``SSL
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import threading
 import weakref
@@ -62,17 +63,22 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except exceptions.ProxyError as error:
-        raise TransportFailure(Trouble.UNREACHABLE, f"{error.args[0]} ({error.original_error})") from error
+        raise TransportFailure(Trouble.UNREACHABLE, f"no way through the proxy: {_plain(error.original_error)}") from error
     except exceptions.NameResolutionError as error:
         raise TransportFailure(Trouble.UNREACHABLE, "its name is not known") from error
     except (exceptions.NewConnectionError, exceptions.ConnectTimeoutError) as error:
-        raise TransportFailure(Trouble.UNREACHABLE, str(error.args[-1]).rpartition(">: ")[2]) from error
+        raise TransportFailure(Trouble.UNREACHABLE, _plain(error)) from error
     except (exceptions.SSLError, ssl.SSLError) as error:
         raise _tls_failure(error) from error
     except exceptions.ReadTimeoutError as error:
         raise TransportFailure(Trouble.BROKEN, "no more data came in time") from error
     except (exceptions.HTTPError, OSError) as error:
-        raise TransportFailure(Trouble.BROKEN, str(error)[:300]) from error
+        raise TransportFailure(Trouble.BROKEN, _plain(error)) from error
+
+
+def _plain(error: BaseException) -> str:
+    """An exception's text without the connection's repr that urllib3 puts before it."""
+    return re.sub(r"^(<[^>]*>|\w*Connection\([^)]*\)( at 0x[0-9a-f]+>)?): ", "", str(error))[:300]
 
 
 def _tls_failure(error: Exception) -> TransportFailure:

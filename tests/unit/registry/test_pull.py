@@ -502,6 +502,7 @@ def test_nobody_there_is_unreachable_at_once(puller: Puller) -> None:
         with pytest.raises(RegistryError) as caught:
             puller(parse_reference(name))
         assert (caught.value.code, caught.value.retryable, puller.pauses) == ("registry-unreachable", True, [])
+        assert "Connection(" not in str(caught.value)
 
 
 def test_a_proxy_that_says_no_is_unreachable(registry: FaultyRegistry, puller: Puller) -> None:
