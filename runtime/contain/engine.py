@@ -239,32 +239,36 @@ class Engine:
             home=home_of(identity, passwd),
         )
 
-    def plan_run(self, request: RunRequest) -> str:
+    def plan_run(self, request: RunRequest, ready: ReadyImage | None = None) -> str:
         """What ``contain run`` would ask of the kernel, a line for each operation."""
         from contain.container.plan import Workspace
         from contain.container.run import plan_for
         from contain.operations import render_operation
 
-        spec = self.specify(request)
+        spec = self.specify(request, ready)
         place = self.run_home / "work" / spec.container_id
         plan = plan_for(spec, Workspace(directory=place, skeleton=place / "skeleton"))
         return "".join(
             render_operation(operation) + "\n" for part in (plan.outside, plan.root, plan.start) for operation in part
         )
 
-    def run(self, request: RunRequest, *, remove: bool) -> ExitState:
+    def run(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> ExitState:
         """``contain run`` in the foreground, on the caller's standard descriptors."""
         from contain.container.lifecycle import run_foreground
 
         return run_foreground(
-            self.specify(request), store_home=self.home, home=self.run_home, remove=remove, interactive=request.interactive
+            self.specify(request, ready),
+            store_home=self.home,
+            home=self.run_home,
+            remove=remove,
+            interactive=request.interactive,
         )
 
-    def run_detached(self, request: RunRequest, *, remove: bool) -> str:
+    def run_detached(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> str:
         """``contain run -d``: the id of the container, once its program runs."""
         from contain.container.lifecycle import run_detached
 
-        return run_detached(self.specify(request), store_home=self.home, home=self.run_home, remove=remove)
+        return run_detached(self.specify(request, ready), store_home=self.home, home=self.run_home, remove=remove)
 
     def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:
         """Run a program in a container of its own, without a record, and collect what it printed."""

@@ -1,0 +1,134 @@
+"""The table of commands, and the argument parser with Docker's manners. Light: imported by every command."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from contain.errors import NotSupported, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command: where it is, what it is for, and its exit status for an error of ours."""
+
+    module: str
+    function: str
+    summary: str
+    group: str
+    error_status: int = 1
+
+
+_IMAGES, _CONTAINERS, _ENVIRONMENTS, _SYSTEM = "Images", "Containers", "Environments", "System"
+
+COMMANDS = {
+    "build": Command(module="build", function="build", summary="Build an image from a Dockerfile", group=_IMAGES),
+    "images": Command(module="images", function="images", summary="List images", group=_IMAGES),
+    "pull": Command(module="images", function="pull", summary="Get an image from a registry or a base provider", group=_IMAGES),
+    "import": Command(
+        module="images", function="import_", summary="Make an image from a root file system archive", group=_IMAGES
+    ),
+    "tag": Command(module="images", function="tag", summary="Give an image one more name", group=_IMAGES),
+    "rmi": Command(module="images", function="rmi", summary="Remove images", group=_IMAGES),
+    "run": Command(
+        module="run", function="run", summary="Run a program in a new container", group=_CONTAINERS, error_status=125
+    ),
+    "exec": Command(
+        module="run", function="exec_", summary="Run a program in a running container", group=_CONTAINERS, error_status=125
+    ),
+    "ps": Command(module="containers", function="ps", summary="List containers", group=_CONTAINERS),
+    "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
+    "inspect": Command(
+        module="containers", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS
+    ),
+    "stop": Command(module="containers", function="stop", summary="Stop containers", group=_CONTAINERS),
+    "kill": Command(module="containers", function="kill", summary="Send a signal to containers", group=_CONTAINERS),
+    "wait": Command(module="containers", function="wait", summary="Wait for containers to end", group=_CONTAINERS),
+    "rm": Command(module="containers", function="rm", summary="Remove containers", group=_CONTAINERS),
+    "diff": Command(
+        module="environments",
+        function="diff",
+        summary="What differs between two environments",
+        group=_ENVIRONMENTS,
+        error_status=2,
+    ),
+    "capture": Command(
+        module="environments",
+        function="capture",
+        summary="Write down the facts of an environment",
+        group=_ENVIRONMENTS,
+        error_status=2,
+    ),
+    "doctor": Command(module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM),
+    "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
+}
+
+NOUNS = {
+    "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}},
+    "image": {"ls": "images", "list": "images", "rm": "rmi", "inspect": "inspect", "build": "build", "import": "import"}
+    | {"pull": "pull", "tag": "tag", "prune": "prune"},
+    "system": {"prune": "prune", "info": "doctor"},
+}
+
+_NOT_YET = (
+    "P add-host annotation attach blkio-weight build-arg-file build-context c cache-from cache-to cap-add cap-drop "
+    "cgroup-parent cgroupns check cidfile compress cpu-period cpu-quota cpu-shares cpuset-cpus cpuset-mems detach- "
+    "keys details device dns dns-option dns-search domainname env-file explain expose filter force-rm format gpus "
+    "group-add health-cmd health-interval health-retries health-start-period health-timeout init ip ip6 ipc "
+    "isolation label-file link log-driver log-opt mac-address memory-reservation memory-swap metadata-file mount "
+    "network-alias no-healthcheck o oom-score-adj output p pid platform privileged progress provenance publish "
+    "publish-all restart runtime sbom secret security-opt shm-size sig-proxy since squash ssh stop-signal stop- "
+    "timeout sysctl tail tmpfs ulimit until userns uts volumes-from "
+)
+"""Flags that Docker has for some command and that are not built yet: refused by name."""
+
+
+def version() -> str:
+    """The installed distribution's version."""
+    from importlib.metadata import version as installed
+
+    return installed("pytest-contain")
+
+
+def suggest_command(name: str) -> str | None:
+    """The command that a misspelt one was probably meant to be."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [*COMMANDS, *NOUNS], n=1)
+    return close[0] if close else None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations; errors are `UsageError`, with Docker's words and a hint."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, conflict_handler="resolve", formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )  # resolve: `run -h` is the host name, as in Docker
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of leaving."""
+        unknown = re.search(r"unrecognized arguments: (.*)", message)
+        if unknown:
+            flag = unknown[1].split()[0].split("=", 1)[0]
+            if flag.lstrip("-") in _NOT_YET.split():
+                raise NotSupported(f"{self.prog} {flag} is not supported yet", code="flag-not-supported")
+            if flag.startswith("-"):
+                raise UsageError(f"unknown flag: {flag}", code="unknown-flag", remedy=f"see `{self.prog} --help`")
+            raise UsageError(
+                f"{self.prog} takes no argument {flag!r}", code="bad-arguments", remedy=f"see `{self.prog} --help`"
+            )
+        raise UsageError(f"{self.prog}: {message}", code="bad-arguments", remedy=f"see `{self.prog} --help`")
+
+
+def parse_pairs(values: list[str], *, flag: str) -> tuple[tuple[str, str], ...]:
+    """``K=V`` values of a repeated flag; `UsageError` for one without ``=``."""
+    pairs = []
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise UsageError(f"invalid argument {value!r} for {flag}: write NAME=VALUE", code="bad-arguments")
+        pairs.append((name, text))
+    return tuple(pairs)

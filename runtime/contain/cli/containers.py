@@ -1,0 +1,240 @@
+"""``contain ps``, ``logs``, ``inspect``, ``stop``, ``kill``, ``wait``, ``rm``: containers on record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from contain.cli.output import render_age, render_table
+from contain.errors import ContainError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from contain.container.records import ContainerRecord
+    from contain.engine import Engine
+
+_COMMAND_WIDTH = 20
+
+
+def _each(names: list[str], action: Callable[[str], None]) -> int:
+    """Do it for every name; an error of one does not stop the others. 1 if there was one."""
+    status = 0
+    for name in names:
+        try:
+            action(name)
+        except ContainError as error:
+            sys.stderr.write(f"Error: {error}\n")
+            status = 1
+        else:
+            sys.stdout.write(f"{name}\n")
+    return status
+
+
+def _status(record: ContainerRecord) -> str:
+    now = time.time()
+    match record.state:
+        case "running" if record.started_seconds:
+            return f"Up {render_age(now - record.started_seconds)}"
+        case "exited":
+            ago = render_age(now - (record.finished_seconds or now))
+            return f"Exited ({record.status}) {ago} ago" + (" (out of memory)" if record.out_of_memory else "")
+        case "dead":
+            return "Dead (its supervisor is gone)"
+        case state:
+            return state.capitalize()
+
+
+def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
+    parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    parser.add_argument("--no-trunc", action="store_true", help="whole ids and commands")
+
+
+def ps(options: argparse.Namespace) -> int:
+    """A table, newest first."""
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = [record for record in engine.records.all() if options.all or record.state == "running"]
+    if options.quiet:
+        for record in records:
+            sys.stdout.write((record.container_id if options.no_trunc else record.container_id[:12]) + "\n")
+        return 0
+    rows = []
+    for record in records:
+        command = '"' + " ".join(record.arguments).replace("\n", " ") + '"'
+        if not options.no_trunc and len(command) > _COMMAND_WIDTH:
+            command = command[: _COMMAND_WIDTH - 2] + '…"'
+        rows.append(
+            (
+                record.container_id if options.no_trunc else record.container_id[:12],
+                record.image_name,
+                command,
+                f"{render_age(time.time() - record.created_seconds)} ago",
+                _status(record),
+                record.name,
+            )
+        )
+    sys.stdout.write(render_table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"), rows))
+    return 0
+
+
+def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    parser.add_argument("container", metavar="CONTAINER")
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Standard output to standard output, standard error to standard error."""
+    from contain.container.lifecycle import read_log
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        for stream, text in read_log(records, records.find(options.container), follow=options.follow):
+            target = sys.stderr if stream == "stderr" else sys.stdout
+            target.write(text)
+            target.flush()
+    return 0
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Names of containers or images."""
+    parser.add_argument("names", nargs="+", metavar="NAME")
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """A JSON list."""
+    from contain.engine import Engine
+
+    found = []
+    with Engine.open() as engine:
+        for name in options.names:
+            try:
+                found.append(_describe_container(engine.records.find(name)))
+            except NotFound:
+                try:
+                    found.append(_describe_image(engine, name))
+                except NotFound:
+                    raise NotFound(f"No such object: {name}", code="no-such-object") from None
+    sys.stdout.write(json.dumps(found, indent=4) + "\n")
+    return 0
+
+
+def _describe_container(record: ContainerRecord) -> dict[str, object]:
+    return {
+        "Id": record.container_id,
+        "Name": record.name,
+        "Created": record.created_seconds,
+        "Image": record.image_digest,
+        "ImageName": record.image_name,
+        "State": {
+            "Status": record.state,
+            "Running": record.state == "running",
+            "Pid": record.process_id or 0,
+            "ExitCode": record.status,
+            "Signal": record.signal,
+            "OOMKilled": record.out_of_memory,
+            "Reason": record.reason,
+            "StartedAt": record.started_seconds,
+            "FinishedAt": record.finished_seconds,
+        },
+        "Spec": record.details,
+    }
+
+
+def _describe_image(engine: Engine, name: str) -> dict[str, object]:
+    from contain.oci import render_config
+
+    ready = engine.find_image(name)
+    row = next((row for row in engine.images() if row.digest == ready.image.digest), None)
+    return {
+        "Id": ready.image.digest,
+        "RepoTags": list(row.names) if row else [],
+        "Source": (row.source if row else "") or ready.source,
+        "Size": row.size_bytes if row else 0,
+        "Layers": [layer.digest for layer in ready.image.manifest.layers],
+        "Config": json.loads(render_config(ready.config)),
+    }
+
+
+def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument(
+        "-t", "--timeout", "--time", type=float, default=10.0, metavar="SECONDS", help="before SIGKILL (default 10)"
+    )
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def stop(options: argparse.Namespace) -> int:
+    """The stop signal, then SIGKILL."""
+    from contain.container.lifecycle import stop_container
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        return _each(
+            options.containers, lambda name: stop_container(records, records.find(name), grace_seconds=options.timeout)
+        )
+
+
+def add_kill_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="name or number (default KILL)")
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def kill(options: argparse.Namespace) -> int:
+    """A signal to the first process."""
+    from contain.container.lifecycle import signal_container
+    from contain.container.resolve import parse_signal
+    from contain.engine import Engine
+
+    number = parse_signal(options.signal)
+    with Engine.open() as engine:
+        records = engine.records
+        return _each(options.containers, lambda name: signal_container(records.find(name), number))
+
+
+def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
+    """Names."""
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def wait(options: argparse.Namespace) -> int:
+    """Print each exit status when it has ended."""
+    from contain.container.lifecycle import wait_until_ended
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        for name in options.containers:
+            record = records.find(name)
+            wait_until_ended(records, record, None)
+            try:
+                status = records.find(record.container_id).status
+            except NotFound:
+                raise UsageError(f"{name} was removed when it ended (--rm): its status is gone", code="removed") from None
+            sys.stdout.write(f"{status}\n")
+    return 0
+
+
+def add_rm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-f", "--force", action="store_true", help="kill it first if it runs")
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def rm(options: argparse.Namespace) -> int:
+    """Record, log, and what it wrote."""
+    from contain.container.lifecycle import remove_container
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        return _each(options.containers, lambda name: remove_container(records, records.find(name), force=options.force))

@@ -1,0 +1,105 @@
+"""The way in: find the command, parse its arguments, call it, and turn errors into messages and exit statuses.
+
+Only the chosen command's module is imported, so that ``contain --version`` and ``contain ps`` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from contain.cli.arguments import COMMANDS, NOUNS, Parser, suggest_command
+from contain.errors import ContainError, UsageError
+
+_INTERRUPTED = 130
+
+
+def _usage() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = ["Usage: contain COMMAND [OPTIONS]", "", "A daemonless container engine, and the environments of your tests.", ""]
+    group = ""
+    for name, command in COMMANDS.items():
+        if command.group != group:
+            group = command.group
+            lines += ["", f"{group}:"] if lines[-1] else [f"{group}:"]
+        lines.append(f"  {name:<{width}}  {command.summary}")
+    lines += ["", "Run 'contain COMMAND --help' for what a command takes.", ""]
+    return "\n".join(lines)
+
+
+def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command's name and its arguments; ``contain container ls`` is ``contain ps``."""
+    first, rest = arguments[0], list(arguments[1:])
+    if first in NOUNS:
+        verbs = NOUNS[first]
+        if not rest or rest[0] in ("-h", "--help"):
+            raise UsageError(f"contain {first} needs one of: {', '.join(sorted(verbs))}", code="no-command")
+        if rest[0] not in verbs:
+            raise UsageError(
+                f"contain {first}: no command {rest[0]!r}; there are {', '.join(sorted(verbs))}", code="unknown-command"
+            )
+        return verbs[rest[0]], rest[1:]
+    if first not in COMMANDS:
+        close = suggest_command(first)
+        raise UsageError(
+            f"contain: {first!r} is not a contain command",
+            code="unknown-command",
+            remedy=f"did you mean {close!r}?" if close else "`contain --help` lists them",
+        )
+    return first, rest
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Carry out one command line; the exit status. Errors of ours propagate."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return 0
+    if arguments[0] in ("-v", "--version", "version"):
+        from contain.cli.arguments import version
+
+        sys.stdout.write(f"contain {version()}\n")
+        return 0
+    name, rest = _resolve(arguments)
+    command = COMMANDS[name]
+    module = importlib.import_module(f"contain.cli.{command.module}")
+    parser = Parser(prog=f"contain {name}", description=command.summary)
+    getattr(module, f"add_{command.function}_arguments")(parser)
+    status: int = getattr(module, command.function)(parser.parse_args(rest))
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Exit statuses: the command's own; 125 and 1 for errors of ours as in Docker, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = run_command(arguments)
+        sys.stdout.flush()
+    except ContainError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"Error: {error}\n")
+        name = arguments[0] if arguments else ""
+        default = COMMANDS[name].error_status if name in COMMANDS else 1
+        return default if error.exit_status == ContainError.exit_status else error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away: say nothing at exit either
+        return 141
+    except OSError as error:
+        sys.stderr.write(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n")
+        return 1
+    return status
+
+
+def _terminate(number: int, _: object) -> None:
+    """SIGTERM unwinds like Ctrl-C does, so that everything is cleaned up."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""``contain run`` and ``contain exec``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from contain.cli.arguments import parse_pairs
+from contain.cli.output import TerminalProgress
+from contain.declared import parse_size_bytes
+from contain.errors import NotSupported, UsageError
+from contain.paths import ContainerPath
+from contain.spec import DEFAULT_PIDS_LIMIT, Bind, Limits, Mount, Network
+
+_SMALLEST_MEMORY_BYTES = 6 << 20
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags; everything after IMAGE is the program's."""
+    parser.usage = "contain run [OPTIONS] IMAGE [COMMAND] [ARG...]"
+    parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
+    parser.add_argument(
+        "-v", "--volume", action="append", default=[], metavar="SRC:DST[:ro]", help="host path at a path inside"
+    )
+    parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
+    parser.add_argument("-u", "--user", metavar="USER", help="name, uid, name:group or uid:gid")
+    parser.add_argument("-h", "--hostname", metavar="NAME", help="its host name")
+    parser.add_argument("-m", "--memory", metavar="N", help="memory limit, for example 512m")
+    parser.add_argument("--cpus", type=float, metavar="N", help="CPU limit, for example 1.5")
+    parser.add_argument("--pids-limit", type=int, metavar="N", help=f"process limit (default {DEFAULT_PIDS_LIMIT}; -1: none)")
+    parser.add_argument(
+        "--network", "--net", default="bridge", metavar="none|host|bridge", help="what it can reach (default bridge)"
+    )
+    parser.add_argument("--read-only", action="store_true", help="a root that cannot be written")
+    parser.add_argument("--name", metavar="NAME", help="name of the container")
+    parser.add_argument("--entrypoint", metavar="X", help="program instead of the image's entrypoint")
+    parser.add_argument("-l", "--label", action="append", default=[], metavar="K=V", help="label")
+    parser.add_argument(
+        "--pull", choices=("always", "missing", "never"), default="missing", help="whether to look beyond the store"
+    )
+    parser.add_argument("--plan", action="store_true", help="show what would be asked of the kernel, and do nothing")
+    parser.add_argument("image", metavar="IMAGE", help="name or digest of an image, or `host`")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments instead of the image's"
+    )
+
+
+def parse_variables(values: list[str]) -> tuple[tuple[str, str], ...]:
+    """``-e``: ``K=V``, or ``K`` for the caller's value where it has one."""
+    pairs = []
+    for value in values:
+        if "=" in value:
+            pairs += parse_pairs([value], flag="--env")
+        elif value in os.environ:
+            pairs.append((value, os.environ[value]))
+    return tuple(pairs)
+
+
+def parse_volume(value: str) -> Mount:
+    """``-v SRC:DST[:ro]`` with an absolute or relative host path."""
+    parts = value.split(":")
+    if len(parts) == 1 or not re.match(r"^[./~]", parts[0]):
+        raise NotSupported(
+            f"the volume {value!r}: named and anonymous volumes are not supported yet",
+            code="volume-not-supported",
+            remedy="give a host path: -v ./data:/data",
+        )
+    options = set(parts[2].split(",")) if len(parts) == 3 else set()
+    if len(parts) > 3 or not parts[1].startswith("/") or options - {"ro", "rw"}:
+        raise UsageError(
+            f"invalid volume specification: {value!r}",
+            code="bad-volume",
+            remedy="write SRC:/path/inside or SRC:/path/inside:ro",
+        )
+    source = Path(parts[0]).expanduser().absolute()
+    if not source.exists():
+        raise UsageError(f"the volume's source {str(source)!r} does not exist", code="bad-volume", remedy="create it first")
+    target = ContainerPath(parts[1])
+    if ".." in target.parts or target == ContainerPath("/"):
+        raise UsageError(f"invalid volume specification: {value!r}: destination can't be '/' or hold '..'", code="bad-volume")
+    return Bind(source=source, target=target, read_only="ro" in options)
+
+
+def parse_limits(options: argparse.Namespace) -> Limits:
+    """``--memory``, ``--cpus``, ``--pids-limit``."""
+    memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
+    if memory is not None and memory < _SMALLEST_MEMORY_BYTES:
+        raise UsageError("Minimum memory limit allowed is 6MB", code="bad-limit")
+    if options.cpus is not None and not 0 < options.cpus <= (os.cpu_count() or 1):
+        raise UsageError(
+            f"range of CPUs is from 0.01 to {os.cpu_count()}, as there are only {os.cpu_count()} CPUs available",
+            code="bad-limit",
+        )
+    pids = DEFAULT_PIDS_LIMIT if options.pids_limit is None else None if options.pids_limit <= 0 else options.pids_limit
+    return Limits(memory_bytes=memory, cpus=options.cpus, pids=pids)
+
+
+def parse_network(value: str) -> Network:
+    """``--network``."""
+    try:
+        return Network(value)
+    except ValueError:
+        raise NotSupported(
+            f"the network {value!r} is not supported yet", code="network-not-supported", remedy="use none, host or bridge"
+        ) from None
+
+
+def run(options: argparse.Namespace) -> int:
+    """The exit status is the program's."""
+    from contain.engine import Engine, RunRequest
+
+    if options.detach and options.rm and options.plan:
+        raise UsageError("--plan excludes -d", code="bad-arguments")
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
+    request = RunRequest(
+        image=options.image,
+        arguments=tuple(options.arguments),
+        entrypoint=options.entrypoint,
+        environment=parse_variables(options.env),
+        mounts=tuple(parse_volume(value) for value in options.volume),
+        working_directory=options.workdir,
+        user=options.user,
+        hostname=options.hostname,
+        name=options.name,
+        network=parse_network(options.network),
+        limits=parse_limits(options),
+        read_only=options.read_only,
+        terminal=options.tty,
+        interactive=options.interactive,
+        labels=parse_pairs(options.label, flag="--label"),
+    )
+    progress = TerminalProgress()
+    with Engine.open(progress=progress) as engine:
+        try:
+            ready = engine.image(options.image, pull=options.pull)
+        finally:
+            progress.close()
+        if options.plan:
+            sys.stdout.write(engine.plan_run(request, ready))
+            return 0
+        if options.detach:
+            sys.stdout.write(engine.run_detached(request, ready, remove=options.rm) + "\n")
+            return 0
+        state = engine.run(request, ready, remove=options.rm)
+    if state.out_of_memory:
+        sys.stderr.write(f"contain: {state.describe()}\n")
+    return state.status
+
+
+def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags; everything after COMMAND is the program's."""
+    parser.usage = "contain exec [OPTIONS] CONTAINER COMMAND [ARG...]"
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
+    parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
+    parser.add_argument("-u", "--user", metavar="USER", help="name, uid, name:group or uid:gid")
+    parser.add_argument("container", metavar="CONTAINER", help="name or id")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments")
+
+
+add_exec__arguments = add_exec_arguments
+
+
+def exec_(options: argparse.Namespace) -> int:
+    """The exit status is the program's."""
+    from contain.container.execute import execute
+    from contain.engine import Engine
+
+    if not options.arguments:
+        raise UsageError("contain exec requires a COMMAND", code="no-command")
+    if options.tty and options.interactive and not os.isatty(0):
+        raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
+    with Engine.open() as engine:
+        record = engine.records.find(options.container)
+        request = engine.specify_exec(
+            record,
+            options.arguments,
+            environment=dict(parse_variables(options.env)),
+            user=options.user,
+            working_directory=options.workdir,
+            terminal=options.tty,
+        )
+        stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return execute(record, request, stdin=stdin, stdout=1, stderr=2).status

@@ -1,0 +1,172 @@
+"""What this machine can do for containers: facts as values, each with the cause and the remedy of what is missing.
+
+Reads /proc and /sys only and starts nothing; what only a trial can tell is tried by the first command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+_OLDEST_KERNEL = (5, 12)  # mount_setattr(2); overlay in user namespaces is 5.11
+_SCRATCH_KERNEL = (6, 6)  # user attributes on tmpfs, which overlay's upper directory needs
+_ARCHITECTURES = ("x86_64", "aarch64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One ability. ``state``: good, limited or missing. ``needed``: without it no container runs."""
+
+    name: str
+    state: str
+    found: str
+    needed: bool = False
+    remedy: str = ""
+
+
+def parse_kernel_release(release: str) -> tuple[int, int]:
+    """``6.1.0-13-amd64`` as (6, 1); (0, 0) for what cannot be read."""
+    parts = release.split("-", maxsplit=1)[0].split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        return 0, 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    version = parse_kernel_release(release)
+    if version < _OLDEST_KERNEL:
+        oldest = ".".join(map(str, _OLDEST_KERNEL))
+        return Finding(
+            name="kernel",
+            state="missing",
+            found=release,
+            needed=True,
+            remedy=f"Linux {oldest} or newer is needed; upgrade the kernel",
+        )
+    if version < _SCRATCH_KERNEL:
+        return Finding(
+            name="kernel",
+            state="limited",
+            found=f"{release}: containers of tests cannot keep their writes in memory (needs 6.6)",
+            remedy="`pytest --in-container` needs Linux 6.6 or newer",
+        )
+    return Finding(name="kernel", state="good", found=release, needed=True)
+
+
+def _architecture() -> Finding:
+    machine = platform.machine()
+    if machine in _ARCHITECTURES:
+        return Finding(name="architecture", state="good", found=machine, needed=True)
+    remedy = f"there is a system call policy for {' and '.join(_ARCHITECTURES)} only"
+    return Finding(name="architecture", state="missing", found=machine, needed=True, remedy=remedy)
+
+
+def _user() -> Finding:
+    if os.geteuid() == 0:
+        return Finding(name="user", state="good", found="root", needed=True)
+    return Finding(
+        name="user",
+        state="missing",
+        found=f"user id {os.geteuid()}",
+        needed=True,
+        remedy="run as root: containers of ordinary users are not supported yet (building images without RUN is)",
+    )
+
+
+def _capabilities() -> Finding:
+    effective = 0
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+    if effective >> 21 & 1:
+        return Finding(name="CAP_SYS_ADMIN", state="good", found="held", needed=True)
+    remedy = "inside a container, start that one with --privileged; otherwise run as root"
+    return Finding(name="CAP_SYS_ADMIN", state="missing", found="not held", needed=True, remedy=remedy)
+
+
+def _user_namespaces() -> Finding:
+    most = _read("/proc/sys/user/max_user_namespaces")
+    restricted = _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if most in ("", "0"):
+        remedy = "sysctl -w user.max_user_namespaces=10000"
+        return Finding(name="user namespaces", state="missing", found=f"at most {most or 'none'}", needed=True, remedy=remedy)
+    if restricted == "1" and os.geteuid() != 0:
+        return Finding(
+            name="user namespaces",
+            state="limited",
+            found="AppArmor restricts them for ordinary users",
+            remedy="sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run as root",
+        )
+    return Finding(name="user namespaces", state="good", found=f"at most {most}", needed=True)
+
+
+def _filesystem(kind: str, module: str) -> Finding:
+    known = {line.split()[-1] for line in _read("/proc/filesystems").splitlines()}
+    if kind in known:
+        return Finding(name=kind, state="good", found="known to the kernel", needed=True)
+    return Finding(
+        name=kind, state="limited", found="not loaded (it may be when first used)", needed=False, remedy=f"modprobe {module}"
+    )
+
+
+def _control_groups() -> list[Finding]:
+    versions = {}
+    for line in _read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup "):
+            for word in right.split(" ", 2)[2].split(","):
+                versions[word.strip()] = "v1"
+        elif right.startswith("cgroup2 "):
+            for word in _read(f"{left.split()[4]}/cgroup.controllers").split():
+                versions.setdefault(word, "v2")
+    findings = []
+    for controller, use in (("memory", "memory limits"), ("pids", "process limits"), ("cpu", "CPU limits")):
+        if controller in versions:
+            findings.append(Finding(name=f"cgroup {controller}", state="good", found=versions[controller]))
+        else:
+            remedy = "boot with the controller enabled, or mount it; until then asking for such a limit is an error"
+            findings.append(Finding(name=f"cgroup {controller}", state="limited", found=f"missing: no {use}", remedy=remedy))
+    return findings
+
+
+def _proc() -> Finding:
+    masked = [
+        line.split()[4]
+        for line in _read("/proc/self/mountinfo").splitlines()
+        if line.split()[4].startswith(("/proc/", "/sys/firmware"))
+    ]
+    covered = [path for path in masked if path != "/proc/sys/fs/binfmt_misc"]
+    if not covered:
+        return Finding(name="/proc", state="good", found="fully visible", needed=True)
+    return Finding(
+        name="/proc",
+        state="missing",
+        found=f"partly masked ({covered[0]})",
+        needed=True,
+        remedy="this is a container that hides part of /proc: start it with --security-opt systempaths=unconfined or --privileged",
+    )
+
+
+def probe_host() -> tuple[Finding, ...]:
+    """Every ability, most basic first."""
+    return (
+        _kernel(),
+        _architecture(),
+        _user(),
+        _capabilities(),
+        _user_namespaces(),
+        _filesystem("overlay", "overlay"),
+        _proc(),
+        *_control_groups(),
+    )
