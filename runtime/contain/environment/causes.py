@@ -66,11 +66,18 @@ def _topic(dimension: str, key: str) -> str:
     return f"{dimension}/{key}"
 
 
+def _is_utf8_mode(difference: Difference) -> bool:
+    """Python switches its UTF-8 mode on by itself in the C locale (PEP 540): that follows from the locale."""
+    sides = [set(value) if isinstance(value, tuple) else set() for value in (difference.before, difference.after)]
+    return difference.key == "flags" and sides[0] ^ sides[1] == {"utf8_mode"}
+
+
 def _candidates(diff: EnvironmentDiff) -> Iterator[_Candidate]:
     for difference in diff.differences:
         dimension, key = difference.dimension, difference.key
         prior = DIMENSIONS[dimension].prior
-        yield _Candidate(topic=_topic(dimension, key), dimension=dimension, key=key, prior=prior, difference=difference)
+        topic = "locale" if _is_utf8_mode(difference) else _topic(dimension, key)
+        yield _Candidate(topic=topic, dimension=dimension, key=key, prior=prior, difference=difference)
     for group in diff.changed_groups:
         yield _Candidate(topic=f"altered {group.owner}", dimension=FILES, key=group.owner, prior=0.3, difference=group)
     for found in diff.loose_files:

@@ -10,7 +10,17 @@ import json
 import re
 from typing import Any
 
-from contain.environment.facts import DIMENSIONS, FACT_DIMENSIONS, MANAGERS, Environment, FileFact, Identity, Package, frozen
+from contain.environment.facts import (
+    DIMENSIONS,
+    FACT_DIMENSIONS,
+    MANAGERS,
+    RUNTIME,
+    Environment,
+    FileFact,
+    Identity,
+    Package,
+    frozen,
+)
 from contain.environment.runtime import check_facts
 from contain.errors import IntegrityError, UsageError
 
@@ -107,7 +117,7 @@ def _environment(value: dict[str, Any], name: str) -> Environment:
     if not isinstance(rows, list):
         raise ValueError("rows must be a list")
     missing = _mapping(value["missing"], "missing")
-    if not all(key.partition("/")[0] in DIMENSIONS for key in missing):
+    if not all(key.partition("/")[0] in {RUNTIME, *DIMENSIONS} for key in missing):
         raise ValueError("missing names an unknown dimension")
     return Environment(
         name=name or _text(value["name"], "name"),

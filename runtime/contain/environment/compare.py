@@ -149,7 +149,9 @@ def _installs_text(installs: tuple[Package, ...] | None, other: tuple[Package, .
 
 def _compare_facts(a: Environment, b: Environment, found: _Collected, *, image: bool) -> None:
     one_ran = a.has_runtime != b.has_runtime
-    if one_ran:
+    refused = [(side.name, side.missing[RUNTIME]) for side in (a, b) if RUNTIME in side.missing]
+    found.not_comparable.extend(NotComparable(what="runtime facts", reason=f"{name}: {why}") for name, why in refused)
+    if one_ran and not refused:
         still = b if a.has_runtime else a
         found.not_comparable.append(NotComparable(what="runtime facts", reason=f"{still.name} was captured without running it"))
     both_ran = a.has_runtime and b.has_runtime

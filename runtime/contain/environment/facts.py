@@ -128,7 +128,8 @@ class Environment:
     """Sorted facts about one place.
 
     A dimension that is in none of ``packages``, ``facts`` and ``missing`` was not asked for. ``missing`` names what was asked
-    for and could not be read, ``dimension`` or ``dimension/key``, with the reason: such a fact is never taken for equal.
+    for and could not be read, ``dimension``, ``dimension/key``, ``dimension/*`` (all keys that are not there) or ``runtime`` (the
+    place did not run), with the reason: such a fact is never taken for equal.
     ``file_scope``: ``all``; ``packages-only`` (paths owned by a package); ``none``.
     """
 

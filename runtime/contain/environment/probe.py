@@ -126,10 +126,10 @@ def locale_facts(environ: Mapping[str, str]) -> Facts:
     before = locale.setlocale(locale.LC_ALL)
     try:
         try:
-            facts["effective"] = locale.setlocale(locale.LC_ALL, "")
+            facts["effective"] = _short_locale(locale.setlocale(locale.LC_ALL, ""))
         except locale.Error as error:
             facts["effective"] = "refused: " + str(error)
-        facts["preferred encoding"] = locale.getpreferredencoding(False)
+        facts["preferred encoding"] = locale.getpreferredencoding(False).lower()  # spelt UTF-8 or utf-8
     finally:
         locale.setlocale(locale.LC_ALL, before)
     facts["file system encoding"] = sys.getfilesystemencoding()
@@ -137,11 +137,21 @@ def locale_facts(environ: Mapping[str, str]) -> Facts:
     return facts
 
 
+def _short_locale(text: str) -> str:
+    """``LC_CTYPE=C.UTF-8;LC_NUMERIC=C;...`` as ``C, LC_CTYPE=C.UTF-8``: the most common one and what differs from it."""
+    pairs = [item.partition("=") for item in text.split(";")]
+    if len(pairs) < 2:
+        return text
+    names = [value for _, _, value in pairs]
+    common = max(sorted(set(names)), key=names.count)
+    return ", ".join([common, *(f"{category}={value}" for category, _, value in pairs if value != common)])
+
+
 def time_zone_facts(environ: Mapping[str, str]) -> Facts:
     """The zone in force, by its source and by two offsets that do not depend on today."""
     facts: Facts = {"TZ": environ["TZ"]} if "TZ" in environ else {}
     try:
-        facts["/etc/localtime"] = "-> " + os.readlink("/etc/localtime")
+        facts["/etc/localtime"] = os.readlink("/etc/localtime")
     except OSError:
         try:
             with open("/etc/localtime", "rb") as stream:

@@ -61,7 +61,7 @@ say process home "$HOME"
 say ulimits nofile "$(ulimit -Sn 2>/dev/null || ulimit -n) (hard $(ulimit -Hn 2>/dev/null || echo unknown))"
 say ulimits core "$(ulimit -Sc 2>/dev/null || ulimit -c) (hard $(ulimit -Hc 2>/dev/null || echo unknown))"
 link="$(readlink /etc/localtime 2>/dev/null)"
-if [ -n "$link" ]; then say time-zone /etc/localtime "-> $link"
+if [ -n "$link" ]; then say time-zone /etc/localtime "$link"
 elif [ ! -e /etc/localtime ]; then say time-zone /etc/localtime none; fi
 zone="$(first /etc/timezone)" && say time-zone /etc/timezone "$zone"
 say time-zone names "$(date +%Z)"

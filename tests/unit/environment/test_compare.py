@@ -231,6 +231,14 @@ def test_a_place_that_did_not_run_is_not_taken_for_equal(place: Environment, cha
     assert (neither.exit_status, neither.runtime) == (0, "not captured")
 
 
+def test_two_places_that_both_refused_to_run_are_not_fully_comparable(place: Environment, change: Change) -> None:
+    image_only = frozen({name: found for name, found in place.facts.items() if DIMENSIONS[name].scope == "image"})
+    refused = frozen({"runtime": "no /bin/sh"})
+    diff = compare(replace(place, facts=image_only, missing=refused), replace(change(place), facts=image_only, missing=refused))
+    assert [gap.reason for gap in diff.not_comparable] == ["ci: no /bin/sh", "deployment: no /bin/sh"]
+    assert diff.exit_status == 3
+
+
 def test_a_file_that_cannot_be_read_is_not_taken_for_equal(place: Environment, change: Change) -> None:
     hidden = replace(place.files[TOOL], digest=UNREADABLE)
     diff = compare(replace(place, files=frozen({**place.files, TOOL: hidden})), change(place, files={TOOL: hidden}))

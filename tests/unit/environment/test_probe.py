@@ -63,6 +63,18 @@ def test_settings_of_a_place_show_in_its_facts() -> None:
     assert "LC_CTYPE" not in found["environment"] or "LC_CTYPE" in os.environ  # not what Python itself sets
 
 
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("C.UTF-8", "C.UTF-8"),
+        ("LC_CTYPE=C.UTF-8;LC_NUMERIC=C;LC_TIME=C", "C, LC_CTYPE=C.UTF-8"),
+        ("LC_CTYPE=a;LC_TIME=b", "a, LC_TIME=b"),
+    ],
+)
+def test_a_mixed_locale_is_shown_by_what_is_special_in_it(text: str, short: str) -> None:
+    assert probe._short_locale(text) == short
+
+
 def test_the_umask_is_read_without_changing_it() -> None:
     before = os.umask(0o027)
     try:
