@@ -31,23 +31,30 @@ class Decoder:
 
     def __init__(self, largest_message_bytes: int = LARGEST_MESSAGE_BYTES) -> None:
         self.largest_message_bytes = largest_message_bytes
+        self.error: IntegrityError | None = None  # why nothing more can be understood
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that are complete now. Raises `IntegrityError` (code ``bad-message``) if the stream makes no sense."""
+        """The messages that are complete now. Sets ``error`` once the stream makes no sense."""
+        if self.error is not None:
+            return []
         self._buffer += data
         messages: list[Message] = []
         position = 0
         while len(self._buffer) - position >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, position)
             if length > self.largest_message_bytes:
-                raise IntegrityError(
-                    f"a message of {length} bytes, over the limit of {self.largest_message_bytes}", code="message-too-large"
-                )
+                text = f"a message of {length} bytes, over the limit of {self.largest_message_bytes}"
+                self.error = IntegrityError(text, code="message-too-large")
+                break
             end = position + _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            messages.append(self._decode(bytes(self._buffer[position + _LENGTH.size : end])))
+            try:
+                messages.append(self._decode(bytes(self._buffer[position + _LENGTH.size : end])))
+            except IntegrityError as error:
+                self.error = error
+                break
             position = end
         del self._buffer[:position]
         return messages
@@ -77,6 +84,11 @@ class Channel:
         """The controller's end, and the end to give away."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         return cls(ours), theirs
+
+    @property
+    def error(self) -> IntegrityError | None:
+        """Why nothing more of what the other end sends can be understood."""
+        return self._decoder.error
 
     def fileno(self) -> int:
         """For selectors."""

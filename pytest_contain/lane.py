@@ -280,6 +280,8 @@ class Lane:
             if block:
                 select.select([self.control], [], [])
             self._backlog.extend(self.control.receive_ready())
+            if self.control.error is not None:
+                raise self.control.error
             if not block:
                 break
         return self._backlog.popleft() if self._backlog else None

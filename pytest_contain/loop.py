@@ -272,12 +272,7 @@ class Loop:
 
     def drain(self, child: Child) -> None:
         """Take in what the child said until now. What makes no sense ends its test."""
-        try:
-            messages = child.channel.receive_ready()
-        except IntegrityError as error:
-            self.distrust(child, error)
-            return
-        for message in messages:
+        for message in child.channel.receive_ready():
             test = self.running.get(child)
             try:
                 kind, value = self.understand(child, test, message)
@@ -297,6 +292,8 @@ class Loop:
                 self.release(test)
                 self.tell_events(test)
                 raise Stop(value)
+        if child.channel.error is not None:
+            self.distrust(child, child.channel.error)
 
     def distrust(self, child: Child, error: Exception) -> None:
         """A child that does not speak our language will not report its test."""

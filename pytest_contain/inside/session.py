@@ -559,7 +559,7 @@ def bound_snap(capture: Any) -> None:
             return original()
         if size <= 4 * LONGEST_SECTION:
             return original()
-        half = LONGEST_SECTION // 2
+        half = LONGEST_SECTION // 2 - 100  # room for the note, or it would be cut out again
         head, tail = os.pread(number, half, 0), os.pread(number, half, size - half)
         capture.tmpfile.seek(0)
         capture.tmpfile.truncate()

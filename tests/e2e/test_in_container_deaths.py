@@ -71,10 +71,6 @@ def test_forks_and_returns():
     os.wait()
 
 
-def test_closes_everything():
-    os.closerange(3, 600)
-
-
 def test_after():
     pass
 """
@@ -98,7 +94,7 @@ def run(contained: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_every_way_to_die_is_one_failure_with_its_reason(contained: pytest.Pytester, how: list[str]) -> None:
     contained.makepyfile(DEATHS)
     result = run(contained, *how)
-    result.assert_outcomes(passed=5, failed=4, errors=2, xfailed=1)
+    result.assert_outcomes(passed=4, failed=4, errors=2, xfailed=1)
     text = result.stdout.str()
     assert "the test's process called exit with status 3" in text
     assert "killed by SIGKILL" in text
@@ -233,7 +229,8 @@ def test_a_conftest_that_cannot_be_imported_is_a_usage_error(contained: pytest.P
 
 
 def test_exit_while_collecting_ends_the_run(contained: pytest.Pytester) -> None:
-    contained.makepyfile("import pytest\npytest.exit('no tests today', returncode=9)")
+    contained.makepyfile("def test_a(): pass")
+    contained.makeconftest("import pytest\ndef pytest_collection_modifyitems(): pytest.exit('no tests today', returncode=9)")
     result = run(contained)
     assert result.ret == 9
     assert "no tests today" in result.stdout.str()
