@@ -132,8 +132,6 @@ class Channel:
                 self.at_end = True
                 break
             messages.extend(self._decoder.feed(data))
-            if len(data) < _PIECE_BYTES:
-                break
         return messages
 
     def take_fds(self, count: int) -> list[int]:
