@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from contain.build.debian import provide_debian_base
+from contain.build.debian import provide, provide_debian_base
 from contain.container.run import new_container_id, run
-from contain.errors import RegistryError
+from contain.errors import BuildStepFailed, RegistryError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import Image
 from contain.progress import Silent
@@ -174,6 +174,22 @@ def test_times_and_accounts_are_the_archives(bookworm: tuple[Path, Image]) -> No
     assert re.search(r"Release file of \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ, sha256:[0-9a-f]{64}$", row.comment)
     assert image.config.command == ("bash",)
     assert image.config.environment == (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+
+
+def test_a_script_that_fails_says_why_and_leaves_nothing(
+    bookworm: tuple[Path, Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = bookworm
+    shutil.copytree(home / "debian", tmp_path / "debian", ignore=shutil.ignore_patterns("made-*"))
+    monkeypatch.setattr(provide, "render_script", lambda *_, **__: "echo the reason; echo > /etc/changed; exit 3\n")
+    with pytest.raises(BuildStepFailed, match="failed with status 3:\nthe reason") as caught:
+        bootstrap(tmp_path, "debian:bookworm")
+    assert caught.value.log_tail == "the reason"
+    with Store.open(tmp_path) as store:
+        assert store.images() == ()
+        assert store.name_source(parse_reference("debian:bookworm")) is None
+    assert [*(tmp_path / "tmp").iterdir()] == []
+    assert not [*(tmp_path / "debian").glob("made-*")]
 
 
 @pytest.mark.parametrize(("name", "merged"), [("debian:trixie", True), ("debian:11-slim", False)])

@@ -57,6 +57,7 @@ from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
+from contain.store.durable import explained
 
 if TYPE_CHECKING:
     from contain.store import Store
@@ -113,7 +114,7 @@ def provide_debian_base(
         return None
     architecture = debian_architecture(platform.machine())
     environ = os.environ if environ is None else environ
-    with store.lock(f"debian-{wanted.suite}-{architecture}"):
+    with explained(store.home), store.lock(f"debian-{wanted.suite}-{architecture}"):
         known = store.name_source(reference)
         if known is not None and known[1] == SOURCE:  # another process made it while this one waited for the lock
             return ProvidedBase(image=store.image(known[0]), source=SOURCE)
