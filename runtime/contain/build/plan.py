@@ -148,7 +148,8 @@ def _render_step(
 
 def _render_copy(step: CopyStep) -> list[str]:
     place = "the context" if step.source_name is None else step.source_name
-    what = [*step.sources, *(f"<<{name}" for name, _ in step.documents)]
-    line = f"{'add ' if step.unpack else 'copy'}    {' '.join(what)} from {place} to {step.destination}"
+    what = [f"{' '.join(step.sources)} from {place}"] if step.sources else []
+    what += [f"{' '.join(name for name, _ in step.documents)} from the Dockerfile"] if step.documents else []
+    line = f"{'add ' if step.unpack else 'copy'}    {', '.join(what)} to {step.destination}"
     options = [f"{name} {value}" for name, value in (("owner", step.chown), ("mode", step.chmod)) if value is not None]
     return [line, *([f"        {', '.join(options)}"] if options else [])]
