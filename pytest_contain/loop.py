@@ -404,14 +404,16 @@ class Loop:
             }
             test.held.append(("warning", rebuild_warning(warning)))
             return
+        told = [report for kind, report in test.held if kind == "report"]
+        failed = [report for report in told if report.failed]
+        if failed:
+            failed[0].sections.append(("container", f"the test {text}"))
+            return
         for position, (kind, report) in enumerate(test.held):
             if kind == "report" and report.when == "teardown":
-                if report.failed:
-                    report.sections.append(("container", text))
-                else:
-                    failed = failed_report(test.item, "teardown", f"the test {text}", start=report.start, stop=report.stop)
-                    failed.user_properties, failed.sections = report.user_properties, report.sections
-                    test.held[position] = ("report", failed)
+                replacement = failed_report(test.item, "teardown", f"the test {text}", start=report.start, stop=report.stop)
+                replacement.user_properties, replacement.sections = report.user_properties, report.sections
+                test.held[position] = ("report", replacement)
                 return
 
     def end_early(self, test: Test, reason: str) -> None:

@@ -10,6 +10,7 @@ import builtins
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -152,10 +153,13 @@ def explain_verdict(verdict: SandboxVerdict) -> str:
 
 
 def explain_leftovers(count: int, names: Sequence[str], shown: int = 5) -> str:
-    """``left 2 processes behind in its container: sleep 1000, python server.py``. ``names`` may be fewer than ``count``."""
+    """``left 3 processes behind in its container: sleep 1000, a fork of the test (2x)``. ``names`` may be fewer than ``count``."""
     noun = "process" if count == 1 else "processes"
     text = f"left {count} {noun} behind in its container"
-    return f"{text}: {', '.join(names[:shown])}{', …' if len(names) > shown else ''}" if names else text
+    if not names:
+        return text
+    each = [f"{name} ({number}x)" if number > 1 else name for name, number in Counter(names).items()]
+    return f"{text}: {', '.join(each[:shown])}{', …' if len(each) > shown else ''}"
 
 
 def next_phase(seen: Sequence[Any]) -> Phase:

@@ -112,3 +112,6 @@ def _enter(details, fds):
     except BaseException as error:
         os.write(2, f"cannot enter the container: {error}\n".encode())
         os._exit(125)
+
+
+hold_capabilities()
