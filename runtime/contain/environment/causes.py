@@ -85,6 +85,7 @@ def _candidates(diff: EnvironmentDiff) -> Iterator[_Candidate]:
         yield _Candidate(topic=topic, dimension=FILES, key=found.path, prior=DIMENSIONS[FILES].prior, difference=found)
 
 
+_ABSENT = "(none)"
 _Found = tuple[float, str]  # weight, why
 
 
@@ -365,6 +366,7 @@ def _cause(members: Sequence[tuple[float, str, _Candidate]]) -> LikelyCause:
     settings = [member[2] for member in sorted(members, key=lambda member: _telling(member[2]))]
     if head.topic in {"locale", "time-zone"}:
         title, before, after = _headline(settings[0])
+        before, after = (_with_effect(text, settings, side) for side, text in enumerate((before, after)))
         ordered = sorted(members, key=lambda member: _telling(member[2]))
     return LikelyCause(
         title=title,
@@ -375,6 +377,14 @@ def _cause(members: Sequence[tuple[float, str, _Candidate]]) -> LikelyCause:
         evident=score > 0,
         differences=tuple(member[2].difference for member in ordered),
     )
+
+
+def _with_effect(text: str, members: Sequence[_Candidate], side: int) -> str:
+    """An unset variable says little: what holds instead is said beside it."""
+    for member in members:
+        if text == _ABSENT and member.key in {"effective", "names"} and isinstance(member.difference, Difference):
+            return f"{_ABSENT}, so {_side((member.difference.before, member.difference.after)[side])}"
+    return text
 
 
 _SETTINGS = ("LC_ALL", "PYTHONIOENCODING", "PYTHONUTF8", "LANG", "LC_CTYPE", "TZ", "/etc/localtime", "/etc/timezone")
@@ -432,5 +442,5 @@ def _headline(candidate: _Candidate) -> tuple[str, str, str]:
 
 def _side(value: Value | None) -> str:
     if value is None:
-        return "(none)"
+        return _ABSENT
     return value if isinstance(value, str) else ", ".join(value)

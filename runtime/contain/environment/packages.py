@@ -163,12 +163,16 @@ _NODE_PACKAGE = re.compile(r"^(?P<place>/(?:(?!node_modules/).)*lib/node_modules
 
 def python_metadata_place(path: str) -> str | None:
     """The import directory if ``path`` is the metadata of a distribution which can be imported; vendored copies are not."""
+    if not path.endswith(("/METADATA", "/PKG-INFO", ".egg-info")):
+        return None
     match = _PYTHON_METADATA.match(path)
     return match["place"] if match and _IMPORT_DIRECTORY.search(match["place"]) else None
 
 
 def node_package_place(path: str) -> tuple[str, str] | None:
     """(directory of global modules, package name) if ``path`` is the package.json of a globally installed npm package."""
+    if not path.endswith("/package.json"):
+        return None
     match = _NODE_PACKAGE.match(path)
     return (match["place"], match["name"]) if match else None
 

@@ -124,7 +124,7 @@ def test_the_assertion_lines_of_the_report_are_read_when_there_is_no_message(dif
 def test_facts_of_one_cause_are_one_cause_led_by_the_setting(diff: EnvironmentDiff) -> None:
     causes = explain(diff, FailureEvidence(exception="UnicodeDecodeError", message="x"))
     assert [cause.title for cause in causes] == ["locale LANG"]
-    assert (causes[0].before, causes[0].after) == ("C.UTF-8", "(none)")
+    assert (causes[0].before, causes[0].after) == ("C.UTF-8", "(none), so C")
     assert len(causes[0].differences) == 3
 
 
