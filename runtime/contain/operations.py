@@ -45,6 +45,18 @@ class BindHostDirectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountLayers:
+    """Host directories, one over the other (highest first), read-only at a host path, seen only in this mount namespace.
+
+    For the host's root below layers that lie in it: overlay refuses lower directories that overlap, but not a mounted overlay of
+    one of them.
+    """
+
+    lower: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteHostFile:
     """A small text file at a host path, 0644."""
 
@@ -217,6 +229,7 @@ Operation = (
     | MountScratch
     | MakeHostDirectory
     | BindHostDirectory
+    | MountLayers
     | WriteHostFile
     | MountRoot
     | MountCopyOnWrite

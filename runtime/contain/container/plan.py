@@ -28,6 +28,7 @@ from contain.operations import (
     MountBind,
     MountCopyOnWrite,
     MountFilesystem,
+    MountLayers,
     MountRoot,
     MountScratch,
     Operation,
@@ -52,6 +53,7 @@ MASKED = (
         "/proc/sched_debug",
     ),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"),
+    "/sys/devices/system/cpu/cpu*/thermal_throttle",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 ETC_FILES = ("hosts", "hostname", "resolv.conf")
@@ -113,7 +115,8 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
     """What must be mounted while still outside the user namespace, and the spec that then holds.
 
     Needed where the host's own root is a layer, and for copy-on-write directories. The host's root and a skeleton on the same file
-    system would overlap, which overlay refuses: then the skeleton is a memory file system.
+    system would overlap, which overlay refuses: then the skeleton is a memory file system, and layers above the host's root, which
+    lie in it, stand on an overlay of it.
     """
     operations: list[Operation] = []
     layers = spec.layers
@@ -127,6 +130,10 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
         for path, directory in stub_paths(spec):
             place = str(workspace.skeleton) + path
             operations.append(MakeHostDirectory(path=place) if directory else WriteHostFile(path=place, text=""))
+        if len(layers) > 1:
+            covered = workspace.directory / "covered"
+            operations.append(MountLayers(lower=(str(view), str(workspace.skeleton)), path=str(covered)))
+            layers = tuple(covered if layer == view else layer for layer in layers)
     mounts: list[Mount] = []
     for mount in spec.mounts:
         if isinstance(mount, CopyOnWrite):
@@ -147,7 +154,8 @@ def _plan_devices(*, tty_group: bool) -> list[Operation]:
     tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
     return [
         MountFilesystem(kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid",)),
-        *(MountBind(source=f"/dev/{name}", target=f"/dev/{name}", read_only=False) for name in DEVICES),
+        # Read-only: the device itself can still be written, but not its mode and owner, which are the host's.
+        *(MountBind(source=f"/dev/{name}", target=f"/dev/{name}", read_only=True) for name in DEVICES),
         *(MakeSymlink(target=f"/dev/{name}", points_to=to) for name, to in DEVICE_LINKS),
         MountFilesystem(
             kind="devpts",
@@ -183,6 +191,7 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
             )
             for hierarchy in first
         ]
+        operations.append(MakePathReadOnly(target=place))
     return operations
 
 

@@ -36,6 +36,7 @@ from contain.operations import (
     MountBind,
     MountCopyOnWrite,
     MountFilesystem,
+    MountLayers,
     MountRoot,
     MountScratch,
     Operation,
@@ -84,6 +85,9 @@ class Performer:
             case BindHostDirectory(source=source, path=path):
                 os.makedirs(path, exist_ok=True)
                 syscalls.mount(source, path, "", syscalls.MS_BIND, "")
+            case MountLayers(lower=lower, path=path):
+                os.makedirs(path, exist_ok=True)
+                syscalls.mount("overlay", path, "overlay", syscalls.MS_RDONLY, f"lowerdir={':'.join(lower)}")
             case WriteHostFile(path=path, text=text):
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(text)
@@ -103,7 +107,8 @@ class Performer:
                     os.symlink(points_to, os.path.basename(target), dir_fd=parent)
                 os.close(parent)
             case MaskPath(target=target):
-                self._mask(target)
+                for path in self._matches(target):
+                    self._mask(path)
             case SetSysctl(name=name, value=value):
                 with contextlib.suppress(OSError):
                     descriptor = syscalls.openat2(self._root, f"proc/sys/{name}", os.O_WRONLY)
@@ -136,6 +141,8 @@ class Performer:
                 os.setsid()
                 if terminal:
                     self._open_terminal()
+                else:
+                    _replace_null_devices()
             case Execute(arguments=arguments, environment=environment):
                 _execute(arguments, environment)
 
@@ -229,6 +236,21 @@ class Performer:
         os.close(tree)
         os.close(target)
 
+    def _matches(self, pattern: str) -> list[str]:
+        """Paths for a pattern with one starred component; the path itself where there is none."""
+        if "*" not in pattern:
+            return [pattern]
+        before, _, after = pattern.partition("*")
+        place, _, prefix = before.rpartition("/")
+        try:
+            directory = syscalls.openat2(self._root, place.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return []
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix))
+        os.close(directory)
+        return [f"{place}/{name}{after}" for name in names]
+
     def _mask(self, path: str) -> None:
         try:
             target = self._open_beneath(path)
@@ -246,6 +268,7 @@ class Performer:
                 raise OSError(errno.EINVAL, "the host's /dev/null is not the null device", "/dev/null")
             tree = syscalls.open_tree(null, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
             os.close(null)
+            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)  # its mode and owner are the host's
         syscalls.move_mount(tree, target, path)
         os.close(tree)
         os.close(target)
@@ -309,6 +332,26 @@ class Performer:
                 syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
         if who.no_new_privileges:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        # Until execve(2), which sets it back, nobody inside may trace this process or reach its program file, which is the host's
+        # (CVE-2016-9962, CVE-2019-5736).
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _is_null_device(descriptor: int) -> bool:
+    state = os.fstat(descriptor)
+    return stat.S_ISCHR(state.st_mode) and state.st_rdev == os.makedev(1, 3)
+
+
+def _replace_null_devices() -> None:
+    """Where a standard descriptor is the host's /dev/null, the container's own takes its place: fchmod(2) on the host's would reach
+    the host."""
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            if _is_null_device(number):
+                inner = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                if _is_null_device(inner):
+                    os.dup2(inner, number)
+                os.close(inner)
 
 
 def _bring_loopback_up() -> None:
