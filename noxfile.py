@@ -1,0 +1,55 @@
+"""Everything that is checked: ``nox`` runs lint, types and tests; ``nox -s kernel e2e`` needs root on Linux.
+
+``nox --no-venv`` uses the present environment, which must have the extras ``test`` and ``check``.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install into the session's environment, if it has one of its own."""
+    if session.venv_backend != "none":
+        session.install("--quiet", *arguments)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules, layout of the text, layers."""
+    install(session, "-e", ".[check]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-logo")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly, in source and tests."""
+    install(session, "-e", ".[test,check]")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """What decides: no root, no network."""
+    install(session, ".[test]")
+    session.run("python", "-m", "pytest", "tests/unit", "tests/property", "tests/golden", *session.posargs)
+
+
+@nox.session
+def kernel(session: nox.Session) -> None:
+    """What does, on the real kernel; root."""
+    install(session, ".[test]")
+    session.run("python", "-m", "pytest", "tests/kernel", "tests/security", *session.posargs)
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """The plugin and the commands as a user meets them; root."""
+    install(session, ".[test]")
+    session.run("python", "-m", "pytest", "tests/e2e", *session.posargs)
