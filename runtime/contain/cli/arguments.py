@@ -19,6 +19,7 @@ class Command:
     summary: str
     group: str
     error_status: int = 1
+    needs_root: bool = True  # files of several owners, mounts: an ordinary user gets a user namespace first
 
 
 _IMAGES, _CONTAINERS, _ENVIRONMENTS, _SYSTEM = "Images", "Containers", "Environments", "System"
@@ -61,7 +62,9 @@ COMMANDS = {
         group=_ENVIRONMENTS,
         error_status=2,
     ),
-    "doctor": Command(module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM),
+    "doctor": Command(
+        module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
+    ),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
 

@@ -64,11 +64,22 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
+    if os.geteuid() != 0 and command.needs_root:
+        _become_root()
     module = importlib.import_module(f"contain.cli.{command.module}")
     parser = Parser(prog=f"contain {name}", description=command.summary)
     getattr(module, f"add_{command.function}_arguments")(parser)
     status: int = getattr(module, command.function)(parser.parse_args(rest))
     return status
+
+
+def _become_root() -> None:
+    """An ordinary user works as root of a user namespace; the store stays the user's own."""
+    from contain.linux.usernamespace import become_root
+    from contain.paths import store_home
+
+    os.environ["CONTAIN_HOME"] = str(store_home())
+    become_root()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
