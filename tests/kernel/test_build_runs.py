@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contain.build import BuildHost, BuildRequest, BuildResult, build
+from contain.build import BuildHost, BuildRequest, BuildResult, build, image_trees
 from contain.errors import BuildStepFailed
 from contain.progress import Silent
 from contain.registry.platform import host_platform
@@ -203,3 +203,21 @@ def test_two_builds_at_once_execute_each_step_once(context: Path, tmp_path: Path
         thread.join()
     assert sum(result.executed_steps for result in results) == 3
     assert len({result.digest for result in results}) == 1
+
+
+def test_the_host_s_root_is_a_base_that_is_never_written(tmp_path: Path, store: Store) -> None:
+    if Path("/dev/shm").stat().st_dev == Path("/").stat().st_dev or "overlay" in root_file_system():
+        pytest.skip("needs a memory file system at /dev/shm and a root that is no overlay")
+    (tmp_path / "f").write_text("copied")
+    text = "FROM host\nCOPY f /contain-test/f\nRUN cat /contain-test/f > /contain-test/g && rm /contain-test/f\n"
+    request = BuildRequest(context=tmp_path, dockerfile_text=text)
+    result = build(request, store=store, progress=Output(), host=build_host())
+    assert not Path("/contain-test").exists()
+    assert paths_of_last_layer(result, store) == ["/", "/contain-test", "/contain-test/g"]
+    assert image_trees(result.image, store)[0] == Path("/")
+    assert not list(Path("/dev/shm").glob("contain-*"))
+
+
+def root_file_system() -> str:
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return next(row[row.index("-") + 1] for row in reversed(rows) if row[4] == "/")

@@ -206,8 +206,8 @@ def _suggestion(reference: Reference, near: Sequence[str]) -> str:
 def _found(
     reference: Reference, image: Image, source: str, store: Store, progress: Progress, *, local: bool = False
 ) -> FoundBase:
-    where = f"the local store ({source})" if local else source
-    progress.note(f"{reference.familiar}: from {where}, {image.digest}")
+    where = f"in the local store ({source})" if local else source
+    progress.note(f"{reference.familiar}: {where}, {image.digest}")
     return FoundBase(
         image=image,
         trees=image_trees(image, store),
