@@ -7,6 +7,7 @@ that other facts cover, known noise. What one side could not tell is listed as n
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -34,6 +35,7 @@ from contain.environment.facts import (
 )
 from contain.environment.noise import covering_dimensions, file_noise, variable_noise
 
+_VARIABLE = re.compile(r"[A-Z][A-Z_]*")
 _MOVED_TOGETHER = 5  # packages; from here on "all of them are elsewhere" is one difference, not many
 
 
@@ -150,7 +152,10 @@ def _installs_text(installs: tuple[Package, ...] | None, other: tuple[Package, .
 def _compare_facts(a: Environment, b: Environment, found: _Collected, *, image: bool) -> None:
     one_ran = a.has_runtime != b.has_runtime
     refused = [(side.name, side.missing[RUNTIME]) for side in (a, b) if RUNTIME in side.missing]
-    found.not_comparable.extend(NotComparable(what="runtime facts", reason=f"{name}: {why}") for name, why in refused)
+    if len(refused) == 2 and not image:
+        found.notes.append(f"neither place was asked while it ran: {refused[0][1]}")
+    else:
+        found.not_comparable.extend(NotComparable(what="runtime facts", reason=f"{name}: {why}") for name, why in refused)
     if one_ran and not refused:
         still = b if a.has_runtime else a
         found.not_comparable.append(NotComparable(what="runtime facts", reason=f"{still.name} was captured without running it"))
@@ -200,7 +205,8 @@ def _gap(name: str, key: str, a: Environment, b: Environment) -> str | None:
     """Why a key cannot be compared: one side could not read it, or read only a part of the dimension and not this key."""
     for side in (a, b):
         why = side.missing.get(f"{name}/{key}")
-        if why is None and key not in side.facts[name]:
+        told_anyway = name in {"locale", "time-zone"} and _VARIABLE.fullmatch(key)  # an unset variable is known to be unset
+        if why is None and key not in side.facts[name] and not told_anyway:
             why = side.missing.get(f"{name}/*")
         if why is not None:
             return f"{side.name}: {why}"
@@ -447,6 +453,7 @@ def _runtime(a: Environment, b: Environment, found: _Collected) -> str:
         return "different"
     if not (a.has_runtime and b.has_runtime):
         return "not captured"
-    if any(_is_runtime(gap.what) for gap in found.not_comparable):
+    gaps = [entry for side in (a, b) for entry in side.missing if _is_runtime(entry.partition("/")[0])]
+    if gaps or any(_is_runtime(gap.what) for gap in found.not_comparable):
         return "partly"
     return "same"

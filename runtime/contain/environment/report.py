@@ -285,6 +285,8 @@ def _values(difference: Difference) -> tuple[str, str]:
     if isinstance(before, tuple) and isinstance(after, tuple):
         only_before = [item for item in before if item not in after]
         only_after = [item for item in after if item not in before]
+        if sorted(before) != sorted(after) and not only_before and not only_after:
+            return ", ".join(before), ", ".join(after)  # the same entries, some more than once
         if not only_before and not only_after:
             return ", ".join(before), f"{', '.join(after)} (another order)"
         same = len(before) - len(only_before)
@@ -418,12 +420,27 @@ def _foot(diff: EnvironmentDiff, page: _Page, *, all_of_them: bool) -> list[str]
         else:
             named = ", ".join(f"{group.name} {len(group.keys)}" for group in diff.noise)
             lines.append(page.fit(f"Noise: {named}"))
-    gaps = diff.not_comparable
+    gaps = _gaps(diff, everything=all_of_them)
     shown = gaps if all_of_them else gaps[:3]
-    lines += [page.fit(f"Not compared: {gap.what}: {gap.reason}") for gap in shown]
+    for gap in shown:
+        wrapped = _wrapped(f"Not compared: {gap}", page.width - 2)
+        lines += [wrapped[0], *("  " + line for line in (wrapped if all_of_them else wrapped[:2])[1:])]
     if len(gaps) > len(shown):
         lines.append(f"Not compared: {len(gaps) - len(shown)} more")
     lines += [page.fit(f"Note: {note}") for note in diff.notes]
+    return lines
+
+
+def _gaps(diff: EnvironmentDiff, *, everything: bool) -> list[str]:
+    """What could not be compared, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for gap in diff.not_comparable:
+        reasons.setdefault(gap.reason, []).append(gap.what)
+    lines = []
+    for reason, whats in reasons.items():
+        # Of many, the dimensions only.
+        named = whats if everything or len(whats) <= 2 else [what.partition(" ")[0] for what in whats]
+        lines.append(f"{', '.join(dict.fromkeys(named))}: {reason}")
     return lines
 
 

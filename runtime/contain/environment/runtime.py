@@ -64,10 +64,14 @@ link="$(readlink /etc/localtime 2>/dev/null)"
 if [ -n "$link" ]; then say time-zone /etc/localtime "$link"
 elif [ ! -e /etc/localtime ]; then say time-zone /etc/localtime none; fi
 zone="$(first /etc/timezone)" && say time-zone /etc/timezone "$zone"
-say time-zone names "$(date +%Z)"
 memory="$(first /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes)" && say limits memory "$memory"
 processes="$(first /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max)" && say limits processes "$processes"
 say interpreter implementation 'no Python'
+while read -r source point kind options rest; do
+  case $point in /proc/*|/sys/*) continue;; esac
+  flags=; for flag in ro nosuid nodev noexec; do case ",$options," in *",$flag,"*) flags="$flags $flag";; esac; done
+  say mounts "$point" "$kind$flags"
+done </proc/self/mounts
 if [ -r /etc/resolv.conf ]; then while read -r word value; do
   if [ "$word" = nameserver ]; then say dns 'name servers' "$value"; fi; done </etc/resolv.conf; fi
 for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' | sort -u); do
@@ -77,7 +81,8 @@ for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' | sort -u); d
 done
 echo end
 """
-_SHELL_LISTS = frozenset({("dns", "name servers"), ("time-zone", "names")})
+_SHELL_LISTS = frozenset({("dns", "name servers")})
+_SHELL_TELLS_A_PART = ("kernel", "cpu", "process", "ulimits", "limits", "time-zone", "locale", "mounts", "dns", "interpreter")
 _SHELL_MISSING = "the place has no Python, and a shell cannot tell"
 
 
@@ -133,7 +138,7 @@ def _parse_lines(text: str, secret_key: bytes) -> RuntimeFacts:
     lines = text.split("\n")
     if "end" not in lines:
         raise _bad("it has no end")
-    facts: dict[str, dict[str, Value]] = {}
+    facts: dict[str, dict[str, Value]] = {"environment": {}}
     for line in lines[: lines.index("end")]:
         dimension, tab, rest = line.partition("\t")
         key, second_tab, value = rest.partition("\t")
@@ -149,18 +154,13 @@ def _parse_lines(text: str, secret_key: bytes) -> RuntimeFacts:
         else:
             facts.setdefault(dimension, {})[key] = value
     # The shell gives some keys of a dimension only; the others are unknown here, never equal.
-    facts.setdefault("locale", {})
+    for dimension in _SHELL_TELLS_A_PART:
+        facts.setdefault(dimension, {})
     facts["sys-path"], facts["importable"] = {}, {}
-    missing = dict.fromkeys(("mounts", *_shell_gaps(facts)), _SHELL_MISSING)
+    missing = {f"{dimension}/*": _SHELL_MISSING for dimension in _SHELL_TELLS_A_PART}
     return RuntimeFacts(
         probe="sh", facts=frozen({name: frozen(found) for name, found in facts.items()}), missing=frozen(missing)
     )
-
-
-def _shell_gaps(facts: Mapping[str, Mapping[str, Value]]) -> list[str]:
-    """``dimension/*`` for those of which the shell read a part: keys it did not read cannot be compared."""
-    partial = ("kernel", "cpu", "process", "ulimits", "limits", "time-zone", "locale", "dns", "interpreter")
-    return [f"{name}/*" for name in partial if name in facts]
 
 
 def probe_here(python: Sequence[str], *, secret_key: bytes, environ: Mapping[str, str] | None = None) -> RuntimeFacts:

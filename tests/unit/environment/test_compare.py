@@ -239,6 +239,14 @@ def test_two_places_that_both_refused_to_run_are_not_fully_comparable(place: Env
     assert diff.exit_status == 3
 
 
+def test_one_image_is_identical_to_itself_even_if_nothing_in_it_can_be_asked(place: Environment) -> None:
+    image_only = frozen({name: found for name, found in place.facts.items() if DIMENSIONS[name].scope == "image"})
+    empty = replace(place, facts=image_only, missing=frozen({"runtime": "no /bin/sh"}))
+    diff = compare(empty, empty)
+    assert (diff.grade, diff.exit_status) == ("G0", 0)
+    assert diff.notes == ("neither place was asked while it ran: no /bin/sh",)
+
+
 def test_a_file_that_cannot_be_read_is_not_taken_for_equal(place: Environment, change: Change) -> None:
     hidden = replace(place.files[TOOL], digest=UNREADABLE)
     diff = compare(replace(place, files=frozen({**place.files, TOOL: hidden})), change(place, files={TOOL: hidden}))
