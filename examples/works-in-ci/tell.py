@@ -1,0 +1,86 @@
+"""Tell the story of a test that passes in CI and fails where the service runs, and check that it went as told.
+
+Runs the tests of this directory in a container each, in both environments that ``pyproject.toml`` declares, and asks what differs
+between the two. Exit status: 0 if one test failed, in the deployment, and the time zone was named as its cause; 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BOTH = ("ci", "deployment")
+CULPRIT = "test_a_payment_after_midnight_is_booked_on_the_new_day"
+
+
+def say(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
+
+
+def run(arguments: Sequence[str], *, shown: str) -> int:
+    """Run a program here, its output on the terminal; its exit status."""
+    say(f"$ {shown}")
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=HERE, check=False).returncode
+
+
+def failed_tests(report: Path) -> dict[str, list[str]] | None:
+    """From a JUnit report: the names of the tests that failed in each environment; None if not all tests ran in both."""
+    failed: dict[str, list[str]] = {name: [] for name in BOTH}
+    ran = dict.fromkeys(BOTH, 0)
+    for case in ElementTree.parse(report).iter("testcase"):
+        name, _, environment = case.get("name", "").rpartition("@")
+        if environment not in failed:
+            return None
+        ran[environment] += 1
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed[environment].append(name)
+    return failed if len(set(ran.values())) == 1 and ran[BOTH[0]] else None
+
+
+def main() -> int:
+    if os.geteuid() != 0:
+        print("This example makes containers, and that needs root for now: run it as root, or with sudo.", file=sys.stderr)
+        return 1
+    wrong: list[str] = []
+
+    say(f'Two environments, {" and ".join(BOTH)}. Both call themselves "Debian 12 + Python 3.11". Do the tests pass in both?')
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place, "report.xml")
+        arguments = ["--in-container", "--contain-env", "ci", "--contain-env", "deployment"]
+        status = run(
+            ["pytest", *arguments, "-p", "no:cacheprovider", "-o", "junit_family=xunit2", f"--junitxml={report}"],
+            shown=f"pytest {' '.join(arguments)}",
+        )
+        failed = failed_tests(report) if report.exists() else None
+    if status != 1:
+        wrong.append(f"pytest ended with exit status {status}, not 1 (some tests failed)")
+    if failed is None:
+        wrong.append("the tests did not run in both environments")
+    else:
+        if failed["ci"]:
+            wrong.append(f"these failed in ci, where all should pass: {', '.join(failed['ci'])}")
+        if failed["deployment"] != [CULPRIT]:
+            wrong.append(f"{CULPRIT} alone should fail in deployment; failed: {', '.join(failed['deployment']) or 'none'}")
+
+    say("And without any test: what differs between the two?")
+    if (status := run(["contain.cli.main", "diff", *BOTH], shown=f"contain diff {' '.join(BOTH)}")) != 1:
+        wrong.append(f"contain diff ended with exit status {status}, not 1 (they differ)")
+
+    if wrong:
+        say("The story did not go as told:")
+        for line in wrong:
+            print(f"  - {line}")
+        return 1
+    say("As told: every test passes in ci, one fails in deployment, and the difference that explains it has a name: TZ.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
