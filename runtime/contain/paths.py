@@ -29,13 +29,9 @@ def store_home(environ: dict[str, str] | None = None, *, user_id: int | None = N
 
 
 def run_home(environ: dict[str, str] | None = None, *, user_id: int | None = None) -> HostPath:
-    """Run-time state (records of containers, sockets): below the store if ``$CONTAIN_HOME`` is set, else ``/run/contain`` for
-    root, else ``$XDG_RUNTIME_DIR/contain``, else below the store."""
-    environ = dict(os.environ) if environ is None else environ
-    user_id = os.getuid() if user_id is None else user_id
-    if environ.get("CONTAIN_HOME"):
-        return store_home(environ, user_id=user_id) / "run"
-    if user_id == 0:
-        return Path("/run/contain")
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime) / "contain" if runtime.startswith("/") else store_home(environ, user_id=user_id) / "run"
+    """Run-time state (workspaces of containers, network leases): ``run`` below the store.
+
+    Not below ``/run``: that is often a memory file system, on which an overlay's upper directory needs Linux 6.6. What is stale
+    after a reboot is swept like what a killed process leaves.
+    """
+    return store_home(environ, user_id=user_id) / "run"

@@ -28,6 +28,7 @@ import json
 import os
 import pickle
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -71,6 +72,7 @@ class SessionConfiguration:
     scratch_inodes: int
     seccomp: bytes
     worker_seccomp: bytes
+    on_disk: bool = False  # keep what is written on the store's disk although memory would do
 
 
 class _Builder:
@@ -88,9 +90,13 @@ class _Builder:
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
         syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "")
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        syscalls.mount(
-            "contain", str(self.worker_home), "tmpfs", syscalls.MS_NOSUID, f"size={configuration.scratch_bytes},mode=755"
-        )
+        size = f"size={configuration.scratch_bytes},mode=755"
+        syscalls.mount("contain", str(self.worker_home), "tmpfs", syscalls.MS_NOSUID, size)
+        self.in_memory = not configuration.on_disk and takes_user_attributes(str(self.worker_home))
+        if not self.in_memory:  # before Linux 6.6: then on the store's disk
+            syscalls.umount2(str(self.worker_home), 0)
+            if any(layer.parent == configuration.directory for layer in self.spec.layers):
+                raise OSError(errno.EOPNOTSUPP, "on the machine's own root, tests need Linux 6.6: give them a Dockerfile")
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
 
@@ -154,6 +160,8 @@ class _Builder:
             if remove_cgroup(self.cgroups[number], patience_seconds=0):
                 self.dying.discard(number)
                 del self.cgroups[number]
+                if not self.in_memory:
+                    shutil.rmtree(self.sandbox_place(number), ignore_errors=True)
 
     # -- the worker ----------------------------------------------------------------------------------------------------------
 
@@ -227,16 +235,27 @@ class _Builder:
             if isinstance(mount, CopyOnWrite) and link_tree(self.worker_home / f"upper{number}", frozen / f"project{number}"):
                 mounts[mounts.index(mount)] = replace(mount, sources=(frozen / f"project{number}", *mount.sources))
         self.spec = replace(self.spec, layers=layers, mounts=tuple(mounts))
-        self.workspace = Workspace(
-            directory=self.configuration.directory / "sandbox",
+        if self.in_memory:
+            self.sandbox_plan = self.plan_sandbox(self.configuration.directory / "sandbox")
+
+    def plan_sandbox(self, place: HostPath) -> list[Operation]:
+        """The root of a sandbox that keeps what is written at ``place``: memory mounted there, or the directory itself."""
+        configuration = self.configuration
+        workspace = Workspace(
+            directory=place,
             skeleton=self.skeleton,
-            scratch=self.configuration.directory / "sandbox",
-            scratch_bytes=self.configuration.scratch_bytes,
-            scratch_inodes=self.configuration.scratch_inodes,
+            scratch=place if self.in_memory else None,
+            scratch_bytes=configuration.scratch_bytes,
+            scratch_inodes=configuration.scratch_inodes,
+            volatile=True,
         )
-        plan = plan_root(self.spec, self.workspace, self.configuration.hierarchies)
-        etc = [MakeHostDirectory(path=str(self.workspace.etc)), *self.plan_etc(self.workspace)]
-        self.sandbox_plan = [*plan[:2], *etc, *plan[2:]]  # private mounts, scratch, then these files in it
+        plan = plan_root(self.spec, workspace, configuration.hierarchies)
+        first = 2 if self.in_memory else 1  # private mounts, the memory, then the files of /etc in it
+        return [*plan[:first], MakeHostDirectory(path=str(workspace.etc)), *self.plan_etc(workspace), *plan[first:]]
+
+    def sandbox_place(self, number: int) -> HostPath:
+        """A sandbox's own directory on disk."""
+        return self.configuration.directory / "sandbox" / str(number)
 
     def make_sandbox(self) -> None:
         """One sandbox, ready to be joined."""
@@ -247,6 +266,9 @@ class _Builder:
         configuration = self.configuration
         cgroup = make_cgroup(configuration.hierarchies, f"{configuration.session_id}/{number}", self.spec.limits)
         self.cgroups[number] = cgroup
+        if not self.in_memory:
+            self.sandbox_place(number).mkdir()
+            self.sandbox_plan = self.plan_sandbox(self.sandbox_place(number))
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         go_read, go_write = os.pipe2(os.O_CLOEXEC)
         syscalls.setns(self.own_pid_namespace, syscalls.CLONE_NEWPID)  # else fork gives ENOMEM once the last init is dead
@@ -322,6 +344,16 @@ def become_init(plan: list[Operation], cgroup: Cgroup, ready: int, go: int) -> N
             signal.pause()
     finally:
         os._exit(1)
+
+
+def takes_user_attributes(place: str) -> bool:
+    """Whether the file system keeps ``user.`` attributes, which overlay in a user namespace needs (tmpfs: since Linux 6.6)."""
+    try:
+        os.setxattr(place, "user.contain", b"")
+        os.removexattr(place, "user.contain")
+    except OSError:
+        return False
+    return True
 
 
 def join(cgroup: Cgroup) -> None:

@@ -218,10 +218,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(spec: ContainerSpec, *, scratch_bytes: int, home: HostPath | None = None) -> Iterator[Session]:
+def open_session(
+    spec: ContainerSpec, *, scratch_bytes: int, home: HostPath | None = None, on_disk: bool = False
+) -> Iterator[Session]:
     """A session whose sandboxes are as ``spec`` says; its program is ignored, each sandbox waits for a process to join.
 
-    ``scratch_bytes``: how much a sandbox may write to its disk, which is kept in memory. Leaving the block leaves nothing behind.
+    ``scratch_bytes``: how much a sandbox may write to its disk, which is kept in memory; ``on_disk``, and on a Linux before 6.6:
+    below ``home``, without that bound. Leaving the block leaves nothing behind.
     """
     home = run_home() if home is None else home
     sweep(home)
@@ -236,6 +239,7 @@ def open_session(spec: ContainerSpec, *, scratch_bytes: int, home: HostPath | No
         scratch_inodes=_SCRATCH_INODES,
         seccomp=seccomp_program(),
         worker_seccomp=compile_default_policy(allow_setns=True),
+        on_disk=on_disk,
     )
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     source = str(Path(__file__).resolve().parents[2])

@@ -45,7 +45,7 @@ from contain.linux.leases import (
 from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
 from contain.paths import HostPath
 
-DEFAULT_RUN_HOME = "/run/contain"
+DEFAULT_RUN_HOME = "/var/lib/contain/run"
 CONTAINER_INTERFACE = "eth0"
 
 _FORWARDING = "/proc/sys/net/ipv4/ip_forward"
