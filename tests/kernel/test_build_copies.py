@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from contain.build import BuildHost, BuildRequest, BuildResult, build
+from contain.build import BuildHost, BuildRequest, BuildResult, FoundBase, build
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 from contain.oci import Platform
+from contain.progress import Progress
 from contain.reference import Reference, parse_reference
 from contain.store import RootView, Store
 
@@ -386,3 +387,43 @@ def test_a_failed_build_tags_nothing(context: Path, store: Store) -> None:
     with pytest.raises(ContainError):
         run_build("FROM scratch\nCOPY missing /\n", context, store, tags=(name,))
     assert store.name_source(name) is None
+
+
+def test_an_unknown_image_that_resembles_a_stage_suggests_the_stage(context: Path, store: Store) -> None:
+    def nothing(reference: Reference, platform: Platform, progress: Progress) -> FoundBase:
+        raise NotFound(f"no image {reference.familiar}", code="base-not-found")
+
+    request = BuildRequest(context=context, dockerfile_text="FROM scratch AS builder\nFROM scratch\nCOPY --from=bulder /x /\n")
+    with pytest.raises(NotFound, match="did you mean the stage 'builder'") as caught:
+        build(request, store=store, progress=Recorder(), host=HOST, bases=nothing)
+    assert caught.value.span is not None
+    assert (caught.value.span.line, caught.value.span.length) == (3, len("bulder"))
+
+
+def test_an_ordinary_user_gets_the_digest_that_root_gets(context: Path, store: Store, tmp_path: Path) -> None:
+    write(context, {"a": "1", "d/b": "2"})
+    text = "FROM scratch AS one\nWORKDIR /w\nCOPY . .\nFROM scratch\nCOPY --from=one /w /again\n"
+    expected = run_build(text, context, store).digest
+    home = tmp_path / "ordinary"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    for directory in (tmp_path, *tmp_path.parents):
+        if str(directory).startswith("/tmp/") and directory.stat().st_uid == 0:
+            directory.chmod(directory.stat().st_mode | 0o055)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(12345, 12345, 12345)
+            os.setresuid(12345, 12345, 12345)
+            with Store.open(home / "store") as own:
+                os.write(writing, run_build(text, context, own).digest.encode())
+        except BaseException as error:  # the test's assertion shows it
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert answer.read() == expected
+    os.waitpid(child, 0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from contain.build.request import BaseSource
-from contain.errors import Conflict, NotFound, RegistryError, SourceSpan
+from contain.errors import Conflict, NotFound, RegistryError
 from contain.oci import Image, ImageConfig, Platform
 from contain.paths import HostPath
 from contain.progress import Progress
@@ -160,10 +160,8 @@ def find_base(
     store: Store,
     pull: Callable[[Reference, Platform, Progress], Image],
     providers: Callable[[], pluggy.PluginManager] = base_providers,
-    near: Sequence[str] = (),
-    span: SourceSpan | None = None,
 ) -> FoundBase:
-    """Look a base up: local store, registry (``pull``), providers. ``near``: stage names, for a suggestion.
+    """Look a base up: local store, registry (``pull``), providers.
 
     Raises `NotFound` (code ``base-not-found``) that says what each place answered; errors of a provider as they are.
     """
@@ -191,16 +189,8 @@ def find_base(
     raise NotFound(
         f"no image {reference.familiar}: not in the local store; {source}; no base provider makes it",
         code="base-not-found",
-        span=span,
-        remedy=_suggestion(reference, near),
+        remedy="check the name, or `contain import` a root file system under it",
     )
-
-
-def _suggestion(reference: Reference, near: Sequence[str]) -> str:
-    from contain.dockerfile.suggestion import suggest
-
-    stage = suggest(reference.familiar.removesuffix(":latest"), near)
-    return f"did you mean the stage {stage!r}?" if stage else "check the name, or `contain import` a root file system under it"
 
 
 def _found(

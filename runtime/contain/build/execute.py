@@ -65,7 +65,8 @@ from contain.build.viewtree import ViewTree
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.instructions import Instruction
 from contain.dockerfile.parse import parse_trigger
-from contain.errors import ContainError, NotSupported, UsageError
+from contain.dockerfile.suggestion import suggest
+from contain.errors import ContainError, NotFound, NotSupported, SourceSpan, UsageError
 from contain.oci import Descriptor, History, ImageConfig, Platform, canonical_json
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
@@ -240,7 +241,7 @@ class _Builder:
                 below = self._build_stage(index)
                 config, layers, arguments = below.state.config, below.layers, below.state.arguments
             case ImageBase(reference=reference):
-                found = self._base(reference, plan)
+                found = self._base(reference, plan.platform, plan.stage.start.span_of(plan.stage.base))
                 config, layers = found.image.config, found.image.manifest.layers
                 config = replace(config, history=complete_history(config, len(layers), self._created))
         triggers = [parse_trigger(text, file=f"ONBUILD of {plan.stage.base}") for text in config.on_build]
@@ -254,14 +255,17 @@ class _Builder:
         fingerprint = config.labels.get(HOST_LABEL, "")
         return _Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint), triggers
 
-    def _base(self, reference: Reference, plan: StagePlan) -> FoundBase:
-        key = (str(reference), str(plan.platform))
+    def _base(self, reference: Reference, platform: Platform, span: SourceSpan) -> FoundBase:
+        """The image of that name, looked up once per build. An error points at ``span``, where the name is written."""
+        key = (str(reference), str(platform))
         if key not in self._found:
             try:
-                found = self._bases(reference, plan.platform, self._progress)
+                found = self._bases(reference, platform, self._progress)
             except ContainError as error:
-                if error.span is None:
-                    error.span = plan.stage.start.span_of(plan.stage.base)
+                error.span = error.span or span
+                stage = suggest(reference.familiar.removesuffix(":latest"), self._graph.dockerfile.stage_names)
+                if isinstance(error, NotFound) and stage is not None:
+                    error.remedy = f"did you mean the stage {stage!r}?"
                 raise
             self._cleanup.enter_context(self._store.lease(found.image.digest))
             self._found[key] = found
@@ -461,24 +465,9 @@ class _Builder:
             trees = self._trees(result.state.config, result.fingerprint)
             place = f"the stage {step.source_name}"
         else:
-            found = self._image_source(stage, step)
+            found = self._base(parse_reference(step.source_name), stage.plan.platform, span)
             trees, place = found.trees, f"the image {step.source_name}"
         return ViewTree(stack.enter_context(RootView(trees)), index=self._index), place
-
-    def _image_source(self, stage: _Stage, step: CopyStep) -> FoundBase:
-        assert step.source_name is not None
-        reference = parse_reference(step.source_name)
-        key = (str(reference), str(stage.plan.platform))
-        if key not in self._found:
-            try:
-                found = self._bases(reference, stage.plan.platform, self._progress)
-            except ContainError as error:
-                if error.span is None:
-                    error.span = step.instruction.span_of(step.source_name)
-                raise
-            self._cleanup.enter_context(self._store.lease(found.image.digest))
-            self._found[key] = found
-        return self._found[key]
 
     def _context_tree(self, step: CopyStep) -> Tree:
         if self._context is None:

@@ -8,18 +8,18 @@ that not even a mount point is left behind.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from contain.build.request import BuildHost
 from contain.build.steps import RunStep
 from contain.errors import BuildStepFailed
 from contain.oci import Platform
-from contain.paths import HostPath
+from contain.paths import HostPath, run_home
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 
 HOSTNAME = "buildcontainer"
@@ -161,31 +161,30 @@ class OutputLog:
 def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
     """Run the container; both output streams go to ``log`` in the order in which they came.
 
-    Raises `BuildStepFailed` with the command's place and the end of its output.
+    Raises `BuildStepFailed` with the command's place and the end of its output. No thread reads: a process with threads must
+    not fork, and starting a container forks.
     """
-    from contain.container import CommandNotStarted, run
+    from contain.container import CommandNotStarted
+    from contain.container.run import finish, open_workspace, start
 
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    reader = threading.Thread(target=_drain, args=(reading, log), name="build-output", daemon=True)
-    reader.start()
-    try:
-        state = run(spec, stdin=nothing, stdout=writing, stderr=writing)
-    except CommandNotStarted as error:
-        raise step_failed(step, status=error.exit_status, why=error.message, tail="") from error
-    finally:
-        os.close(writing)
-        os.close(nothing)
-        reader.join()
-        os.close(reading)
+    home = run_home()
+    with contextlib.ExitStack() as cleanup:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        cleanup.callback(os.close, reading)
+        writing_end = cleanup.enter_context(os.fdopen(writing, "wb"))
+        nothing = cleanup.enter_context(open(os.devnull, "rb"))
+        workspace = replace(cleanup.enter_context(open_workspace(spec, home)), volatile=True)
+        try:
+            running = cleanup.enter_context(start(spec, workspace, stdio=(nothing.fileno(), writing, writing), home=home))
+        except CommandNotStarted as error:
+            raise step_failed(step, status=error.exit_status, why=error.message, tail="") from error
+        writing_end.close()  # the container holds the only other end, so that its end is the end of the output
+        while data := os.read(reading, _READ_BYTES):
+            log.feed(data)
+        log.feed(b"", final=True)
+        state = finish(running)
     if state.status != 0:
         raise step_failed(step, status=state.status, why=_why(state.status, out_of_memory=state.out_of_memory), tail=log.tail)
-
-
-def _drain(descriptor: int, log: OutputLog) -> None:
-    while data := os.read(descriptor, _READ_BYTES):
-        log.feed(data)
-    log.feed(b"", final=True)
 
 
 def _why(status: int, *, out_of_memory: bool) -> str:
