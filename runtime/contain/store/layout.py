@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -22,6 +23,7 @@ from contain.paths import HostPath
 from contain.store.durable import explained, held_lock, remove_tree, try_lock, write_aside
 
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_WRITE_SECONDS = 600
 _PLAIN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,80}$")
 
 
@@ -84,10 +86,13 @@ class Layout:
             for name in os.listdir(self.temporary):
                 path = self.temporary / name
                 lock = None
-                if path.is_dir() and (path / "lock").exists():
-                    lock = try_lock(path / "lock", create=False)
-                    if lock is None:
-                        continue  # its owner lives
+                with suppress(FileNotFoundError):
+                    if not path.is_dir() and time.time() - path.stat().st_mtime < _WRITE_SECONDS:
+                        continue  # a small file on its way to its place has no lock; it takes milliseconds
+                    if path.is_dir() and (path / "lock").exists():
+                        lock = try_lock(path / "lock", create=False)
+                        if lock is None:
+                            continue  # its owner lives
                 try:
                     remove_tree(path)
                     removed += 1

@@ -91,9 +91,11 @@ def test_what_a_dead_process_left_is_swept_and_what_lives_is_not(store: Store) -
         (dead / "lock").touch()
         torn = store.home / "tmp" / "torn.5678"
         torn.mkdir()
-        (store.home / "tmp" / "write.abc").touch()
+        (store.home / "tmp" / "write.old").touch()
+        os.utime(store.home / "tmp" / "write.old", (1, 1))
+        (store.home / "tmp" / "write.now").touch()
         with Store.open(store.home):
-            assert sorted(path.name for path in (store.home / "tmp").iterdir()) == [alive.parent.name]
+            assert sorted(path.name for path in (store.home / "tmp").iterdir()) == [alive.parent.name, "write.now"]
             assert alive.exists()
 
 
