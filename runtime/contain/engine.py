@@ -399,7 +399,8 @@ class Engine:
         from contain.environment import capture_host, probe_here, read_secret_key, with_runtime
 
         key = read_secret_key(self.home)
-        captured = capture_host(secret_key=key, skip=(str(self.home), str(self.run_home)))
+        with self.store.file_digests() as digests:
+            captured = capture_host(secret_key=key, skip=(str(self.home), str(self.run_home)), digests=digests)
         told = probe_here((sys.executable,), secret_key=key)
         return with_runtime(captured, told.facts, told.missing)
 
