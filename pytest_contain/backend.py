@@ -6,14 +6,17 @@ the hook ``pytest_contain_make_backend``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from contain.declared import EnvironmentSettings
 from contain.progress import Progress
+
+if TYPE_CHECKING:
+    from contain.environment import Environment
 
 
 class SandboxVerdict(Protocol):
@@ -116,6 +119,7 @@ class PreparedEnvironment:
     worker_environment: tuple[tuple[str, str], ...]
     pytest_directory: str  # where the host's pure-Python pytest is seen inside, for an image that has none; or empty
     sees_own_processes: bool = True  # whether a sandbox's /proc lists its processes only
+    capture: Callable[[], Environment] | None = None  # the environment's facts, to compare it with another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

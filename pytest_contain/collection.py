@@ -180,9 +180,8 @@ class Collection:
         places = {number: index for index, number in enumerate(self.order)}
         present = {cast("ProxyItem", item).number for item in items}
         collected = {number for numbers in self.children.values() for number in numbers}
-        for number in self.order:
-            if number not in present and number not in collected:  # made by a hook inside, not by a collector
-                items.append(self.node(number))
+        # what a hook inside made, not a collector:
+        items.extend(self.node(number) for number in self.order if number not in present and number not in collected)
         kept = [item for item in items if cast("ProxyItem", item).number in places]
         left_out = [item for item in items if cast("ProxyItem", item).number not in places]
         kept.sort(key=lambda item: places[cast("ProxyItem", item).number])

@@ -6,6 +6,7 @@ A doer on `contain.engine.Engine`; what a container is and how it is made is dec
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import posixpath
 import sys
@@ -13,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -52,7 +52,7 @@ def available_memory_bytes(meminfo: str) -> int | None:
 
 def find_python(ready: ReadyImage, environment: Mapping[str, str]) -> str:
     """The Python that the image's own ``PATH`` names. Raises `UsageError` (code ``no-python``)."""
-    from contain.store import RootView
+    from contain.store import Kind, RootView
 
     view = RootView(ready.trees)
     for directory in environment.get("PATH", "").split(":"):
@@ -61,7 +61,7 @@ def find_python(ready: ReadyImage, environment: Mapping[str, str]) -> str:
             if not path.startswith("/"):
                 continue
             entry = view.lookup(path)
-            if entry is not None and entry.kind == "file" and entry.mode & 0o111:
+            if entry is not None and entry.kind is Kind.FILE and entry.mode & 0o111:
                 return path
     raise UsageError(
         f"the image of environment {ready.name!r} has no Python on its PATH ({environment.get('PATH', '')})",
@@ -117,6 +117,9 @@ class ContainBackend:
                     worker_command=(python, str(INSIDE / "worker.py")),
                     worker_environment=environment,
                     pytest_directory=str(LENT),
+                    capture=functools.partial(
+                        engine.capture, settings.name, directory=(settings.declared_in or Path.cwd() / "x").parent
+                    ),
                 )
 
 

@@ -7,12 +7,13 @@ one plugin object per run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from contain.errors import ContainError, InternalError, UsageError, WorkerLost
 from pytest_contain.backend import Backend, Suite
 from pytest_contain.channel import Message
 from pytest_contain.collection import Collection, replay
+from pytest_contain.comparison import Comparison, render_causes, render_table
 from pytest_contain.environments import choose_environments
 from pytest_contain.lane import Ended, Lane, WorkerStart
 from pytest_contain.loop import InternalErrorInside, Loop, LoopSettings, Stop
@@ -28,6 +30,9 @@ from pytest_contain.options import OptionShape, SplitArguments, WorkerTokens, pa
 from pytest_contain.plugin import CONTROLLER, INI_NAMES, MARKER
 from pytest_contain.progress import TerminalProgress
 from pytest_contain.reports import rebuild_warning
+
+if TYPE_CHECKING:
+    from contain.environment import Environment, EnvironmentDiff
 
 _ARITY = {None: "1", 0: "0", "?": "?", "*": "*", "+": "+"}
 
@@ -70,18 +75,23 @@ class Controller:
     def __init__(self, split: SplitArguments) -> None:
         self.split = split
         self.config: pytest.Config
+        self.progress: TerminalProgress
         self.settings: tuple[EnvironmentSettings, ...] = ()
         self.loop_settings: LoopSettings
         self.lanes: dict[str, Lane] = {}
         self.collections: list[Collection] = []
         self.stack = contextlib.ExitStack()
         self.ran = False
+        self.comparison: Comparison | None = None
+        self.modules: dict[str, list[str]] = {}
+        self.facts: dict[str, Environment] = {}
 
     # -- options --------------------------------------------------------------------------------------------------------
 
     def prepare(self, config: pytest.Config) -> None:
         """Read the options. Raises `pytest.UsageError`."""
         self.config = config
+        self.progress = TerminalProgress(config)
         try:
             self.settings = choose_environments(config)
             timeout = config.getoption("--contain-timeout")
@@ -118,18 +128,20 @@ class Controller:
         coloured = reporter is not None and self.config.get_terminal_writer().hasmarkup
         extra = [
             WorkerTokens(tokens=("-o", "addopts=")),
+            WorkerTokens(tokens=("-p", "no:contain")),  # an environment may have this very plugin
             WorkerTokens(tokens=(f"--rootdir={self.config.rootpath}",)),
             WorkerTokens(tokens=(f"--color={'yes' if coloured else 'no'}",), optional_name="--color"),
         ]
         names = [f"@{settings.name}" for settings in self.settings] if len(self.settings) > 1 else []
         arguments = [_without_suffix(group, names) for group in self.split.worker]
-        main = sys.modules["__main__"]
-        started_with_m = getattr(main, "__spec__", None) is not None and main.__spec__.name in ("pytest.__main__", "pytest")
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        started_with_m = spec is not None and spec.name in ("pytest.__main__", "pytest")
         return WorkerStart(
             arguments=(*arguments, *extra),
             argv=("pytest", *self.config.invocation_params.args),
             ini_names=INI_NAMES,
             markers=(MARKER,),
+            compares=len(self.settings) > 1,
             docs=bool(self.config.option.collectonly) and self.config.getoption("verbose") > 0,
             terminal=self.config.getoption("capture") == "no",
             working_directory=str(self.config.invocation_params.dir),
@@ -139,7 +151,7 @@ class Controller:
     # -- the session ----------------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> Iterator[None]:
+    def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, object, object]:
         """Make the environments ready before anything is shown, because the header shows them."""
         self.open_environments()
         return (yield)
@@ -152,10 +164,9 @@ class Controller:
                 from pytest_contain.containers import ContainBackend
 
                 backend = ContainBackend(self.config)
-            progress = TerminalProgress(self.config)
             start, suite = self.worker_start(), self.suite()
             for settings in self.settings:
-                lane = Lane(settings, backend, suite, start, progress)
+                lane = Lane(settings, backend, suite, start, self.progress)
                 self.lanes[settings.name] = self.stack.enter_context(lane)
                 self.config.hook.pytest_contain_environment_ready(
                     config=self.config, name=settings.name, digest=lane.prepared.digest
@@ -260,12 +271,33 @@ class Controller:
             return True
         self.ran = True
         try:
-            Loop(session, self.lanes, self.loop_settings).run()
+            loop = Loop(session, self.lanes, self.loop_settings)
+            self.modules = loop.modules
+            if len(self.lanes) > 1:
+                self.comparison = Comparison(tuple(self.lanes))
+            loop.run()
+            self.capture_if_different()
         except Stop as stop:
             self.stop(stop.message)
         except ContainError as error:
             self.give_up(error)
         return True
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Outcomes for the comparison."""
+        if self.comparison is not None:
+            self.comparison.record(report)
+
+    def capture_if_different(self) -> None:
+        """Read the facts of the environments whose outcomes differ, while their engines are open."""
+        if self.comparison is None or not self.comparison.differing():
+            return
+        for lane in self.lanes.values():
+            if lane.prepared.capture is not None:
+                try:
+                    self.facts[lane.name] = lane.prepared.capture()
+                except ContainError as error:
+                    self.progress.warn(f"environment {lane.name!r} cannot be compared: {error}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -296,6 +328,33 @@ class Controller:
             if lane.prepared.build_seconds >= 0.5:
                 text += f", image built in {lane.prepared.build_seconds:.1f} s"
             terminalreporter.write_line(text)
+        if self.comparison is not None:
+            self.show_comparison(terminalreporter, self.comparison)
+
+    def show_comparison(self, reporter: Any, comparison: Comparison) -> None:
+        """Outcomes side by side, and the likely causes."""
+        differing = comparison.differing()
+        names = (
+            " and ".join(comparison.environments) if len(comparison.environments) == 2 else ", ".join(comparison.environments)
+        )
+        if not differing:
+            reporter.write_line(f"{names}: the same outcome for each of {len(comparison.outcomes)} tests")
+            return
+        reporter.section("environments", sep="=")
+        for line in render_table(comparison.environments, differing):
+            reporter.write_line(line)
+
+        @functools.cache
+        def diff_of(good: str, bad: str) -> EnvironmentDiff:
+            from contain.environment import compare
+
+            return compare(self.facts[good], self.facts[bad])
+
+        if len(self.facts) == len(self.lanes):
+            reporter.write_line("")
+            for line in render_causes(comparison, differing, diff_of, self.modules):
+                reporter.write_line(line)
+            reporter.write_line(f"everything that differs: contain diff {' '.join(comparison.environments[:2])}")
 
 
 def _choice(value: str, choices: Sequence[str], name: str) -> str:

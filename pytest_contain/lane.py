@@ -96,6 +96,7 @@ class WorkerStart:
     ini_names: tuple[str, ...]
     markers: tuple[str, ...]
     docs: bool
+    compares: bool  # several environments
     terminal: bool  # -s: tests write to the controller's own terminal
     working_directory: str
     current_directory_first: bool
@@ -189,6 +190,7 @@ class Lane:
             "ini_names": list(self._start.ini_names),
             "markers": list(self._start.markers),
             "docs": self._start.docs,
+            "compares": self._start.compares,
             "terminal": self._start.terminal,
             "working_directory": self._start.working_directory,
             "current_directory_first": self._start.current_directory_first,

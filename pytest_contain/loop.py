@@ -127,6 +127,7 @@ class Loop:
         self.queue = deque(plan_groups(cast("Sequence[ProxyItem]", session.items), lanes, settings.isolation))
         self.running: dict[Child, Test] = {}  # by child; done tests wait here for their verdict
         self.in_order: deque[Test] = deque()
+        self.modules: dict[str, list[str]] = {}  # what failing tests had imported
         self.selector = selectors.DefaultSelector()
 
     # -- the loop -------------------------------------------------------------------------------------------------------
@@ -320,6 +321,7 @@ class Loop:
             return kind, rebuild_warning(message)
         if kind == "done":
             message["processes"] = [str(name) for name in message.get("processes", ())]
+            message["modules"] = [str(name) for name in message.get("modules", ())]
             return kind, message
         if kind in ("exit", "interrupt", "internal-error"):
             return "stop", message
@@ -329,6 +331,8 @@ class Loop:
         """The test's own process says that its protocol is over."""
         test.done = True
         test.processes = message["processes"]
+        if message["modules"]:
+            self.modules[test.item.nodeid] = message["modules"]
         if message.get("shouldstop") and not self.session.shouldstop:
             self.session.shouldstop = str(message["shouldstop"])
         if message.get("shouldfail") and not self.session.shouldfail:

@@ -6,13 +6,17 @@ Importing it imports nothing of ``contain``: every pytest run of an installation
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_contain.fixtures import contain, container, image  # noqa: F401 - pytest finds fixtures by name in plugin modules
+from pytest_contain.fixtures import CONTAINER, contain, container, image  # noqa: F401 - pytest finds fixtures by name in plugin modules
 
-CONTROLLER = pytest.StashKey["Controller"]()
+if TYPE_CHECKING:
+    from pytest_contain.controller import Controller
+
+CONTROLLER: pytest.StashKey[Controller] = pytest.StashKey()
 
 MARKER = "contain(timeout=SECONDS): how one test runs in its container with --in-container"
 
@@ -62,7 +66,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[None]:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
     """With ``--in-container``: keep the project's code out of this process, and the options that only it knows for the worker."""
     if early_config.known_args_namespace.in_container:
         from pytest_contain.controller import take_over
@@ -80,3 +86,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if controller is not None:
         controller.prepare(config)
         config.pluginmanager.register(controller, "contain-controller")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failing test that used ``container`` shows what ran in it."""
+    report = yield
+    used = item.stash.get(CONTAINER, None)
+    if used is not None and report.failed and used.results:
+        report.sections.append(("container", used.render()))
+    return report

@@ -173,6 +173,16 @@ class Inside:
         }
         self.send(message)
 
+    @pytest.fixture
+    def container(self) -> None:
+        """For tests on the host only."""
+        pytest.fail("the fixture 'container' is for tests on the host: run this test without --in-container", pytrace=False)
+
+    @pytest.fixture(scope="session")
+    def contain(self) -> None:
+        """For tests on the host only."""
+        pytest.fail("the fixture 'contain' is for tests on the host: run this test without --in-container", pytrace=False)
+
     # -- collecting -----------------------------------------------------------------------------------------------------
 
     def node_number(self, node: Any, records: list[Any]) -> int:
@@ -476,6 +486,8 @@ class Inside:
             done["shouldfail"] = str(session.shouldfail)
         if message["last"] and self.start["own_processes"]:
             done["processes"] = other_processes()
+        if self.start["compares"] and session.testsfailed > message["failed"]:
+            done["modules"] = sorted({name.partition(".")[0] for name in list(sys.modules)})[:2000]
         self.send(done)
         return not message["last"]
 
@@ -572,8 +584,7 @@ def bound_snap(capture: Any) -> None:
         head, tail = os.pread(number, half, 0), os.pread(number, half, size - half)
         capture.tmpfile.seek(0)
         capture.tmpfile.truncate()
-        text = f"\n[... {size - 2 * half} bytes left out ...]\n".join(part.decode("utf-8", "replace") for part in (head, tail))
-        return text
+        return f"\n[... {size - 2 * half} bytes left out ...]\n".join(part.decode("utf-8", "replace") for part in (head, tail))
 
     with contextlib.suppress(AttributeError):
         capture.snap = snap

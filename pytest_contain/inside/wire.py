@@ -97,4 +97,4 @@ class Channel:
         """Whether a whole message is already here, so that waiting for the socket would miss it."""
         if len(self._buffer) < _LENGTH.size:
             return False
-        return len(self._buffer) >= _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        return len(self._buffer) >= _LENGTH.size + int(_LENGTH.unpack_from(self._buffer)[0])

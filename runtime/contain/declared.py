@@ -103,8 +103,10 @@ def parse_environments(text: str, *, file: HostPath) -> dict[str, EnvironmentSet
     return {name: _parse_one(name, fields, file=file) for name, fields in environments.items()}
 
 
-def _parse_one(name: str, fields: object, *, file: HostPath) -> EnvironmentSettings:
+def _parse_one(name: str, fields: Any, *, file: HostPath) -> EnvironmentSettings:
     where = f"tool.contain.environments.{name}"
+    if not isinstance(fields, dict):
+        raise UsageError(f"{file}: {where}: must be a table", code="bad-environment")
 
     def bad(message: str, remedy: str = "") -> UsageError:
         return UsageError(f"{file}: {where}: {message}", code="bad-environment", remedy=remedy)
@@ -129,8 +131,6 @@ def _parse_one(name: str, fields: object, *, file: HostPath) -> EnvironmentSetti
             code="bad-environment",
             remedy="use letters, digits, '-', '_', '.'",
         )
-    if not isinstance(fields, dict):
-        raise bad("must be a table")
     _refuse_unknown(fields, _KEYS, where=where, file=file)
     dockerfile, image = text("dockerfile"), text("image")
     if dockerfile is not None and image is not None:
