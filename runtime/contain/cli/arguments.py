@@ -36,9 +36,7 @@ COMMANDS = {
     "run": Command(
         module="run", function="run", summary="Run a program in a new container", group=_CONTAINERS, error_status=125
     ),
-    "exec": Command(
-        module="run", function="exec_", summary="Run a program in a running container", group=_CONTAINERS, error_status=125
-    ),
+    "exec": Command(module="run", function="exec_", summary="Run a program in a running container", group=_CONTAINERS),
     "ps": Command(module="containers", function="ps", summary="List containers", group=_CONTAINERS),
     "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
     "inspect": Command(

@@ -45,7 +45,7 @@ def build(options: argparse.Namespace) -> int:
         raise UsageError(
             f"the build context {str(context)!r} is not a directory", code="context", remedy="name a directory, often '.'"
         )
-    arguments = []
+    arguments: list[tuple[str, str]] = []
     for value in options.build_arg:
         if "=" in value:
             arguments += parse_pairs([value], flag="--build-arg")

@@ -54,7 +54,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_variables(values: list[str]) -> tuple[tuple[str, str], ...]:
     """``-e``: ``K=V``, or ``K`` for the caller's value where it has one."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for value in values:
         if "=" in value:
             pairs += parse_pairs([value], flag="--env")

@@ -18,12 +18,14 @@ from contain.container.launch import (
     Launched,
     describe_failure,
     die_with_parent,
+    die_with_starter,
     place_descriptors,
     raise_failure,
     reset_signals,
 )
-from contain.container.records import ContainerRecord
+from contain.container.records import ContainerRecord, open_process
 from contain.container.run import ExitState, exit_state, seccomp_program
+from contain.container.streams import JoinedStreams, may_be_handed_over, writer_to
 from contain.container.terminal import raw_mode, relay
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
@@ -78,6 +80,8 @@ def _enter(
 ) -> None:
     operation: Operation | None = None
     try:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # this memory and this program are the host's (CVE-2016-9962)
+        performer = Performer()  # reads /proc, so before that is the container's
         for descriptor in joins:
             os.write(descriptor, b"0")
         for descriptor, kind in namespaces:
@@ -90,12 +94,11 @@ def _enter(
             _, status = os.waitpid(child, 0)
             reports.send(b"status %d" % status)
             os._exit(0)
-        performer = Performer()
         channel = socket.socket(fileno=place_descriptors(stdio, (), channel.detach()))
         performer.terminal_socket = channel
         for operation in plan[:-1]:
             performer.perform(operation)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_starter(channel)
         operation = plan[-1]
         performer.perform(operation)
     except BaseException as error:
@@ -110,10 +113,6 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
 
     Raises `Conflict` if the container does not run, `CommandNotStarted` (126 or 127).
     """
-    if record.state != "running" or record.process_id is None:
-        raise Conflict(
-            f"container {record.container_id[:12]} is not running", code="not-running", remedy="`contain ps -a` shows why"
-        )
     plan = plan_exec(request, record.details, seccomp_program())
     with contextlib.ExitStack() as cleanup:
 
@@ -122,6 +121,7 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
             cleanup.callback(os.close, descriptor)
             return descriptor
 
+        cleanup.callback(os.close, open_process(record))  # while it is held, the number stays this process's
         try:
             namespaces = [(opened(f"/proc/{record.process_id}/ns/user", os.O_RDONLY), syscalls.CLONE_NEWUSER)]
             for name, kind in _JOINED:
@@ -137,6 +137,13 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
                 joins.append(opened(path, os.O_WRONLY))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sinks = {
+            number: writer_to(descriptor)
+            for number, descriptor in ((1, stdout), (2, stderr))
+            if request.terminal or not may_be_handed_over(descriptor)
+        }
+        direct = {number: descriptor for number, descriptor in ((1, stdout), (2, stderr)) if number not in sinks}
+        streams = cleanup.enter_context(JoinedStreams(stdin, sinks, direct=direct))
         caller = os.getpid()
         child = os.fork()
         if child == 0:
@@ -144,7 +151,9 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
                 os.setpgid(0, 0)
                 die_with_parent(caller)
                 reset_signals()
-                _enter(namespaces, joins, plan, inner, theirs, (stdin, stdout, stderr))
+                ours.close()
+                channel.close()
+                _enter(namespaces, joins, plan, inner, theirs, streams.inner)
             finally:
                 os._exit(125)
         theirs.close()
@@ -160,6 +169,8 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
                     raise_failure(data[1:], request.arguments[0])
                 break
         except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             ours.close()
             raise
@@ -180,4 +191,6 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
         if terminal is not None:
             with raw_mode(stdin):
                 relay(terminal, stdin=stdin, stdout=stdout, ended=lambda: True, watch=launched.fileno())
+        else:
+            streams.copy(launched)
         return exit_state(launched.wait(), CgroupCounters(), None)

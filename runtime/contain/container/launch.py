@@ -22,6 +22,7 @@ import fcntl
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -73,7 +74,8 @@ class Launched:
             data = self._reports.recv(_MESSAGE_LIMIT)
             if data.startswith(b"status "):
                 self.wait_status = int(data.split()[1])
-            elif not data:  # the monitor was killed; so then was the container
+            elif not data:  # the monitor was killed, and with it the container; but for one that it had just forked
+                self.send_signal(signal.SIGKILL)
                 self.wait_status = signal.SIGKILL
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.monitor_id, 0)
@@ -111,6 +113,16 @@ def die_with_parent(parent_id: int) -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent_id and os.getppid() != parent_id:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_starter(channel: socket.socket) -> None:
+    """`die_with_parent` for a process whose parent is outside of its PID namespace: there getppid(2) says 0 whether the parent lives
+    or not, so the set-up channel is asked, which ends with the starter."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    watch = select.poll()
+    watch.register(channel, select.POLLHUP)
+    if watch.poll(0):
+        os._exit(125)
 
 
 def reset_signals() -> None:
@@ -175,7 +187,7 @@ def _first_process(
         performer.terminal_socket = channel
         for operation in plan.start[:-1]:
             performer.perform(operation)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # credential changes clear it, so now
+        die_with_starter(channel)  # credential changes clear it, so now
         operation = plan.start[-1]
         performer.perform(operation)
     except BaseException as error:

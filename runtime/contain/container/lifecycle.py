@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -18,8 +17,9 @@ from dataclasses import replace
 
 from contain.container.launch import Launched
 from contain.container.plan import HOST_ROOT, Workspace
-from contain.container.records import ContainerRecord, Records, ended, new_record
+from contain.container.records import ContainerRecord, Records, ended, new_record, open_process
 from contain.container.run import ExitState, Running, finish, open_workspace, start
+from contain.container.streams import JoinedStreams, writer_to
 from contain.container.terminal import raw_mode, relay, write_all
 from contain.container.workspaces import sweep
 from contain.errors import Conflict, ContainError
@@ -29,7 +29,6 @@ from contain.spec import ContainerSpec
 GRACE_SECONDS = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _HOST_SCRATCH_BYTES = 2 << 30
-_CHUNK = 65536
 
 
 class StartFailed(ContainError):
@@ -52,6 +51,17 @@ class Log:
         """Append a piece."""
         row = {"stream": stream, "time": time.time(), "log": data.decode("utf-8", "backslashreplace")}
         write_all(self._descriptor, json.dumps(row).encode() + b"\n")
+
+    def writer(self, stream: str, copy_to: int | None) -> Callable[[bytes], None]:
+        """What appends a stream's pieces, and copies them to a descriptor where one is given."""
+        copy = writer_to(copy_to) if copy_to is not None else None
+
+        def write(data: bytes) -> None:
+            self.write(stream, data)
+            if copy is not None:
+                copy(data)
+
+        return write
 
 
 def read_log(records: Records, record: ContainerRecord, *, follow: bool = False) -> Iterator[tuple[str, str]]:
@@ -94,8 +104,8 @@ def _started(
     def note(process_id: int) -> None:
         records.write(replace(record, state="running", process_id=process_id, started_seconds=time.time()))
 
-    with open_workspace(spec, home) as workspace:
-        spec, workspace = _workspace_of(spec, workspace)
+    with open_workspace(spec, home) as plain:
+        spec, workspace = _workspace_of(spec, plain)
         with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
             yield running
 
@@ -117,31 +127,6 @@ def _forward_signals(launched: Launched) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _copy_output(running: Running, pipes: dict[int, tuple[str, int | None]], log: Log, *, stdin: int | None = None) -> None:
-    """Copy the container's output to the log and, where a descriptor is given, to the caller, until it has ended."""
-    launched = running.launched
-    for descriptor in pipes:
-        os.set_blocking(descriptor, False)
-    over = False
-    while pipes or not over:
-        ready, _, _ = select.select([*pipes, *(() if over else (launched,))], [], [], 0 if over else None)
-        if over and not ready:
-            return  # a process that was left behind may hold the pipe; it is about to be killed with its namespace
-        for descriptor in [item for item in ready if isinstance(item, int)]:
-            stream, target = pipes[descriptor]
-            data = os.read(descriptor, _CHUNK)
-            if not data:
-                del pipes[descriptor]
-                continue
-            log.write(stream, data)
-            if target is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    write_all(target, data)
-        if not over and any(item is launched for item in ready):
-            launched.wait()
-            over = True
-
-
 def _supervise(
     spec: ContainerSpec,
     records: Records,
@@ -154,26 +139,14 @@ def _supervise(
 ) -> ExitState:
     """Run the container with its output going to the log and, where given, to the caller."""
     log = Log(records.place(record.container_id))
-    out_read, out_write = os.pipe2(os.O_CLOEXEC)
-    err_read, err_write = os.pipe2(os.O_CLOEXEC)
-    try:
-        with (
-            _started(spec, records, record, home, (stdin, out_write, err_write)) as running,
-            _forward_signals(running.launched),
-        ):
-            os.close(out_write)
-            os.close(err_write)
-            out_write = err_write = -1
-            started()
-            if running.launched.terminal is not None:
-                _copy_output(running, {running.launched.terminal: ("stdout", stdout)}, log)
-            else:
-                _copy_output(running, {out_read: ("stdout", stdout), err_read: ("stderr", stderr)}, log)
-            return finish(running)
-    finally:
-        for descriptor in (out_read, err_read, out_write, err_write):
-            if descriptor >= 0:
-                os.close(descriptor)
+    with (
+        JoinedStreams(stdin, {1: log.writer("stdout", stdout), 2: log.writer("stderr", stderr)}) as streams,
+        _started(spec, records, record, home, streams.inner) as running,
+        _forward_signals(running.launched),
+    ):
+        started()
+        streams.copy(running.launched)
+        return finish(running)
 
 
 def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool, interactive: bool) -> ExitState:
@@ -279,12 +252,17 @@ def _supervise_detached(spec: ContainerSpec, records: Records, record: Container
 
 def signal_container(record: ContainerRecord, number: int) -> None:
     """``contain kill``. `Conflict` if it does not run."""
-    if record.state != "running" or record.process_id is None:
+    try:
+        process = open_process(record)
+    except Conflict as error:
         raise Conflict(
-            f"Cannot kill container: {record.name}: Container {record.container_id[:12]} is not running", code="not-running"
-        )
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(record.process_id, number)
+            f"cannot kill container: {record.name}: container {record.container_id} is not running", code="not-running"
+        ) from error
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, number)
+    finally:
+        os.close(process)
 
 
 def stop_container(records: Records, record: ContainerRecord, *, grace_seconds: float = GRACE_SECONDS) -> None:

@@ -17,7 +17,7 @@ from contain.paths import ContainerPath, HostPath
 from contain.spec import ContainerSpec, Identity, Limits, Mount, Network
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class RunRequest:
     hostname: str | None = None
     name: str | None = None
     network: Network = Network.BRIDGE
-    limits: Limits = Limits()
+    limits: Limits = Limits()  # noqa: RUF009  frozen
     read_only: bool = False
     terminal: bool = False
     interactive: bool = False
@@ -54,7 +54,7 @@ def parse_signal(text: str) -> int:
 
 def check_name(name: str) -> str:
     """A container's name, or `UsageError` in Docker's words."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise UsageError(
             f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", code="bad-container-name"
         )

@@ -8,7 +8,6 @@ import platform
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths

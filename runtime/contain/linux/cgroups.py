@@ -222,7 +222,8 @@ def processes_in(cgroup: Cgroup) -> tuple[int, ...]:
 
 def remove_cgroup(cgroup: Cgroup, *, patience_seconds: float = 2.0) -> bool:
     """Remove the groups and their then empty parents. True when all are gone; dying processes are waited for."""
-    return all([remove_directory(directory, patience_seconds=patience_seconds) for directory in cgroup.paths()])
+    gone = [remove_directory(directory, patience_seconds=patience_seconds) for directory in cgroup.paths()]  # each one is tried
+    return all(gone)
 
 
 def remove_directory(directory: str, *, patience_seconds: float = 2.0) -> bool:
