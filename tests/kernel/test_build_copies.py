@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.build import BuildHost, BuildRequest, BuildResult, FoundBase, build
+from contain.build.bases import FoundBase
+from contain.build.execute import build
+from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 from contain.oci import Platform
 from contain.progress import Progress
@@ -427,3 +429,20 @@ def test_an_ordinary_user_gets_the_digest_that_root_gets(context: Path, store: S
     with os.fdopen(reading) as answer:
         assert answer.read() == expected
     os.waitpid(child, 0)
+
+
+def test_names_that_are_not_text_are_copied_as_they_are(context: Path, store: Store) -> None:
+    (context / os.fsdecode(b"odd-\xff")).write_text("x")
+    result = run_build("FROM scratch\nCOPY . /\n", context, store)
+    assert set(tree_of(result, store)) == {os.fsdecode(b"/odd-\xff")}
+    assert run_build("FROM scratch\nCOPY . /\n", context, store).cached_steps == 1
+
+
+def test_a_known_dockerfile_has_a_known_digest(context: Path, store: Store) -> None:
+    """What differs here differs between machines or versions: raise `keys.VERSION` and say so in the change log."""
+    write(context, {"src/a.txt": "a\n", "src/deep/b.txt": "b\n"})
+    (context / "src/run").write_text("#!/bin/sh\n")
+    (context / "src/run").chmod(0o755)
+    (context / "src/link").symlink_to("a.txt")
+    text = 'FROM scratch\nCOPY src /app\nCOPY --chown=5:6 --chmod=600 src/a.txt /b\nENV A=1\nCMD ["/app/run"]\n'
+    assert run_build(text, context, store).digest == "sha256:ae83a138f579855bec7fcc08cb05be5fcb3e9433e55fa6ee3d6511050a8efb2d"

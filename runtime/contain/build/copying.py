@@ -14,6 +14,7 @@ from contain.build.selection import CopyPlan, Placement
 from contain.build.tree import Kind, Node, Tree, join
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.literals import ModeChange
+from contain.errors import Conflict
 
 CREATED_DIRECTORY_MODE = 0o755
 
@@ -86,9 +87,14 @@ def _copy_node(
     if node.kind is Kind.FILE:
         descriptor = tree.open(node.path)
         try:
+            before = os.fstat(descriptor)
             writer.put_file(target, descriptor, attributes)
+            after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
+        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+            # What was copied may be half old, half new, and not what the cache key was made from.
+            raise Conflict(f"{node.path!r} changed while it was copied", code="context-changed", remedy="start the build again")
     elif node.kind is Kind.SYMLINK:
         writer.put_symlink(target, node.link_target, attributes)
     else:

@@ -66,7 +66,7 @@ from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.instructions import Instruction
 from contain.dockerfile.parse import parse_trigger
 from contain.dockerfile.suggestion import suggest
-from contain.errors import ContainError, NotFound, NotSupported, SourceSpan, UsageError
+from contain.errors import ContainError, HostError, NotFound, NotSupported, SourceSpan, UsageError
 from contain.oci import Descriptor, History, ImageConfig, Platform, canonical_json
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
@@ -181,6 +181,8 @@ class _Builder:
     def run(self) -> BuildResult:
         for name in self._graph.unused_arguments:
             self._progress.warn(f"the build argument {name} is not used: no ARG declares it")
+        for finding in self._graph.dockerfile.findings:
+            self._progress.warn(f"{finding.span.file}:{finding.span.line}: {finding.message} ({finding.rule})")
         result = self._build_stage(self._graph.target)
         config = replace(result.state.config, created=self._created)
         image = self._store.put_image(config, result.layers)
@@ -219,6 +221,13 @@ class _Builder:
                 if error.span is None and isinstance(error, UsageError):
                     error.span = instruction.span
                 raise
+            except OSError as error:
+                raise HostError(
+                    f"{instruction.keyword} in line {instruction.span.line} of {instruction.span.file} cannot be carried out",
+                    path=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "",
+                    errno=error.errno or 0,
+                    code="build-io",
+                ) from error
         self._active.pop()
         result = _StageResult(state=stage.state, layers=stage.layers, fingerprint=stage.fingerprint)
         self._stages[index] = result

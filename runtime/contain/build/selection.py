@@ -176,11 +176,16 @@ def digest_selection(tree: Tree, selected: Sequence[Selected]) -> InputDigest:
             count += 1
             total.update(os.fsencode(f"{len(os.fsencode(path))}:{path}{line}\n"))
             if count <= _LISTED_ENTRIES:
-                listing.append((path or ".", line))
+                listing.append((_printable(path or "."), _printable(line)))
         total.update(b"\n")
     return InputDigest(
         digest="sha256:" + total.hexdigest(), entries=count, listing=tuple(listing) if count <= _LISTED_ENTRIES else ()
     )
+
+
+def _printable(text: str) -> str:
+    """File names are bytes; what cannot be text is shown escaped, so that the record stays JSON."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def describe_entry(tree: Tree, node: Node, links: dict[tuple[int, int], str], path: str) -> str:
