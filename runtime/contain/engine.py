@@ -89,13 +89,13 @@ class Engine:
 
     def build(self, request: BuildRequest) -> BuildResult:
         """Decided by `contain.build.fold`, done by `contain.build.build`."""
-        from contain.build import build
+        from contain.build.execute import build
 
         return build(request, store=self.store, progress=self.progress)
 
     def plan_build(self, request: BuildRequest) -> str:
         """What a build would do, as text."""
-        from contain.build import plan
+        from contain.build.plan import plan
 
         return plan(request, store=self.store)
 
@@ -123,7 +123,7 @@ class Engine:
             if pull == "never":
                 raise NotFound(f"No such image: {name}", code="no-such-image", remedy="build it, or leave out --pull never")
         elif pull == "always":
-            from contain.registry import pull as pull_image
+            from contain.registry.pull import pull as pull_image
 
             reference = parse_reference(name)
             pull_image(reference, store=self.store, progress=self.progress)
@@ -132,7 +132,8 @@ class Engine:
 
     def _base(self, reference: Reference, name: str) -> ReadyImage:
         from contain.build.bases import find_base
-        from contain.registry import host_platform, pull
+        from contain.registry.platform import host_platform
+        from contain.registry.pull import pull
 
         def pull_image(reference: Reference, platform: Platform, progress: Progress) -> Image:
             return pull(reference, store=self.store, platform=platform, progress=progress)
@@ -187,7 +188,7 @@ class Engine:
         """``contain import``: any root file system as a tar archive becomes an image of one layer."""
         from contain.oci import Descriptor
         from contain.oci.image import MEDIA_LAYER, History
-        from contain.registry import host_platform
+        from contain.registry.platform import host_platform
         from contain.store import DEFAULT_EPOCH_SECONDS
 
         reference = parse_reference(name)

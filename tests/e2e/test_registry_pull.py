@@ -42,7 +42,8 @@ from contain.oci.image import (
 )
 from contain.progress import Silent
 from contain.reference import parse_reference
-from contain.registry import RegistryConfiguration, pull
+from contain.registry.configuration import RegistryConfiguration
+from contain.registry.pull import pull
 from contain.store import Store
 
 REGISTRY = shutil.which("docker-registry", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin")
@@ -343,7 +344,8 @@ def test_a_pull_that_was_killed_resumes_and_left_nothing_visible(start: Callable
         from contain.oci import Platform
         from contain.progress import Silent
         from contain.reference import parse_reference
-        from contain.registry import RegistryConfiguration, pull
+        from contain.registry.configuration import RegistryConfiguration
+        from contain.registry.pull import pull
         from contain.store import Store
 
         class Killer(Silent):

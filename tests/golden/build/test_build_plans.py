@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from contain.build import BuildHost, BuildRequest, plan
+from contain.build.plan import plan
+from contain.build.request import BuildHost, BuildRequest
 from contain.errors import ContainError
 from contain.oci import Platform
 
