@@ -123,7 +123,10 @@ def test_a_scratch_directory_lives_exactly_as_long_as_its_process(tmp_path: Path
         "scratch = store.scratch('x'); (scratch.__enter__() / 'f').touch(); print('ready', flush=True); sys.stdin.read()"
     )
     worker = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "home")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program, str(tmp_path / "home")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert worker.stdout is not None

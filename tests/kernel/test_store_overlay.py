@@ -22,7 +22,8 @@ pytestmark = [
 
 # Prints everything about a tree but times, in the order of the walk.
 LISTING = r"""
-cd "$1" && find . -mindepth 1 \( -type f -printf 'file %p %m %U:%G ' -exec sha256sum {} \; \) -o \( -type l -printf 'link %p %U:%G %l\n' \) \
+cd "$1" && find . -mindepth 1 \( -type f -printf 'file %p %m %U:%G ' -exec sha256sum {} \; \) \
+  -o \( -type l -printf 'link %p %U:%G %l\n' \) \
   -o \( -type d -printf 'directory %p %m %U:%G\n' \) -o -printf '%y %p %m %U:%G\n' | sort
 """
 
@@ -33,7 +34,8 @@ def in_overlay(lower: list[Path], upper: Path, script: str) -> str:
     work.mkdir(exist_ok=True)
     merged.mkdir(exist_ok=True)
     options = f"userxattr,lowerdir={':'.join(str(path) for path in reversed(lower))},upperdir={upper},workdir={work}"
-    program = f"set -e; mount -t overlay overlay -o '{options}' '{merged}'; cd '{merged}'; {script}\n cd /; set -- '{merged}'; {LISTING}"
+    mount = f"mount -t overlay overlay -o '{options}' '{merged}'"
+    program = f"set -e; {mount}; cd '{merged}'; {script}\n cd /; set -- '{merged}'; {LISTING}"
     done = subprocess.run(["unshare", "-m", "sh", "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -107,7 +109,9 @@ def commit_and_compare(tmp_path: Path, base: Path, script: str) -> list[str]:
         ("echo a > gone; rm gone; mkdir d; rmdir d", []),
     ],
 )
-def test_a_layer_holds_exactly_what_changed_and_shows_what_was_seen(tmp_path: Path, base: Path, script: str, names: list[str]) -> None:
+def test_a_layer_holds_exactly_what_changed_and_shows_what_was_seen(
+    tmp_path: Path, base: Path, script: str, names: list[str]
+) -> None:
     assert commit_and_compare(tmp_path, base, script) == names
 
 
@@ -134,7 +138,7 @@ def test_layers_upon_layers_show_what_was_seen_in_each(tmp_path: Path, base: Pat
 
 
 def test_the_same_steps_twice_give_the_same_layer(tmp_path: Path, base: Path) -> None:
-    script = "rm -r etc; mkdir etc; umask 022; for i in $(seq 50); do echo $i > etc/f$i; done; ln etc/f1 usr/z; date > /dev/null; rm usr/bin/sh"
+    script = "rm -r etc; mkdir etc; for i in $(seq 50); do echo $i > etc/f$i; done; ln etc/f1 usr/z; rm usr/bin/sh"
     digests = set()
     with Store.open(tmp_path / "store") as store:
         for number in range(2):
@@ -170,10 +174,18 @@ with Store.open(home) as store:
     for number, mount in enumerate(["true", "mount -t tmpfs tmpfs '{here}'"]):
         here = tmp_path / f"here{number}"
         here.mkdir()
-        command = mount.format(here=here) + f"; mkdir '{here}/upper'; exec python3 -c \"$0\" '{tmp_path}/home{number}' '{here}/upper' '{base}'"
+        command = (
+            mount.format(here=here)
+            + f"; mkdir '{here}/upper'; exec python3 -c \"$0\" '{tmp_path}/home{number}' '{here}/upper' '{base}'"
+        )
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-ec", command, program], capture_output=True, text=True, timeout=60, check=False, env=environment
+            ["unshare", "-m", "sh", "-ec", command, program],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
         found.append(done.stdout)

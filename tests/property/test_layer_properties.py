@@ -29,7 +29,9 @@ EPOCH = 946_684_800
 ROOT = os.geteuid() == 0
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-NAMES = st.sampled_from([b"a", b"b", b"a-", b"a.b", b"A", "é".encode(), b"\xff\xfe", b"n" * 120, b".hidden", b"with space", b"new\nline"])
+NAMES = st.sampled_from(
+    [b"a", b"b", b"a-", b"a.b", b"A", "é".encode(), b"\xff\xfe", b"n" * 120, b".hidden", b"with space", b"new\nline"]
+)
 MODES = st.sampled_from([0o644, 0o600, 0o755, 0o4755, 0o2755, 0o1777, 0o000, 0o444])
 OWNERS = st.sampled_from([(0, 0), (1000, 1000), (0, 42), (3_000_000, 3_000_000)] if ROOT else [(0, 0)])
 TIMES = st.sampled_from([0, 1, EPOCH - 1, EPOCH, EPOCH + 1, 2_000_000_000, -100])
@@ -54,7 +56,9 @@ class Thing:
 def things(depth: int, *, upper: bool) -> st.SearchStrategy[Thing]:
     kinds = ["file"] * 4 + ["symlink", "link", "link", "fifo"] + (["whiteout", "whiteout", "socket"] if upper else [])
     attributes = ATTRIBUTES.map(lambda found: tuple(found.items()))
-    leaf = st.builds(Thing, kind=st.sampled_from(kinds), mode=MODES, owner=OWNERS, mtime=TIMES, content=CONTENTS, attributes=attributes)
+    leaf = st.builds(
+        Thing, kind=st.sampled_from(kinds), mode=MODES, owner=OWNERS, mtime=TIMES, content=CONTENTS, attributes=attributes
+    )
     if depth == 0:
         return leaf
     children = st.dictionaries(NAMES, things(depth - 1, upper=upper), max_size=4).map(lambda found: tuple(found.items()))
@@ -145,7 +149,9 @@ def snapshot(lower: list[Path]) -> list[tuple[object, ...]]:
             same = first_name.setdefault(entry.identity, str(entry.path)) if entry.kind.value == "file" else ""
             attributes = tuple(sorted(entry.xattrs.items()))
             mode = 0 if entry.kind.value == "symlink" else entry.mode
-            found.append((str(entry.path), entry.kind, mode, entry.uid, entry.gid, content, entry.link_target, attributes, same))
+            found.append(
+                (str(entry.path), entry.kind, mode, entry.uid, entry.gid, content, entry.link_target, attributes, same)
+            )
     return found
 
 
@@ -164,7 +170,11 @@ def test_a_layer_survives_the_way_through_its_archive_into_another_store(tree: t
         assert "sha256:" + hashlib.sha256(data).hexdigest() == committed.diff_id
         assert len(data) == committed.size_bytes
         two.extract_layer(
-            io.BytesIO(data), diff_id=committed.diff_id, media_type="application/vnd.oci.image.layer.v1.tar", progress=Silent(), label=""
+            io.BytesIO(data),
+            diff_id=committed.diff_id,
+            media_type="application/vnd.oci.image.layer.v1.tar",
+            progress=Silent(),
+            label="",
         )
         with Root(two.layer_tree(committed.diff_id)) as root:
             again = b"".join(canonical_tar(root, root_entry=False))
@@ -250,7 +260,9 @@ def test_no_archive_does_more_than_be_refused(data: bytes, cut: int, position: i
             pass
 
 
-@pytest.mark.parametrize("tool", [["tar", "--xattrs", "--xattrs-include=*", "-xpf", "-"], ["bsdtar", "-xpf", "-"]], ids=["gnu", "bsd"])
+@pytest.mark.parametrize(
+    "tool", [["tar", "--xattrs", "--xattrs-include=*", "-xpf", "-"], ["bsdtar", "-xpf", "-"]], ids=["gnu", "bsd"]
+)
 def test_other_tars_read_what_is_written(tool: list[str], tmp_path: Path) -> None:
     tree = (
         (b"d", Thing("directory", 0o755, (0, 0), 5, children=((b"f" * 120, Thing("file", 0o640, (0, 0), 5, b"text")),))),

@@ -24,7 +24,10 @@ PACKED = {
     "gzip-members": gzip.compress(TEXT[:100]) + gzip.compress(b"") + gzip.compress(TEXT[100:]),
     "gzip-padded": gzip.compress(TEXT) + bytes(1000),
     "zstd": zstandard.ZstdCompressor().compress(TEXT),
-    "zstd-frames": zstandard.ZstdCompressor().compress(TEXT[:7]) + SKIPPABLE + zstandard.ZstdCompressor().compress(TEXT[7:]) + SKIPPABLE,
+    "zstd-frames": zstandard.ZstdCompressor().compress(TEXT[:7])
+    + SKIPPABLE
+    + zstandard.ZstdCompressor().compress(TEXT[7:])
+    + SKIPPABLE,
     "zstd-skippable-first": SKIPPABLE + zstandard.ZstdCompressor().compress(TEXT),
     "xz": lzma.compress(TEXT),
     "xz-streams": lzma.compress(TEXT[:9]) + bytes(4) + lzma.compress(TEXT[9:]),
@@ -54,7 +57,7 @@ def unpack(data: bytes) -> bytes:
 @pytest.mark.parametrize("name", PACKED)
 def test_every_packing_gives_the_same_bytes(name: str) -> None:
     source = Decompressed(Dribble(PACKED[name]))
-    assert source.format == name.split("-")[0]
+    assert source.format == name.split("-", maxsplit=1)[0]
     assert unpack(PACKED[name]) == TEXT
 
 
@@ -131,7 +134,9 @@ def test_the_media_types_of_layers_are_accepted(media_type: str) -> None:
     verify_media_type(media_type)
 
 
-@pytest.mark.parametrize("media_type", ["", "application/json", "application/vnd.oci.image.layer.v1.tar+encrypted", "application/vnd.in-toto+json"])
+@pytest.mark.parametrize(
+    "media_type", ["", "application/json", "application/vnd.oci.image.layer.v1.tar+encrypted", "application/vnd.in-toto+json"]
+)
 def test_other_media_types_are_refused_by_name(media_type: str) -> None:
     with pytest.raises(NotSupported, match="media type"):
         verify_media_type(media_type)

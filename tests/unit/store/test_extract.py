@@ -50,7 +50,9 @@ class Jail:
     def tree(self) -> Path:
         return self.top / "a" / "b" / "tree"
 
-    def extract(self, *entries: object, whiteouts: bool = True, limits: TarLimits | None = None, require_end: bool = True) -> Extracted:
+    def extract(
+        self, *entries: object, whiteouts: bool = True, limits: TarLimits | None = None, require_end: bool = True
+    ) -> Extracted:
         data = self.make(*entries)
         # One user's rule for all, so that the tests mean the same for root and for others.
         owner = Ownership(user_id=os.geteuid(), group_id=os.getegid())
@@ -99,7 +101,11 @@ def jail(request: pytest.FixtureRequest, tmp_path: Path, archive: ArchiveMaker) 
 
 def test_contents_modes_and_times_are_those_of_the_archive(jail: Jail) -> None:
     found = jail.extract(
-        directory("usr", 0o555), file("usr/sudo", b"program", 0o4755), directory("tmp", 0o1777), symlink("usr/sudo", "s"), file("empty")
+        directory("usr", 0o555),
+        file("usr/sudo", b"program", 0o4755),
+        directory("tmp", 0o1777),
+        symlink("usr/sudo", "s"),
+        file("empty"),
     )
     assert (found.entries, found.content_bytes, found.root_entry) == (5, 7, False)
     assert (jail.tree / "usr/sudo").read_bytes() == b"program"
@@ -152,7 +158,12 @@ def test_attributes_are_set_and_overlays_own_are_left_out(jail: Jail) -> None:
     entry = TarEntry(
         path=b"d",
         kind=TarKind.DIRECTORY,
-        xattrs={b"user.k": b"v", b"user.overlay.opaque": b"y", b"user.overlay.redirect": b"/etc", b"security.selinux": b"label"},
+        xattrs={
+            b"user.k": b"v",
+            b"user.overlay.opaque": b"y",
+            b"user.overlay.redirect": b"/etc",
+            b"security.selinux": b"label",
+        },
     )
     jail.extract(entry)
     assert [name for name in os.listxattr(jail.tree / "d") if name != "security.selinux"] == ["user.k"]
@@ -241,7 +252,17 @@ def test_an_absolute_path_means_the_trees_root(jail: Jail) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["/etc", "etc", "/dummy/../etc", "../etc", "../../../../../../../etc", "dummy/../../../etc", "/../../etc", "./dummy/up/etc", "/dummy/etc"],
+    [
+        "/etc",
+        "etc",
+        "/dummy/../etc",
+        "../etc",
+        "../../../../../../../etc",
+        "dummy/../../../etc",
+        "/../../etc",
+        "./dummy/up/etc",
+        "/dummy/etc",
+    ],
 )
 def test_writing_through_a_link_stays_inside(jail: Jail, target: str) -> None:
     jail.extract(
@@ -277,7 +298,14 @@ def test_a_directory_replaced_by_a_link_is_no_way_out(jail: Jail) -> None:
 
 def test_a_swapped_parent_is_resolved_again(jail: Jail) -> None:
     jail.extract(
-        directory("x"), directory("y"), symlink("x", "l"), file("l/1"), symlink("y", "l"), file("l/2"), directory("l"), file("l/3")
+        directory("x"),
+        directory("y"),
+        symlink("x", "l"),
+        file("l/1"),
+        symlink("y", "l"),
+        file("l/2"),
+        directory("l"),
+        file("l/3"),
     )
     assert [sorted(os.listdir(jail.tree / name)) for name in ("x", "y", "l")] == [["1"], ["2"], ["3"]]
 
@@ -316,7 +344,12 @@ def test_a_hard_link_to_anything_but_a_file_of_this_layer_is_refused(jail: Jail,
 @pytest.mark.parametrize("through", ["/etc", "../../etc", "../../../../../../../etc", "../downandout/../../etc"])
 def test_a_hard_link_through_a_link_stays_inside(jail: Jail, through: str) -> None:
     jail.extract(
-        directory("etc", 0o770), file("etc/passwd", b"inside"), directory("b"), directory("downandout"), symlink(through, "b/d1"), link("/b/d1/passwd", "b/p")
+        directory("etc", 0o770),
+        file("etc/passwd", b"inside"),
+        directory("b"),
+        directory("downandout"),
+        symlink(through, "b/d1"),
+        link("/b/d1/passwd", "b/p"),
     )
     assert (jail.tree / "b/p").samefile(jail.tree / "etc/passwd")
 
@@ -410,14 +443,39 @@ def test_both_ways_of_resolving_agree(tmp_path: Path) -> None:
 
     (tmp_path / "r/a/b").mkdir(parents=True)
     (tmp_path / "r/f").touch()
-    links = {"abs": "/a", "up": "../../../a", "loop": "loop", "chain": "abs/b", "dot": ".", "file": "f", "gone": "x/y", "a/back": "../a/b"}
+    links = {
+        "abs": "/a",
+        "up": "../../../a",
+        "loop": "loop",
+        "chain": "abs/b",
+        "dot": ".",
+        "file": "f",
+        "gone": "x/y",
+        "a/back": "../a/b",
+    }
     for name, target in links.items():
         (tmp_path / "r" / name).symlink_to(target)
     answers = []
     for walker in (True, False):
         with Root(tmp_path / "r", walker=walker) as root:
             found = []
-            for path in ("a", "a/b", "abs", "abs/b", "up/b", "loop", "loop/x", "chain", "dot/a", "file", "f", "f/x", "gone", "a/back", "dot/dot/up/back"):
+            for path in (
+                "a",
+                "a/b",
+                "abs",
+                "abs/b",
+                "up/b",
+                "loop",
+                "loop/x",
+                "chain",
+                "dot/a",
+                "file",
+                "f",
+                "f/x",
+                "gone",
+                "a/back",
+                "dot/dot/up/back",
+            ):
                 for follow in (True, False):
                     try:
                         descriptor = root.open_directory(path.encode(), follow=follow)

@@ -44,7 +44,11 @@ def make_image(store: Store, *contents: str, user: str = "") -> Image:
 
 
 def visible(store: Store) -> list[str]:
-    return sorted(str(path.relative_to(store.home)) for name in ("blobs/sha256", "layers", "tmp") for path in (store.home / name).iterdir())
+    return sorted(
+        str(path.relative_to(store.home))
+        for name in ("blobs/sha256", "layers", "tmp")
+        for path in (store.home / name).iterdir()
+    )
 
 
 # Opening.
@@ -100,7 +104,7 @@ def test_what_a_dead_process_left_is_swept_and_what_lives_is_not(store: Store) -
 
 
 def test_a_scratch_directory_goes_with_its_block_however_it_ends(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.scratch("x") as path:
+    with pytest.raises(ZeroDivisionError), store.scratch("x") as path:  # noqa: PT012 -- the block is what is tested
         inner = path / "/".join(["deep"] * 300)
         inner.mkdir(parents=True)
         (inner / "f").touch()
@@ -174,7 +178,10 @@ def test_a_changed_blob_is_noticed(store: Store, digest: Digest) -> None:
         store.read_blob(digest(b"hello"), limit_bytes=3)
 
 
-@pytest.mark.parametrize("bad", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0" * 32, "0" * 64, "sha256:" + "0" * 64 + "\n"])
+@pytest.mark.parametrize(
+    "bad",
+    ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0" * 32, "0" * 64, "sha256:" + "0" * 64 + "\n"],
+)
 def test_a_digest_that_is_none_never_becomes_a_path(store: Store, bad: str) -> None:
     for call in (store.has_blob, store.read_blob, store.open_blob, store.has_layer, store.layer_tree):
         with pytest.raises(InternalError):
@@ -183,7 +190,7 @@ def test_a_digest_that_is_none_never_becomes_a_path(store: Store, bad: str) -> N
 
 def test_an_interrupted_download_goes_on_where_it_stopped(store: Store, digest: Digest) -> None:
     data = bytes(range(256)) * 100
-    with pytest.raises(ConnectionError), store.ingest_blob(digest(data), len(data)) as incoming:
+    with pytest.raises(ConnectionError), store.ingest_blob(digest(data), len(data)) as incoming:  # noqa: PT012
         incoming.write(data[:1000])
         raise ConnectionError
     assert not store.has_blob(digest(data))
@@ -196,7 +203,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(store: Store, digest: 
 
 
 def test_wrong_bytes_are_thrown_away(store: Store, digest: Digest) -> None:
-    with pytest.raises(IntegrityError, match="digest"), store.ingest_blob(digest(b"right"), 5) as incoming:
+    with pytest.raises(IntegrityError, match="digest"), store.ingest_blob(digest(b"right"), 5) as incoming:  # noqa: PT012
         incoming.write(b"wrong")
         incoming.commit()
     assert visible(store) == []
@@ -207,7 +214,7 @@ def test_wrong_bytes_are_thrown_away(store: Store, digest: Digest) -> None:
 def test_too_many_and_too_few_bytes_are_refused(store: Store, digest: Digest) -> None:
     with pytest.raises(IntegrityError, match="larger"), store.ingest_blob(digest(b"right"), 5) as incoming:
         incoming.write(b"right and more")
-    with pytest.raises(IntegrityError, match="3 bytes instead of 5"), store.ingest_blob(digest(b"right"), 5) as incoming:
+    with pytest.raises(IntegrityError, match="3 bytes instead of 5"), store.ingest_blob(digest(b"right"), 5) as incoming:  # noqa: PT012
         incoming.write(b"rig")
         incoming.commit()
     assert visible(store) == []
@@ -246,7 +253,9 @@ def test_two_downloads_of_one_blob_take_turns(store: Store, digest: Digest) -> N
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_a_layer_with_the_promised_digest_is_unpacked(store: Store, archive: ArchiveMaker, digest: Digest, pack: Callable[[bytes], bytes]) -> None:
+def test_a_layer_with_the_promised_digest_is_unpacked(
+    store: Store, archive: ArchiveMaker, digest: Digest, pack: Callable[[bytes], bytes]
+) -> None:
     data = archive(file("etc/os-release", b"debian"))
     store.extract_layer(io.BytesIO(pack(data)), diff_id=digest(data), media_type=LAYER, progress=Silent(), label="x")
     assert (store.layer_tree(digest(data)) / "etc/os-release").read_bytes() == b"debian"
@@ -286,7 +295,9 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path, archive: ArchiveMaker, d
     data = archive(file("zeros", bytes(20 << 20)))
     with Store.open(tmp_path / "small", limits=TarLimits(total_bytes=1 << 20)) as store:
         with pytest.raises(IntegrityError, match="when unpacked"):
-            store.extract_layer(io.BytesIO(gzip.compress(data)), diff_id=digest(data), media_type=LAYER, progress=Silent(), label="x")
+            store.extract_layer(
+                io.BytesIO(gzip.compress(data)), diff_id=digest(data), media_type=LAYER, progress=Silent(), label="x"
+            )
         assert visible(store) == []
 
 
@@ -297,7 +308,8 @@ def test_a_layer_of_an_unknown_kind_is_refused_by_name(store: Store, digest: Dig
 
 def test_progress_hears_of_the_bytes(store: Store, archive: ArchiveMaker, digest: Digest) -> None:
     class Listener(Silent):
-        amounts: list[tuple[str, int]] = []
+        def __init__(self) -> None:
+            self.amounts: list[tuple[str, int]] = []
 
         def amount(self, label: str, done: int, total: int | None) -> None:
             self.amounts.append((label, done))
@@ -352,11 +364,17 @@ def test_an_image_needs_its_layers(store: Store, digest: Digest) -> None:
 
 def test_a_manifest_of_somebody_else_keeps_its_bytes(store: Store) -> None:
     layer = make_layer(store, "x")
-    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer.digest]}}, indent=3).encode()
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer.digest]}}, indent=3
+    ).encode()
     manifest = json.dumps(
         {
             "schemaVersion": 2,
-            "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest_of(config), "size": len(config)},
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "digest": digest_of(config),
+                "size": len(config),
+            },
             "layers": [{"mediaType": LAYER, "digest": layer.digest, "size": layer.size}],
         },
         indent=3,
@@ -374,7 +392,10 @@ def test_names_lead_to_images_and_remember_where_they_came_from(store: Store) ->
     store.tag(name, first.digest, source="build")
     store.tag(name, second.digest, source="imported")
     assert store.name_source(parse_reference("docker.io/library/app:latest")) == (second.digest, "imported")
-    assert [(digest, source) for digest, source, _ in store.name_history(name)] == [(second.digest, "imported"), (first.digest, "build")]
+    assert [(digest, source) for digest, source, _ in store.name_history(name)] == [
+        (second.digest, "imported"),
+        (first.digest, "build"),
+    ]
     assert store.untag(name) == second.digest
     assert store.untag(name) is None
     assert store.name_source(name) is None
@@ -387,7 +408,14 @@ def test_an_image_is_found_by_name_digest_and_beginning(store: Store) -> None:
     image = make_image(store, "one")
     store.tag(parse_reference("localhost:5000/team/app:1.0"), image.digest, source="build")
     plain = image.digest.removeprefix("sha256:")
-    for text in ("localhost:5000/team/app:1.0", f"localhost:5000/team/app@{image.digest}", image.digest, plain, plain[:4], "sha256:" + plain[:12]):
+    for text in (
+        "localhost:5000/team/app:1.0",
+        f"localhost:5000/team/app@{image.digest}",
+        image.digest,
+        plain,
+        plain[:4],
+        "sha256:" + plain[:12],
+    ):
         assert store.find_image(text).digest == image.digest, text
     for text in ("app", "localhost:5000/team/app", plain[:3], "", "UPPER", "0" * 64, plain[:6] + "zz"):
         with pytest.raises(NotFound, match="No such image: ") as caught:
@@ -496,7 +524,12 @@ def test_a_lease_protects_while_its_holder_lives(store: Store) -> None:
 def test_a_recorded_step_is_found_until_its_layer_is_gone(store: Store) -> None:
     layer = make_layer(store, "x")
     record = StepRecord(
-        key="k", position="Dockerfile:3", ingredients=canonical_json({"cmd": "true"}).decode(), diff_id=layer.digest, size_bytes=layer.size, created_seconds=5
+        key="k",
+        position="Dockerfile:3",
+        ingredients=canonical_json({"cmd": "true"}).decode(),
+        diff_id=layer.digest,
+        size_bytes=layer.size,
+        created_seconds=5,
     )
     assert store.cached_step("k") is None
     store.record_step(record)
@@ -514,7 +547,9 @@ def test_a_step_that_changed_nothing_is_found(store: Store) -> None:
 
 def test_the_nearest_steps_are_those_of_the_same_place_newest_first(store: Store) -> None:
     for number in range(3):
-        store.record_step(StepRecord(key=f"k{number}", position="here", ingredients="{}", diff_id=None, created_seconds=number + 1))
+        store.record_step(
+            StepRecord(key=f"k{number}", position="here", ingredients="{}", diff_id=None, created_seconds=number + 1)
+        )
     store.record_step(StepRecord(key="other", position="there", ingredients="{}", diff_id=None))
     assert [record.key for record in store.nearest_steps("here")] == ["k2", "k1", "k0"]
     assert store.nearest_steps("nowhere") == ()
@@ -543,9 +578,13 @@ def test_an_unchanged_files_digest_is_remembered_across_openings(store: Store, t
 
 
 @pytest.mark.parametrize(
-    "change", [lambda path: path.write_text("y"), lambda path: path.chmod(0o600), lambda path: os.utime(path, (1, 1))], ids=["content", "mode", "time"]
+    "change",
+    [lambda path: path.write_text("y"), lambda path: path.chmod(0o600), lambda path: os.utime(path, (1, 1))],
+    ids=["content", "mode", "time"],
 )
-def test_a_touched_files_digest_is_forgotten(store: Store, tmp_path: Path, later: None, change: Callable[[Path], object]) -> None:
+def test_a_touched_files_digest_is_forgotten(
+    store: Store, tmp_path: Path, later: None, change: Callable[[Path], object]
+) -> None:
     path = tmp_path / "f"
     path.write_text("x")
     with store.file_digests() as digests:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,8 +32,9 @@ def resummed(block: bytes) -> bytes:
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
-def with_field(start: int, value: bytes, **entry: Any) -> bytes:
-    block = render_entry(TarEntry(**({"path": b"a", "kind": TarKind.FILE} | entry)))
+def with_field(start: int, value: bytes, **changes: Any) -> bytes:
+    """A header in which the field at ``start`` holds something else; the checksum is right."""
+    block = render_entry(replace(TarEntry(path=b"a", kind=TarKind.FILE), **changes))
     return resummed(block[:start] + value + block[start + len(value) :])
 
 
@@ -56,7 +58,12 @@ def test_archives_of_other_writers_are_read_alike(dialect: int) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "t" * (100 if dialect == tarfile.USTAR_FORMAT else 300)
         writer.addfile(link)
     (first, _), (second, content), (third, _) = read_all(out.getvalue())
-    assert (first.path.rstrip(b"/"), first.kind, first.mode, first.mtime_ns) == (b"d" * 60, TarKind.DIRECTORY, 0o2755, 12345 * 10**9)
+    assert (first.path.rstrip(b"/"), first.kind, first.mode, first.mtime_ns) == (
+        b"d" * 60,
+        TarKind.DIRECTORY,
+        0o2755,
+        12345 * 10**9,
+    )
     assert (second.path, second.user_id, second.group_id, content) == (b"d" * 60 + b"/" + b"f" * 90, 1000, 1001, b"hello")
     assert third.link == b"t" * (100 if dialect == tarfile.USTAR_FORMAT else 300)
 
