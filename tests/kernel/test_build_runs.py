@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from contain.build import BuildHost, BuildRequest, BuildResult, build, image_trees
+from contain.build.bases import image_trees
+from contain.build.execute import build
+from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.errors import BuildStepFailed
 from contain.progress import Silent
 from contain.registry.platform import host_platform
