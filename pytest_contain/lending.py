@@ -20,7 +20,7 @@ from contain.errors import HostError, UsageError
 LENT = ("pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli", "typing_extensions")
 """pytest and everything that it imports on some Python. What is not installed on the host is left out."""
 
-_MODULES_OF = {"pytest": ("pytest", "_pytest")}
+_MODULES_OF = {"pytest": ("pytest", "_pytest", "py.py")}
 _NEEDED_BEFORE = {"exceptiongroup": (3, 11), "tomli": (3, 11), "typing_extensions": (3, 13)}
 _COMPARISON = re.compile(r"\s*(>=|<=|>|<|==|!=|~=)\s*([0-9.]+?)(?:\.\*)?\s*$")
 
@@ -88,7 +88,7 @@ def lend_pytest(cache: Path) -> Path:
     """The directory with the host's pytest, below ``cache``; put together when its versions are new there."""
     found = list(_distributions())
     versions = [f"{distribution.metadata['Name']} {distribution.version}" for distribution in found]
-    key = hashlib.sha256("\n".join(sorted(versions)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*sorted(versions), repr(_MODULES_OF)]).encode()).hexdigest()[:16]
     place = cache / key
     if place.is_dir():
         return place

@@ -47,7 +47,7 @@ def run(channel: Any, start: dict[str, Any], entry: Any) -> int:
     """Run pytest with the controller's arguments until the controller says ``finish``."""
     plugin = Inside(channel, start, entry)
     arguments = [token for tokens, _name in start["arguments"] for token in tokens]
-    status = int(pytest.main(arguments, plugins=[plugin]))
+    status = int(pytest.main(arguments, plugins=[plugin, sys.modules[__name__]]))
     sys.stdout.flush()
     sys.stderr.flush()
     plugin.send({"type": "ended", "status": status})
@@ -85,6 +85,30 @@ def shorten(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
+@pytest.fixture
+def container() -> None:
+    """For tests on the host only."""
+    pytest.fail("the fixture 'container' is for tests on the host: run this test without --in-container", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def contain() -> None:
+    """For tests on the host only."""
+    pytest.fail("the fixture 'contain' is for tests on the host: run this test without --in-container", pytrace=False)
+
+
+class ControllerHooks:
+    """The controller's own hooks (``pytest_contain.hookspecs``): a conftest file that has one is read here too."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_contain_make_backend(self, config: Any) -> Any:
+        """Never called here."""
+
+    @pytest.hookspec
+    def pytest_contain_environment_ready(self, config: Any, name: str, digest: str) -> None:
+        """Never called here."""
+
+
 class Inside:
     """The plugin object. In a child, `channel` is the child's own."""
 
@@ -114,6 +138,10 @@ class Inside:
             os._exit(82)
 
     # -- starting -------------------------------------------------------------------------------------------------------
+
+    def pytest_addhooks(self, pluginmanager: Any) -> None:
+        """Hooks that conftest files may have."""
+        pluginmanager.add_hookspecs(ControllerHooks)
 
     def pytest_addoption(self, parser: Any) -> None:
         """The controller's own settings in the project's ini file are not unknown here."""
@@ -172,16 +200,6 @@ class Inside:
             "plugins": plugins,
         }
         self.send(message)
-
-    @pytest.fixture
-    def container(self) -> None:
-        """For tests on the host only."""
-        pytest.fail("the fixture 'container' is for tests on the host: run this test without --in-container", pytrace=False)
-
-    @pytest.fixture(scope="session")
-    def contain(self) -> None:
-        """For tests on the host only."""
-        pytest.fail("the fixture 'contain' is for tests on the host: run this test without --in-container", pytrace=False)
 
     # -- collecting -----------------------------------------------------------------------------------------------------
 
