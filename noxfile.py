@@ -53,3 +53,17 @@ def e2e(session: nox.Session) -> None:
     """The plugin and the commands as a user meets them; root."""
     install(session, ".[test]")
     session.run("python", "-m", "pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session
+def suites(session: nox.Session) -> None:
+    """The suites of other projects: the same outcome of every test. ``-- --quick`` leaves most of packaging's tests out; root."""
+    install(session, "pip", ".")
+    session.run("python", "benchmarks/suites/compare.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Side by side with peers, into ``docs/benchmarks.md``; root."""
+    install(session, ".")
+    session.run("python", "benchmarks/bench.py", *session.posargs)
