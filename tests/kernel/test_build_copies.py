@@ -446,3 +446,13 @@ def test_a_known_dockerfile_has_a_known_digest(context: Path, store: Store) -> N
     (context / "src/link").symlink_to("a.txt")
     text = 'FROM scratch\nCOPY src /app\nCOPY --chown=5:6 --chmod=600 src/a.txt /b\nENV A=1\nCMD ["/app/run"]\n'
     assert run_build(text, context, store).digest == "sha256:ae83a138f579855bec7fcc08cb05be5fcb3e9433e55fa6ee3d6511050a8efb2d"
+
+
+def test_workdir_follows_the_image_s_links_inside_the_image(context: Path, store: Store) -> None:
+    (context / "link").symlink_to("/data")
+    (context / "away").symlink_to("../../../../tmp/contain-workdir-away")
+    result = run_build("FROM scratch\nCOPY . /\nWORKDIR /link/sub\nCOPY <<f .\nx\nf\nWORKDIR /away\n", context, store)
+    found = tree_of(result, store)
+    assert found["/data/sub/f"] == "file 644 0:0 x\n"
+    assert found["/tmp/contain-workdir-away"] == "directory 755 0:0"
+    assert not Path("/tmp/contain-workdir-away").exists()

@@ -217,7 +217,7 @@ def test_the_host_s_root_is_a_base_that_is_never_written(tmp_path: Path, store: 
     assert not Path("/contain-test").exists()
     assert paths_of_last_layer(result, store) == ["/", "/contain-test", "/contain-test/g"]
     assert image_trees(result.image, store)[0] == Path("/")
-    assert not list(Path("/dev/shm").glob("contain-*"))
+    assert not list(Path("/dev/shm").glob("contain-build.*"))
 
 
 def root_file_system() -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -46,6 +45,7 @@ from contain.build.keys import (
     run_ingredients,
     workdir_ingredients,
 )
+from contain.build.memory import open_memory_directory
 from contain.build.owners import parse_owner
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
 from contain.build.running import (
@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     from contain.store import Store
 
 _TITLE_LENGTH = 160
-_MEMORY_DIRECTORY = "/dev/shm"
 _CACHED = "cached"
 
 
@@ -348,7 +347,7 @@ class _Builder:
         """A scratch directory and in it an upper directory that has the merged root's own attributes."""
         with contextlib.ExitStack() as stack:
             if away_from_root:
-                scratch = Path(stack.enter_context(_memory_directory()))
+                scratch = stack.enter_context(open_memory_directory())
             else:
                 scratch = stack.enter_context(self._store.scratch("build-step"))
             upper = scratch / "upper"
@@ -549,16 +548,6 @@ def _identity(user: str, trees: tuple[HostPath, ...]) -> tuple[int, int]:
 
     identity = parse_identity(user, *read_account_files(trees))
     return identity.user_id, identity.group_id
-
-
-@contextlib.contextmanager
-def _memory_directory() -> Iterator[str]:
-    """A directory on another file system than ``/``: overlayfs refuses an upper directory inside its lower one."""
-    if not os.path.isdir(_MEMORY_DIRECTORY) or os.stat(_MEMORY_DIRECTORY).st_dev == os.stat("/").st_dev:
-        raise NotSupported("RUN on the base 'host' needs a memory file system at /dev/shm", code="host-base-needs-tmpfs")
-    with tempfile.TemporaryDirectory(prefix="contain-", dir=_MEMORY_DIRECTORY, ignore_cleanup_errors=True) as directory:
-        os.chmod(directory, 0o755)  # noqa: S103 - becomes a container's root
-        yield directory
 
 
 def complete_history(config: ImageConfig, layers: int, created: str) -> tuple[History, ...]:

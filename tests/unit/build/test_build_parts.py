@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -9,6 +11,7 @@ import pytest
 from contain.build.execute import complete_history, rfc3339
 from contain.build.fold import begin_stage, fold
 from contain.build.keys import base_chain, key_of, run_ingredients
+from contain.build.memory import sweep
 from contain.build.owners import parse_owner
 from contain.build.request import BuildHost, BuildRequest
 from contain.build.running import (
@@ -176,3 +179,17 @@ def test_a_dockerfile_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_bytes(b"FROM \xff\n")
     with pytest.raises(UsageError, match="UTF-8"):
         read_sources(BuildRequest(context=tmp_path))
+
+
+def test_memory_directories_of_dead_owners_are_swept_and_locked_ones_stay(tmp_path: Path) -> None:
+    for name in ("contain-build.dead", "contain-build.held", "other"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    held = os.open(tmp_path / "contain-build.held", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        sweep(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 3
+        sweep(tmp_path, now_seconds=time.time() + 3600)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["contain-build.held", "other"]
+    finally:
+        os.close(held)
