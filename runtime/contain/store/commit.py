@@ -24,15 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contain.errors import NotSupported
-from contain.store.extract import is_whiteout
+from contain.store.marks import is_opaque, is_overlays, is_whiteout
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root
-from contain.store.rootview import Entry, Kind, RootView, is_opaque
+from contain.store.rootview import Entry, Kind, RootView
 from contain.store.tree import iterate_tree, join, list_names, read_xattrs
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_PATH = 4095
-_OVERLAY_PREFIXES = ("user.overlay.", "trusted.overlay.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +183,7 @@ class _Canonicaliser:
                 return
             raise
         for name in names:
-            if name.startswith(_OVERLAY_PREFIXES):
+            if is_overlays(os.fsencode(name)):
                 os.removexattr(path, name, follow_symlinks=False)
 
     def _is_copy(self, level: _Level, name: bytes, found: os.stat_result, below: Entry | None) -> bool:

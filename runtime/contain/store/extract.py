@@ -24,25 +24,15 @@ from dataclasses import dataclass
 
 from contain.errors import HostError
 from contain.store.durable import remove_tree
+from contain.store.marks import OPAQUE_MARK, OPAQUE_XATTR, WHITEOUT_PREFIX, is_whiteout, keeps_xattr
 from contain.store.ownership import Ownership
 from contain.store.rooted import DIRECTORY_FLAGS, DirectoryCache, Root, split_path
 from contain.store.tar_header import TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader, bad_layer, shown
 
-WHITEOUT_PREFIX = b".wh."
-OPAQUE_MARK = b".wh..wh..opq"
-OPAQUE_XATTR = "user.overlay.opaque"
 _AUFS_PREFIX = b".wh..wh."  # .wh..wh.plnk, .wh..wh.aufs: metadata of a file system of the past
-_OVERLAY_XATTRS = (b"user.overlay.", b"trusted.overlay.")
 _LONGEST_NAME = 255
 _NODE_KINDS = {TarKind.CHARACTER: stat.S_IFCHR, TarKind.BLOCK: stat.S_IFBLK, TarKind.FIFO: stat.S_IFIFO}
-
-
-def keeps_xattr(name: bytes) -> bool:
-    """Whether an extended attribute is part of a layer."""
-    if name.startswith(b"security."):
-        return name == b"security.capability"
-    return not name.startswith(_OVERLAY_XATTRS)
 
 
 @dataclass(slots=True)
@@ -404,8 +394,3 @@ class _Extractor:
                 code="store-file-system",
             )
         return error
-
-
-def is_whiteout(found: os.stat_result) -> bool:
-    """Whether this is overlay's mark for "the lower layers' file is gone": the character device 0:0."""
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0

@@ -15,21 +15,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from contain.errors import IntegrityError, NotFound
 from contain.oci import canonical_json
 from contain.paths import HostPath
 from contain.progress import Progress
-from contain.store.commit import canonicalise
-from contain.store.compression import Decompressed, verify_media_type
 from contain.store.durable import explained, fsync_directory, remove_tree, sync_file_system
-from contain.store.extract import extract_tree
 from contain.store.layout import Layout, hex_of
 from contain.store.rooted import Root
 from contain.store.rootview import RootView
-from contain.store.tar_reader import TarLimits, bad_layer
 from contain.store.tree import canonical_tar
+
+if TYPE_CHECKING:
+    from contain.store.compression import Decompressed
+    from contain.store.extract import Extracted
+    from contain.store.tar_reader import TarLimits
+
+# What makes layers (`commit`, `compression`, `extract`) is imported where it is used: most commands only read.
 
 _REFRESH_SECONDS = 600
 _REPORT_BYTES = 4 << 20
@@ -46,7 +49,7 @@ class CommittedLayer:
 class Layers:
     """The directory ``layers``."""
 
-    def __init__(self, layout: Layout, limits: TarLimits) -> None:
+    def __init__(self, layout: Layout, limits: TarLimits | None) -> None:
         self._layout, self._limits = layout, limits
 
     def path(self, diff_id: str) -> HostPath:
@@ -99,30 +102,31 @@ class Layers:
     def extract(self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str) -> None:
         """Unpack a layer whose uncompressed archive must have the digest ``diff_id``; nothing is visible unless all of it
         was right."""
+        from contain.store.compression import Decompressed, verify_media_type
+
         verify_media_type(media_type)
         if self.has(diff_id):
             return
         source = _Measured(Decompressed(stream), progress, label)
         with self._new() as (work, publish):
-            (work / "tree").mkdir(mode=0o755)
-            extracted = extract_tree(source.read, work / "tree", limits=self._limits)
+            extracted = self._extract(source.read, work)
             actual = "sha256:" + source.hash.hexdigest()
             if actual != diff_id:
                 raise IntegrityError(
                     f"the layer's content has the digest {actual}, and {diff_id} was promised", code="layer-digest"
                 )
-            _open_root(work / "tree", stated=extracted.root_entry)
             publish(diff_id, source.size_bytes, False, extracted.root_entry)
 
     def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
         """A root file system's archive, plain or compressed, as one canonical layer."""
+        from contain.store.compression import Decompressed
+        from contain.store.tar_reader import bad_layer
+
         source = _Measured(Decompressed(stream), progress, "unpack")
         with self._new() as (work, publish):
-            (work / "tree").mkdir(mode=0o755)
-            found = extract_tree(source.read, work / "tree", limits=self._limits, require_end=True)
+            found = self._extract(source.read, work, require_end=True)
             if not found.entries and source.size_bytes == 0:
                 raise bad_layer("it is empty")
-            _open_root(work / "tree", stated=found.root_entry)
             committed = self._canonical(work, (), epoch_seconds, publish)
             assert committed is not None
             return committed
@@ -138,6 +142,19 @@ class Layers:
                 return self._commit_from_elsewhere(upper, work, lower, epoch_seconds, publish)
             return self._canonical(work, lower, epoch_seconds, publish, empty_is_none=True)
 
+    def _extract(self, read: Callable[[int], bytes], work: HostPath, *, require_end: bool = False) -> Extracted:
+        """Unpack into ``work/tree``. A layer that says nothing about the root directory leaves it as every root directory is."""
+        from contain.store.extract import extract_tree
+        from contain.store.tar_reader import TarLimits
+
+        tree = work / "tree"
+        tree.mkdir()
+        extracted = extract_tree(read, tree, limits=self._limits or TarLimits(), require_end=require_end)
+        if not extracted.root_entry:
+            os.chmod(tree, 0o755)  # noqa: S103 -- it stands inside directories of mode 0700
+            os.utime(tree, (0, 0))
+        return extracted
+
     def _canonical(
         self,
         work: HostPath,
@@ -147,6 +164,8 @@ class Layers:
         *,
         empty_is_none: bool = False,
     ) -> CommittedLayer | None:
+        from contain.store.commit import canonicalise
+
         with Root(work / "tree") as root, RootView(lower) as below:
             result = canonicalise(root, below, epoch_seconds=epoch_seconds)
             if empty_is_none and not result.changed:
@@ -168,14 +187,14 @@ class Layers:
         publish: Callable[[str, int, bool, bool], None],
     ) -> CommittedLayer | None:
         """An upper directory on another file system: rework it there, and unpack its archive here."""
+        from contain.store.commit import canonicalise
+
         with Root(upper) as root, RootView(lower) as below:
             result = canonicalise(root, below, epoch_seconds=epoch_seconds)
             if result.changed:
                 digest = hashlib.sha256()
                 source = _Joined(canonical_tar(root, root_entry=result.root_entry), digest.update)
-                (work / "tree").mkdir(mode=0o755)
-                extract_tree(source.read, work / "tree", limits=self._limits)
-                _open_root(work / "tree", stated=result.root_entry)
+                self._extract(source.read, work)
         remove_tree(upper)
         if not result.changed:
             return None
@@ -227,10 +246,3 @@ class _Joined:
             self._buffer = data[size - have :]
             have += len(parts[-1])
         return b"".join(parts)
-
-
-def _open_root(tree: HostPath, *, stated: bool) -> None:
-    """A layer that says nothing about the root directory leaves it as every root directory is."""
-    if not stated:
-        os.chmod(tree, 0o755)  # noqa: S103 -- it stands inside directories of mode 0700
-        os.utime(tree, (0, 0))

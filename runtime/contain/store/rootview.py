@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from contain.errors import IntegrityError, NotFound
 from contain.paths import HostPath
-from contain.store.extract import OPAQUE_XATTR, is_whiteout
+from contain.store.marks import is_opaque, is_whiteout
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root, split_path
 from contain.store.tree import join, list_names, read_xattrs
@@ -313,15 +313,3 @@ def states_root(tree: HostPath) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     return bool(record.get("root_entry"))
-
-
-def is_opaque(descriptor: int) -> bool:
-    """Whether overlay would show nothing of lower layers in this directory."""
-    for name in (OPAQUE_XATTR, "trusted.overlay.opaque"):
-        try:
-            if os.getxattr(descriptor, name) == b"y":
-                return True
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
-                raise
-    return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from contain.errors import NotFound
 from contain.oci import Descriptor, Image, ImageConfig
@@ -18,12 +18,13 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.store.blobs import BlobIngest, Blobs
 from contain.store.cache import Cache, FileDigests, StepRecord
-from contain.store.compression import Decompressed
 from contain.store.database import Database
 from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
 from contain.store.layers import CommittedLayer, Layers
 from contain.store.layout import Layout
-from contain.store.tar_reader import TarLimits
+
+if TYPE_CHECKING:
+    from contain.store.tar_reader import TarLimits
 
 DEFAULT_EPOCH_SECONDS = 946_684_800
 """2000-01-01T00:00:00Z: the time of everything whose true time would differ from machine to machine."""
@@ -34,7 +35,7 @@ _CHUNK_BYTES = 1 << 20
 class Store:
     """A context manager: ``with Store.open(home) as store``."""
 
-    def __init__(self, layout: Layout, limits: TarLimits) -> None:
+    def __init__(self, layout: Layout, limits: TarLimits | None) -> None:
         self.home = layout.home
         self._layout = layout
         self._database = Database(layout.database)
@@ -51,7 +52,7 @@ class Store:
         """
         layout = Layout(home)
         layout.prepare()
-        return Store(layout, limits or TarLimits())
+        return Store(layout, limits)
 
     def __enter__(self) -> Store:
         return self
@@ -129,6 +130,8 @@ class Store:
             raise NotFound(
                 f"the archive of layer {diff_id} is not in the store, only its files are", code="layer-blob-not-found"
             )
+        from contain.store.compression import Decompressed
+
         with self.open_blob(blob[0]) as file:
             source = Decompressed(file)
             while data := source.read(_CHUNK_BYTES):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from contain.errors import IntegrityError, NotSupported
-from contain.store.extract import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
+from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
