@@ -24,7 +24,7 @@ def test_the_mtu_is_the_smallest_of_the_links_with_a_default_route() -> None:
 
 
 def test_run_directories_have_names_of_their_own_that_fit() -> None:
-    default, other = network._names(Path("/run/contain")), network._names(Path("/var/lib/contain/run"))
+    default, other = network._names(Path(network.DEFAULT_RUN_HOME)), network._names(Path("/srv/other/run"))
     assert (default.bridge, default.table) == ("contain0", "contain")
     assert default != other
     interfaces = [network.host_interface("f" * 64, bridge=names.bridge) for names in (default, other)]
