@@ -64,8 +64,8 @@ class StagePlan:
 
     @property
     def title(self) -> str:
-        """The stage's name, or its number."""
-        return self.stage.name or str(self.index)
+        """The stage's name, or one made of its number."""
+        return self.stage.name or f"stage-{self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

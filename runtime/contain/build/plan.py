@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from contain.build.bases import HOST_LABEL
+from contain.build.bases import HOST_LABEL, HOST_NAME, host_config
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import BuildGraph, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
 from contain.build.keys import base_chain, key_of, run_ingredients
@@ -82,6 +82,9 @@ def _render_stage(
         case StageBase(index=index):
             state, known = states[index]
             config, arguments, title = state.config, state.arguments, f"{title}stage {index}"
+        case ImageBase(reference=reference) if reference.name == HOST_NAME:
+            config, title = host_config(), f"{title}{reference.familiar}, this machine's root"
+            known = Stack(fingerprint=config.labels[HOST_LABEL])
         case ImageBase(reference=reference):
             found = _stored_config(reference, stage, store)
             config = ImageConfig(platform=stage.platform) if found is None else found
