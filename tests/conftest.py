@@ -1,4 +1,4 @@
-"""The options that the tests take. Nothing else is registered here.
+"""The options that the tests take, and the ground on which containers are made on the real kernel.
 
 Without paths on the command line, write ``--option=VALUE``: pytest finds this file by its ``testpaths`` only if it sees no
 argument that could be a path.
@@ -6,9 +6,25 @@ argument that could be a path.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import pytest
+
+from contain.container.run import ExitState, new_container_id
+from contain.linux.capabilities import DEFAULT_CAPABILITIES
+from contain.linux.cgroups import probe_hierarchies
+from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +35,165 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a checkout (or a part of one) of moby/buildkit, whose Dockerfile test data is to be tried"
         " (default: $CONTAIN_BUILDKIT_CORPUS; without it those tests are skipped)",
     )
+
+
+class Outcome(NamedTuple):
+    """How a program in a container ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+    state: ExitState
+
+
+def _copy_with_libraries(program: Path, tree: Path) -> None:
+    """A dynamically linked program and what ldd(1) says that it needs."""
+    shown = subprocess.run(["ldd", program], capture_output=True, text=True, check=False, timeout=20).stdout
+    needed = [word for line in shown.splitlines() for word in line.split() if word.startswith("/")]
+    for source in (program, *map(Path, needed)):
+        target = tree / str(source).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source.resolve(), target)
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system with a shell and common programs: busybox where it is installed, else the machine's own programs."""
+    tree = tmp_path_factory.mktemp("image") / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "etc").mkdir()
+    (tree / "tmp").mkdir()
+    (tree / "tmp").chmod(0o1777)
+    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:/bin/sh\n")
+    (tree / "etc/group").write_text("root:x:0:\nworker:x:1000:\ntools:x:2000:worker\n")
+    busybox = shutil.which("busybox")
+    if busybox is not None:
+        _copy_with_libraries(Path(busybox), tree)
+        shutil.copy(busybox, tree / "bin/busybox")
+        names = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout.split()
+        for name in names:
+            if not os.path.lexists(tree / "bin" / name):
+                (tree / "bin" / name).symlink_to("busybox")
+        return tree
+    for name in _PROGRAMS.split():
+        found = shutil.which(name)
+        if found is not None:
+            _copy_with_libraries(Path(found), tree)
+            shutil.copy(Path(found).resolve(), tree / "bin" / name)
+    return tree
+
+
+_PROGRAMS = (
+    "sh cat chmod chown cp dd echo env false grep head hostname id kill ln ls mkdir mv pwd readlink rm sleep stat touch true wc"
+)
+
+
+class Ground:
+    """Where the tests on the real kernel make their containers: a home of their own, and one small image."""
+
+    def __init__(self, directory: Path, tree: Path) -> None:
+        self.directory = directory
+        self.tree = tree
+        self.home = directory / "home"
+        self.run_home = self.home / "run"
+        self.identifiers: list[str] = []
+
+    def spec(self, *arguments: str, **changes: Any) -> ContainerSpec:
+        """A container of the small image that runs ``arguments``; no network."""
+        identifier = new_container_id()
+        self.identifiers.append(identifier)
+        values: dict[str, Any] = {
+            "container_id": identifier,
+            "name": identifier[:12],
+            "image_digest": "sha256:" + "0" * 64,
+            "image_name": "small",
+            "layers": (self.tree,),
+            "upper": None,
+            "arguments": arguments,
+            "environment": (("PATH", "/usr/bin:/bin"), ("HOME", "/root")),
+            "working_directory": PurePosixPath("/"),
+            "identity": Identity(),
+            "hostname": "box",
+            "mounts": (),
+            "network": Network.NONE,
+            "limits": Limits(),
+            "read_only": False,
+            "terminal": False,
+            "stop_signal": 15,
+            "capabilities": DEFAULT_CAPABILITIES,
+        }
+        return ContainerSpec(**{**values, **changes})
+
+    def run(self, *arguments: str, stdin: bytes = b"", **changes: Any) -> Outcome:
+        """Run a program in a container to its end."""
+        from contain.container.run import run
+
+        spec = self.spec(*arguments, **changes)
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            source.write(stdin)
+            source.seek(0)
+            state = run(spec, stdin=source.fileno(), stdout=out.fileno(), stderr=err.fileno(), home=self.run_home)
+            out.seek(0)
+            err.seek(0)
+            return Outcome(state.status, out.read().decode(), err.read().decode(), state)
+
+    def sh(self, script: str, **changes: Any) -> Outcome:
+        """Run a shell script in a container to its end."""
+        return self.run("sh", "-c", script, **changes)
+
+    def python(self, source: str, **changes: Any) -> Outcome:
+        """Run a program in this machine's Python, whose files are mounted read-only into the container."""
+        mounts = (*self.python_mounts(), *changes.pop("mounts", ()))
+        program = os.path.realpath(sys.executable)
+        return self.run(program, "-I", "-c", textwrap.dedent(source), mounts=mounts, **changes)
+
+    def python_mounts(self) -> tuple[Bind, ...]:
+        """What this machine's Python needs of it, read-only, each at its own path."""
+        wanted = ["/usr", "/lib", "/lib64"] + ([] if sys.base_prefix.startswith("/usr") else [sys.base_prefix])
+        return tuple(
+            Bind(source=Path(path).resolve(), target=PurePosixPath(path), read_only=True)
+            for path in wanted
+            if os.path.isdir(path)
+        )
+
+    def check_nothing_is_left(self) -> None:
+        """No process, mount, control group or directory of the containers made here; waits two seconds for dying ones."""
+        deadline = time.monotonic() + 2
+        while True:
+            left = self.leftovers()
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        assert not left, left
+
+    def leftovers(self) -> list[str]:
+        """What the containers made here have on this machine now."""
+        left = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.directory) in line]
+        work = self.run_home / "work"
+        left += [str(path) for path in work.iterdir()] if work.exists() else []
+        for hierarchy in probe_hierarchies():
+            left += [path for name in self.identifiers if os.path.exists(path := f"{hierarchy.mount}/contain/{name}")]
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    text = (entry / "cgroup").read_text()
+                    left += [f"process {entry.name}" for name in self.identifiers if name in text]
+        return left
+
+
+@pytest.fixture
+def ground(tmp_path: Path, small_tree: Path) -> Iterator[Ground]:
+    """Containers on the real kernel; after the test nothing of them may be left. A test that hangs is ended after 40 seconds."""
+
+    def too_late(number: int, frame: object) -> None:
+        raise TimeoutError("a test of containers took more than 40 seconds")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.setitimer(signal.ITIMER_REAL, 40)
+    made = Ground(tmp_path, small_tree)
+    try:
+        yield made
+        made.check_nothing_is_left()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -197,13 +197,24 @@ def _write_failed(records: Records, record: ContainerRecord) -> None:
         )
 
 
+def _keep_only(*kept: int) -> None:
+    """Let go of what the caller had open, and of its directory: somebody may wait for the end of a pipe, or want to unmount."""
+    os.chdir("/")
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
 def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool) -> str:
     """``contain run -d``: the container's id once its program has started; a supervisor process stays with it.
 
     Raises what the start raised.
     """
+    home = home.absolute()
     sweep(home)
-    records = Records(store_home)
+    records = Records(store_home.absolute())
     record = new_record(spec, remove=remove)
     held = records.create(record)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
@@ -214,7 +225,7 @@ def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, r
         os.setsid()
         if os.fork():
             os._exit(0)
-        os.close(ready_read)
+        _keep_only(held, ready_write)
         _supervise_detached(spec, records, record, home, ready_write)
     os.close(ready_write)
     os.close(held)

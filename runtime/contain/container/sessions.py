@@ -32,6 +32,7 @@ from contain.spec import ContainerSpec
 
 _PACKET = 65536
 _SCRATCH_INODES = 1_000_000
+_CLOSING_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,10 @@ class Session:
             raise WorkerLost("the session's container ended: its builder process is gone", code="session-lost") from error
 
     def _receive(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, 32)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, 32)
+        except ConnectionResetError:  # it ended with a request of ours unread
+            data, descriptors = b"", []
         if not data:
             raise WorkerLost("the session's container ended: its builder process is gone", code="session-lost")
         for descriptor in descriptors:
@@ -212,7 +216,11 @@ class Session:
         assert self._keeper.stdin is not None
         with contextlib.suppress(OSError):
             self._keeper.stdin.close()
-        self._keeper.wait()
+        try:
+            self._keeper.wait(_CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:  # stopped, or stuck: what it leaves, the next sweep takes away
+            self._keeper.kill()
+            self._keeper.wait()
         if self._worker is not None:
             os.close(self._worker[1])
 

@@ -368,20 +368,25 @@ def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...
     else:
         places = variables.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").split(":")
         candidates = [f"{place or '.'}/{program}" for place in places]
-    refused: OSError | None = None
+    refused: ProgramNotStarted | None = None
     for candidate in candidates:
         try:
             os.execve(candidate, arguments, variables)
-        except FileNotFoundError as error:
-            if os.path.lexists(candidate) and refused is None:
-                refused = (
-                    OSError(errno.ENOEXEC, "its interpreter is missing", candidate) if os.path.exists(candidate) else error
-                )
         except NotADirectoryError:
             pass
+        except FileNotFoundError as error:
+            if os.path.exists(candidate):  # then it is its interpreter or its loader that is missing
+                refused = refused or ProgramNotStarted(error.errno, f"the interpreter of {candidate} is missing")
         except OSError as error:
-            refused = refused or error
-    if refused is None:
-        where = program if "/" in program else f"{program} in $PATH"
-        raise ProgramNotStarted(errno.ENOENT, "executable file not found", where)
-    raise ProgramNotStarted(refused.errno, os.strerror(refused.errno or 0), refused.filename or program)
+            why = "is a directory" if os.path.isdir(candidate) else _in_lower_case(os.strerror(error.errno or 0))
+            refused = refused or ProgramNotStarted(error.errno, why)
+    if refused is not None:
+        raise refused
+    if "/" in program:
+        raise ProgramNotStarted(errno.ENOENT, f"stat {program}: no such file or directory")
+    raise ProgramNotStarted(errno.ENOENT, "executable file not found in $PATH")
+
+
+def _in_lower_case(text: str) -> str:
+    """As Docker writes the kernel's messages."""
+    return text[:1].lower() + text[1:]

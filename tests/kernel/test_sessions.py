@@ -1,0 +1,352 @@
+"""Test sessions on the real kernel: the worker, its sandboxes, and what is left when one of them is killed.
+
+The worker here is a few lines that fork into a sandbox and run there what the test sends: the project's own worker does the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pytest_contain.inside
+from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
+from contain.container.workspaces import sweep
+from contain.errors import ContainError, WorkerLost
+from contain.linux.cgroups import probe_hierarchies
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network
+
+if TYPE_CHECKING:
+    from tests.conftest import Ground
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="starts containers: needs root"),
+]
+
+WORKER = """
+import json, os, socket, sys
+sys.path.insert(0, "/entry")
+import entry
+entry.hold_capabilities()
+channel = socket.socket(fileno=3)
+
+def carry_out(source, output):
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        exec(source, {"__name__": "test"})
+    except SystemExit as error:
+        sys.stdout.flush()
+        os._exit(error.code or 0)
+    except BaseException as error:
+        print(type(error).__name__, error, flush=True)
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+while True:
+    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 32)
+    if not data:
+        break
+    request = json.loads(data)
+    output = descriptors.pop()
+    if request["details"] is None:
+        child = os.fork()
+    else:
+        child = entry.fork_into(request["details"], descriptors)
+    if child == 0:
+        channel.close()
+        carry_out(request["source"], output)
+    for descriptor in (output, *descriptors):
+        os.close(descriptor)
+    _, status = os.waitpid(child, 0)
+    channel.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+"""
+
+
+class Run:
+    """What a forked test of the little worker printed, and how it ended: an exit status, or minus the signal's number."""
+
+    def __init__(self, out: str, status: int | None) -> None:
+        self.out, self.status = out, status
+
+
+class Suite:
+    """A session with the little worker."""
+
+    def __init__(self, session: Session, spec: ContainerSpec) -> None:
+        self.session = session
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.worker = session.start_worker(
+                (os.path.realpath(sys.executable), "-I", "-c", WORKER),
+                spec.environment,
+                stdio=(null, null, 2),
+                fds=[theirs.fileno()],
+            )
+        finally:
+            os.close(null)
+            theirs.close()
+
+    def send(self, source: str, details: dict[str, Any] | None, descriptors: list[int]) -> int:
+        """Have ``source`` run; where its output comes from."""
+        output, theirs = os.pipe2(os.O_CLOEXEC)
+        request = json.dumps({"source": source, "details": details}).encode()
+        socket.send_fds(self.channel, [request], [*descriptors, theirs])
+        os.close(theirs)
+        return output
+
+    def receive(self, output: int, seconds: float) -> Run:
+        """The output and end, or what came until ``seconds`` were over (then without a status)."""
+        deadline = time.monotonic() + seconds
+        data = b""
+        while True:
+            ready, _, _ = select.select([output, self.channel], [], [], max(0.0, deadline - time.monotonic()))
+            if output in ready:
+                piece = os.read(output, 65536)
+                data += piece
+                if piece:
+                    continue
+            if self.channel in ready:
+                os.close(output)
+                return Run(data.decode(), json.loads(self.channel.recv(65536))["status"])
+            if not ready:
+                os.close(output)
+                return Run(data.decode(), None)
+
+    def in_worker(self, source: str) -> Run:
+        """In a fork of the worker that joins no sandbox."""
+        return self.receive(self.send(source, None, []), 10)
+
+    def test(
+        self, source: str, *, seconds: float = 10, then: Callable[[Sandbox], None] | None = None
+    ) -> tuple[Run, SandboxVerdict]:
+        """In a fresh sandbox; ends it, also if it did not end by itself within ``seconds``."""
+        sandbox = self.session.take_sandbox()
+        output = self.send(source, sandbox.details, sandbox.fds)
+        run = self.receive(output, seconds)
+        if then is not None:
+            then(sandbox)
+        verdict = sandbox.finish()
+        if run.status is None:
+            assert select.select([self.channel], [], [], 10)[0], "the sandbox's process outlived its sandbox"
+            run.status = json.loads(self.channel.recv(65536))["status"]
+        return run, verdict
+
+
+def session_spec(ground: Ground, **changes: Any) -> ContainerSpec:
+    inside = Path(pytest_contain.inside.__file__).parent
+    mounts = (
+        *changes.pop("mounts", ()),
+        *ground.python_mounts(),
+        Bind(source=inside, target=PurePosixPath("/entry"), read_only=True),
+    )
+    return ground.spec("worker", mounts=mounts, network=Network.NONE, **changes)
+
+
+@contextlib.contextmanager
+def open_suite(ground: Ground, **changes: Any) -> Iterator[Suite]:
+    scratch_bytes = changes.pop("scratch_bytes", 64 << 20)
+    spec = session_spec(ground, **changes)
+    with open_session(spec, scratch_bytes=scratch_bytes, home=ground.run_home) as session:
+        ground.identifiers.append(session.configuration.session_id)
+        suite = Suite(session, spec)
+        try:
+            yield suite
+        finally:
+            suite.channel.close()
+
+
+@pytest.fixture
+def suite(ground: Ground) -> Iterator[Suite]:
+    with open_suite(ground, limits=Limits(memory_bytes=64 << 20, pids=40)) as made:
+        yield made
+
+
+# -- what one test does never reaches the next ---------------------------------------------------------------------------------
+
+
+def test_a_sandbox_sees_no_files_of_the_one_before(suite: Suite) -> None:
+    write = "import os, shutil; open('/written', 'w').write('x'); open('/dev/shm/y', 'w'); os.remove('/etc/passwd'); shutil.rmtree('/tmp')"
+    assert suite.test(write)[0].status == 0
+    look = "import os; print(os.path.exists('/written'), os.listdir('/dev/shm'), os.path.exists('/etc/passwd'), os.listdir('/tmp'))"
+    assert suite.test(look)[0].out == "False [] True []\n"
+
+
+def test_a_sandbox_sees_no_processes_of_the_one_before_or_of_the_session(suite: Suite) -> None:
+    leave = "import os, time\nfor _ in range(3):\n    if os.fork() == 0:\n        os.setsid(); time.sleep(1000)"
+    _, verdict = suite.test(leave)
+    assert verdict.leftover_processes == 3
+    look = "import os; print(os.getpid() > 1, os.getppid(), len([n for n in os.listdir('/proc') if n.isdigit()]))"
+    assert suite.test(look)[0].out == "True 0 2\n"  # its init, and itself
+
+
+def test_a_sandbox_has_a_network_of_its_own(suite: Suite) -> None:
+    serve = "import socket\nserver = socket.create_server(('127.0.0.1', 80))\nlocal = socket.socket(socket.AF_UNIX); local.bind('\\0name')\n"
+    assert suite.test(serve)[0].status == 0
+    assert suite.test(serve)[0].status == 0  # both are free again, although the first may still be dying
+    assert suite.test("import os; print(os.listdir('/sys/class/net'))")[0].out == "['lo']\n"
+
+
+def test_a_sandbox_has_message_queues_and_shared_memory_of_its_own(suite: Suite) -> None:
+    make = "import ctypes; libc = ctypes.CDLL(None); print(libc.shmget(4711, 4096, 0o1600), libc.msgget(4711, 0o1600))"
+    assert suite.test(make)[0].status == 0
+    find = "import ctypes; libc = ctypes.CDLL(None); print(libc.shmget(4711, 4096, 0), libc.msgget(4711, 0))"
+    assert suite.test(find)[0].out == "-1 -1\n"
+
+
+def test_what_the_worker_wrote_before_is_seen_in_every_sandbox_and_cannot_be_spoiled(ground: Ground) -> None:
+    project = ground.directory / "project"
+    project.mkdir()
+    (project / "source").write_text("source\n")
+    mounts = (CopyOnWrite(sources=(project,), target=PurePosixPath("/project")),)
+    with open_suite(ground, mounts=mounts) as suite:
+        assert suite.in_worker("open('/collected', 'w').write('c'); open('/project/cache', 'w').write('p')").status == 0
+        look = "print(open('/collected').read(), open('/project/cache').read(), open('/project/source').read().strip())"
+        assert suite.test(look)[0].out == "c p source\n"
+        spoil = "import os; open('/collected', 'w').write('bad'); os.remove('/project/cache'); os.remove('/project/source')"
+        assert suite.test(spoil)[0].status == 0
+        assert suite.test(look)[0].out == "c p source\n"
+        assert suite.in_worker(look).out == "c p source\n"
+    assert os.listdir(project) == ["source"]
+
+
+def test_the_working_directory_and_the_user_are_the_images(ground: Ground) -> None:
+    identity = Identity(user_id=1000, group_id=1000, groups=(2000,))
+    with open_suite(ground, identity=identity, working_directory=PurePosixPath("/home/worker")) as suite:
+        run, _ = suite.test(
+            "import os; print(os.getcwd(), os.getresuid(), os.getresgid(), os.getgroups())\n"
+            "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('Cap')])"
+        )
+    first, second = run.out.splitlines()
+    assert first == "/home/worker (1000, 1000, 1000) (1000, 1000, 1000) [2000]"
+    assert second.count("0" * 16) >= 4  # inheritable, permitted, effective, ambient
+
+
+# -- how tests end -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_a_forked_test_is_its_own(suite: Suite) -> None:
+    assert suite.test("raise SystemExit(7)")[0].status == 7
+    assert suite.test("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")[0].status == -signal.SIGTERM
+    assert suite.test("print('still fine')")[0].out == "still fine\n"
+
+
+def test_a_test_out_of_memory_says_so_and_the_next_one_runs(suite: Suite) -> None:
+    if not any("memory" in hierarchy.controllers for hierarchy in probe_hierarchies()):
+        pytest.skip("this machine has no memory control group controller")
+    run, verdict = suite.test("x = bytearray(512 << 20)")
+    assert run.status == -signal.SIGKILL
+    assert (verdict.out_of_memory, verdict.memory_limit_bytes) == (True, 64 << 20)
+    run, verdict = suite.test("print('next')")
+    assert (run.out, verdict.out_of_memory) == ("next\n", False)
+
+
+def test_kill_nine_of_everything_in_a_sandbox_reaches_nothing_outside(suite: Suite) -> None:
+    bomb = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(1000)\nos.kill(-1, signal.SIGKILL); print(os.wait()[1])"
+    assert suite.test(bomb)[0].out == "9\n"
+    assert suite.test("print('next')")[0].out == "next\n"
+
+
+def test_sandboxes_are_made_ahead_and_each_is_used_once(suite: Suite) -> None:
+    suite.session.prepare(3)
+    numbers = [suite.session.take_sandbox().number for _ in range(4)]
+    assert len(set(numbers)) == 4
+
+
+# -- deaths --------------------------------------------------------------------------------------------------------------------
+
+OWNER = """
+import os, pickle, sys, time
+from pathlib import Path
+from contain.container.sessions import open_session
+spec = pickle.load(sys.stdin.buffer)
+null = os.open(os.devnull, os.O_RDWR)
+with open_session(spec, scratch_bytes=1 << 24, home=Path(sys.argv[1])) as session:
+    session.start_worker(("sh", "-c", "(sleep 1000 &); sleep 1000"), spec.environment, stdio=(null, null, null), fds=[])
+    session.prepare(2)
+    session.take_sandbox()
+    print(session.configuration.session_id, session._keeper.pid, flush=True)
+    time.sleep(1000)
+"""
+
+
+@contextlib.contextmanager
+def owner_elsewhere(ground: Ground) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A session whose owner is a process of its own: that process, and the keeper's id."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(ground.run_home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as owner:
+        try:
+            assert owner.stdin is not None
+            assert owner.stdout is not None
+            owner.stdin.write(pickle.dumps(session_spec(ground)))
+            owner.stdin.close()
+            identifier, keeper = owner.stdout.readline().split()
+            ground.identifiers.append(identifier.decode())
+            yield owner, int(keeper)
+        finally:
+            owner.kill()
+
+
+def left_after(ground: Ground, seconds: float) -> list[str]:
+    """What is left once nothing is, or after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (left := ground.leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_two_seconds_after_its_owner_was_killed_nothing_is_left(ground: Ground, number: signal.Signals) -> None:
+    with owner_elsewhere(ground) as (owner, _):
+        assert any("process" in item for item in ground.leftovers())
+        owner.send_signal(number)
+        assert left_after(ground, 2) == []
+
+
+def test_a_killed_keeper_takes_its_processes_along_and_the_next_sweep_takes_the_rest(ground: Ground) -> None:
+    with owner_elsewhere(ground) as (_, keeper):
+        os.kill(keeper, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while any("process" in item for item in ground.leftovers()):
+            assert time.monotonic() < deadline, ground.leftovers()
+            time.sleep(0.02)
+        assert sweep(ground.run_home) == [ground.identifiers[-1]]
+        assert ground.leftovers() == []
+
+
+def test_a_killed_builder_is_an_error_and_not_a_hang(suite: Suite) -> None:
+    keeper = suite.session._keeper.pid
+    inner = int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()[0])
+    builder = int(Path(f"/proc/{inner}/task/{inner}/children").read_text().split()[0])
+    os.kill(builder, signal.SIGKILL)
+    with pytest.raises(WorkerLost):
+        for _ in range(3):  # one may have been ready
+            suite.session.take_sandbox()
+
+
+def test_a_worker_that_cannot_be_started_is_a_clear_error(ground: Ground) -> None:
+    spec = session_spec(ground)
+    with open_session(spec, scratch_bytes=1 << 24, home=ground.run_home) as session:
+        ground.identifiers.append(session.configuration.session_id)
+        with pytest.raises(ContainError, match="/no/python") as caught:
+            session.start_worker(("/no/python",), (), stdio=(0, 1, 2), fds=[])
+        assert caught.value.exit_status == 127
