@@ -81,8 +81,7 @@ class _Documented:
 class Collection:
     """One worker's collection. ``suffix``: appended to the ids of its items when several environments run at once."""
 
-    def __init__(self, config: pytest.Config, *, environment: str, suffix: str = "") -> None:
-        self.config = config
+    def __init__(self, *, environment: str, suffix: str = "") -> None:
         self.environment = environment
         self.suffix = suffix
         self.session: pytest.Session | None = None
@@ -171,7 +170,7 @@ class Collection:
         data = self.reports.get(node.number)
         if data is None:
             return None
-        report = rebuild_report(self.config, dict(data))
+        report = rebuild_report(node.config, dict(data))
         report.result = self.children_of(node.number)
         return report
 

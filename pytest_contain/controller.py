@@ -182,7 +182,7 @@ class Controller:
         )
         reason = f"{error} ({error.code})"
         if status == pytest.ExitCode.USAGE_ERROR:
-            raise pytest.UsageError(*reason.splitlines()) from error
+            raise pytest.UsageError(reason) from error
         raise pytest.exit.Exception(reason, returncode=int(status)) from error
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
@@ -204,7 +204,7 @@ class Controller:
         endings: list[Ended] = []
         try:
             for lane in self.lanes.values():
-                collection = Collection(self.config, environment=lane.name, suffix=f"@{lane.name}" if several else "")
+                collection = Collection(environment=lane.name, suffix=f"@{lane.name}" if several else "")
                 lane.start_worker()
                 ended = lane.collect(collection, self.record_warning)
                 if ended is not None:

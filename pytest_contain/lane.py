@@ -50,6 +50,10 @@ class Child:
         self._finished = True
         return self.sandbox.finish()
 
+    def abandon(self) -> None:
+        """Its sandbox is gone with everything else of its session."""
+        self._finished = True
+
     def dispose(self) -> None:
         """Take its sandbox down without asking what it saw, and close what is open for it."""
         if not self._finished:
@@ -126,6 +130,7 @@ class Lane:
         self.children: dict[int, Child] = {}
         self.used: set[int] = set()  # the children that ran a test
         self.digest = ""
+        self.restarts = 0
         self.info: Message = {}
         self._backend = backend
         self._start = start
@@ -133,6 +138,7 @@ class Lane:
         self._stack = contextlib.ExitStack()
         self._log = -1
         self._next_identity = 0
+        self._backlog: deque[Message] = deque()
 
     @property
     def name(self) -> str:
@@ -157,6 +163,23 @@ class Lane:
             os.close(self._log)
             self._log = -1
         self._stack.close()
+
+    def restart(self) -> None:
+        """A new session with a new worker that collects again. Raises `WorkerLost` if it does not find the same tests."""
+        self.restarts += 1
+        digest = self.digest
+        for child in self.children.values():
+            child.abandon()
+        self.__exit__(None, None, None)
+        self._backlog.clear()
+        self.__enter__()
+        self.start_worker()
+        ended = self.collect(Collection(environment=self.name), lambda _: None)
+        if ended is not None or self.digest != digest:
+            raise WorkerLost(
+                f"the worker of environment {self.name!r} ended, and a new one did not find the same tests",
+                code="tests-changed",
+            )
 
     # -- the worker -----------------------------------------------------------------------------------------------------
 
@@ -267,15 +290,15 @@ class Lane:
         log = self.log().strip()
         return f"{text}\nIt printed:\n{log}" if log else text
 
+    def gone(self) -> bool:
+        """Whether the worker has ended."""
+        return self.control.at_end or bool(select.select([self.worker.pidfd], [], [], 0.2)[0])
+
     def lost(self, phase: str) -> WorkerLost:
         """The error for a worker that is gone."""
         return WorkerLost(f"the worker of environment {self.name!r} ended {phase}.{self._explain_end()}")
 
-    _backlog: deque[Message] | None = None
-
     def _next_message(self, *, block: bool) -> Message | None:
-        if self._backlog is None:
-            self._backlog = deque()
         while not self._backlog:
             if self.control.at_end:
                 return None

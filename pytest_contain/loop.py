@@ -139,15 +139,44 @@ class Loop:
             lane.prepared.session.prepare(self.settings.concurrency + 1)
         try:
             while self.queue or self.running:
-                self.dispatch()
-                for key, _ in self.selector.select(self.patience()):
-                    if isinstance(key.data, Lane):
-                        self.hear_worker(key.data)
-                    elif key.data[1].channel.fileno() >= 0:  # an event of the same round may have ended it
-                        self.hear_child(key.data)
-                self.watch()
+                try:
+                    self.turn()
+                except WorkerLost as error:
+                    self.recover(error)
         finally:
             self.selector.close()
+
+    def turn(self) -> None:
+        """Start what can be started, and hear what there is to hear."""
+        self.dispatch()
+        for key, _ in self.selector.select(self.patience()):
+            if isinstance(key.data, Lane):
+                self.hear_worker(key.data)
+            elif key.data[1].channel.fileno() >= 0:  # an event of the same round may have ended it
+                self.hear_child(key.data)
+        self.watch()
+
+    def recover(self, error: WorkerLost) -> None:
+        """A worker is gone: its running tests failed with that reason, the others go on in a new one. Once per environment."""
+        lost = [lane for lane in self.lanes.values() if lane.gone()]
+        if len(lost) != 1 or lost[0].restarts:
+            raise error
+        lane = lost[0]
+        for channel in (lane.control, *(child.channel for child in lane.children.values())):
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(channel)
+        for child in lane.children.values():
+            child.abandon()
+        for test in [test for test in self.running.values() if test.group.lane is lane]:
+            if test.done:
+                del self.running[test.child]
+                self.release(test)
+                self.complete(test)
+            else:
+                self.died(test, Death(wait_status=None, reason=error.message))
+        lane.restart()
+        self.selector.register(lane.control, selectors.EVENT_READ, lane)
+        lane.prepared.session.prepare(self.settings.concurrency + 1)
 
     def check_stop(self) -> None:
         """Between tests: whether pytest wants no more of them."""

@@ -241,3 +241,34 @@ def test_a_worker_that_dies_while_collecting_is_named(contained: pytest.Pytester
     result = run(contained)
     assert result.ret == 3
     assert "ended while it collected the tests" in result.stdout.str() + result.stderr.str()
+
+
+def test_a_lost_worker_fails_the_tests_that_ran_and_the_others_run_in_a_new_one(contained: pytest.Pytester) -> None:
+    contained.makepyfile(
+        """
+        import os, time
+        def test_before(): pass
+        def test_kills_the_worker():
+            os.kill(os.getppid(), 9)
+            time.sleep(1)
+        def test_after(): pass
+        """
+    )
+    result = run(contained)
+    result.assert_outcomes(passed=2, failed=1)
+    assert "the worker of environment 'host' ended while tests ran. It was killed by signal 9" in result.stdout.str()
+
+
+def test_a_worker_that_is_lost_again_ends_the_run(contained: pytest.Pytester) -> None:
+    contained.makepyfile(
+        """
+        import os, time, pytest
+        @pytest.mark.parametrize("n", range(3))
+        def test_kills_the_worker(n):
+            os.kill(os.getppid(), 9)
+            time.sleep(1)
+        """
+    )
+    result = run(contained)
+    assert result.ret == 3
+    assert "worker-lost" in result.stdout.str() + result.stderr.str()

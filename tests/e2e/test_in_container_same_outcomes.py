@@ -228,7 +228,7 @@ def test_doc():
     """With a docstring."""
 
 
-def inner(): 
+def inner():
     """
     >>> 1 + 1
     3
