@@ -32,6 +32,8 @@ def types(session: nox.Session) -> None:
     """Types, strictly, in source and tests."""
     install(session, "-e", ".[test,check]")
     session.run("mypy")
+    with session.chdir("examples/works-in-ci"):  # a project of its own
+        session.run("mypy", "--strict", ".")
 
 
 @nox.session

@@ -6,14 +6,14 @@ between the two. Exit status: 0 if one test failed, in the deployment, and the t
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 HERE = Path(__file__).resolve().parent
 BOTH = ("ci", "deployment")
@@ -24,10 +24,16 @@ def say(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
-def run(arguments: Sequence[str], *, shown: str) -> int:
-    """Run a program here, its output on the terminal; its exit status."""
+def run(arguments: Sequence[str], *, shown: str) -> tuple[int, str]:
+    """Run a program here; its exit status, and what it printed, which is shown as it comes."""
     say(f"$ {shown}")
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=HERE, check=False).returncode
+    printed = []
+    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            print(line, end="", flush=True)
+    return process.returncode, "".join(printed)
 
 
 def failed_tests(report: Path) -> dict[str, list[str]] | None:
@@ -35,12 +41,12 @@ def failed_tests(report: Path) -> dict[str, list[str]] | None:
     failed: dict[str, list[str]] = {name: [] for name in BOTH}
     ran = dict.fromkeys(BOTH, 0)
     for case in ElementTree.parse(report).iter("testcase"):
-        name, _, environment = case.get("name", "").rpartition("@")
-        if environment not in failed:
+        match = re.fullmatch(r"(.+)@(ci|deployment)\]?", case.get("name", ""))
+        if match is None:
             return None
-        ran[environment] += 1
+        ran[match[2]] += 1
         if case.find("failure") is not None or case.find("error") is not None:
-            failed[environment].append(name)
+            failed[match[2]].append(match[1])
     return failed if len(set(ran.values())) == 1 and ran[BOTH[0]] else None
 
 
@@ -54,8 +60,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         report = Path(place, "report.xml")
         arguments = ["--in-container", "--contain-env", "ci", "--contain-env", "deployment"]
-        status = run(
-            ["pytest", *arguments, "-p", "no:cacheprovider", "-o", "junit_family=xunit2", f"--junitxml={report}"],
+        status, printed = run(
+            [
+                "pytest",
+                *arguments,
+                f"--color={'yes' if sys.stdout.isatty() else 'no'}",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "junit_family=xunit2",
+                f"--junitxml={report}",
+            ],
             shown=f"pytest {' '.join(arguments)}",
         )
         failed = failed_tests(report) if report.exists() else None
@@ -68,17 +83,23 @@ def main() -> int:
             wrong.append(f"these failed in ci, where all should pass: {', '.join(failed['ci'])}")
         if failed["deployment"] != [CULPRIT]:
             wrong.append(f"{CULPRIT} alone should fail in deployment; failed: {', '.join(failed['deployment']) or 'none'}")
+    cause = re.search(rf"{CULPRIT} failed in deployment:\n(.*)", printed)
+    if cause is None or "TZ" not in cause[1]:
+        wrong.append(f"the time zone should come first among the causes; there came: {cause[1].strip() if cause else 'none'}")
 
     say("And without any test: what differs between the two?")
-    if (status := run(["contain.cli.main", "diff", *BOTH], shown=f"contain diff {' '.join(BOTH)}")) != 1:
+    status, printed = run(["contain.cli.main", "diff", *BOTH], shown=f"contain diff {' '.join(BOTH)}")
+    if status != 1:
         wrong.append(f"contain diff ended with exit status {status}, not 1 (they differ)")
+    if not re.search(r"\bTZ\b.*Europe/Berlin", printed):
+        wrong.append("contain diff did not show that the time zones differ")
 
     if wrong:
         say("The story did not go as told:")
         for line in wrong:
             print(f"  - {line}")
         return 1
-    say("As told: every test passes in ci, one fails in deployment, and the difference that explains it has a name: TZ.")
+    say("As told: every test passes in ci, one fails in deployment, and what explains it has a name: the variable TZ.")
     return 0
 
 
