@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).resolve().parent
 BOTH = ("ci", "deployment")
@@ -40,7 +40,7 @@ def failed_tests(report: Path) -> dict[str, list[str]] | None:
     """From a JUnit report: the names of the tests that failed in each environment; None if not all tests ran in both."""
     failed: dict[str, list[str]] = {name: [] for name in BOTH}
     ran = dict.fromkeys(BOTH, 0)
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         match = re.fullmatch(r"(.+)@(ci|deployment)\]?", case.get("name", ""))
         if match is None:
             return None
@@ -57,6 +57,7 @@ def main() -> int:
     wrong: list[str] = []
 
     say(f'Two environments, {" and ".join(BOTH)}. Both call themselves "Debian 12 + Python 3.11". Do the tests pass in both?')
+    print("(The first time, a Debian is made from the packages of a mirror. That takes about half a minute.)", flush=True)
     with tempfile.TemporaryDirectory() as place:
         report = Path(place, "report.xml")
         arguments = ["--in-container", "--contain-env", "ci", "--contain-env", "deployment"]

@@ -27,7 +27,7 @@ class Client:
             "wsgi.input": io.BytesIO(body),
         }
         statuses: list[str] = []
-        answer = b"".join(self.service(environ, lambda status, *_: statuses.append(status)))  # type: ignore[arg-type,return-value]
+        answer = b"".join(self.service(environ, lambda status, *_: statuses.append(status)))  # type: ignore[arg-type]
         return statuses[0], json.loads(answer)
 
 
