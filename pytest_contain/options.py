@@ -71,6 +71,8 @@ PLACES: Mapping[str, Place] = {
     "--capture": Place.WORKER,
     "-s": Place.WORKER,
     "--basetemp": Place.WORKER,
+    "--lsof": Place.WORKER,
+    "--runpytest": Place.WORKER,
     "--assert": Place.WORKER,
     "-W": Place.WORKER,
     "--pythonwarnings": Place.WORKER,
