@@ -45,7 +45,7 @@ def pytest_version() -> str | None:
 def apply(start: dict[str, Any]) -> None:
     """Make this process look like one in which somebody typed ``pytest``."""
     if start["terminal"]:
-        for number, target in zip(start["terminal_fds"], (1, 2)):  # noqa: B905 - Python 3.8 has no strict
+        for number, target in zip(start["terminal_fds"], (1, 2)):
             os.dup2(number, target)
     for number in start["terminal_fds"]:
         os.close(number)
