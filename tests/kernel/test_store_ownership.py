@@ -164,7 +164,10 @@ def user_run(tmp_path: Path, data: bytes, action: str) -> str:
         if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
             parent.chmod(0o755)
     tmp_path.chmod(0o755)
-    preload = "import contain.store, contain.progress, contain.oci, contain.errors, sqlite3, tempfile, filelock\n"
+    modules = (
+        "contain.store.extract contain.store.commit contain.store.compression contain.progress contain.oci sqlite3 filelock"
+    )
+    preload = "".join(f"import {name}\n" for name in modules.split())
     program = (
         preload
         + f"import os; os.setgroups([]); os.setresgid(54321, 54321, 54321); os.setresuid(54321, 54321, 54321)\n{USER_PROGRAM}"

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import queue
 import secrets
+import threading
 import zlib
+from contextlib import suppress
 from typing import IO, Any, Protocol, cast
 
 from contain.errors import NotSupported
@@ -39,16 +42,29 @@ def verify_media_type(media_type: str) -> None:
 
 
 class Decompressed:
-    """The uncompressed stream. ``read(n)`` returns exactly ``n`` bytes except at the end."""
+    """The uncompressed stream. ``read(n)`` returns exactly ``n`` bytes except at the end. A context manager.
 
-    def __init__(self, source: ByteSource | IO[bytes]) -> None:
+    ``ahead``: decompress in a thread, up to 8 MiB ahead of the reader. The libraries release the interpreter lock, so that
+    unpacking and hashing, which do so too, go on meanwhile.
+    """
+
+    def __init__(self, source: ByteSource | IO[bytes], *, ahead: bool = False) -> None:
         self._source = source
         head = b""
         while len(head) < _SNIFF_BYTES and (more := source.read(_SNIFF_BYTES - len(head))):
             head += more
-        self._decoder = _decoder_for(head, source)
-        self._buffer = b""
+        self._decoder: _Decoder = _decoder_for(head, source)
+        if ahead and self._decoder.format != "none":
+            self._decoder = _Ahead(self._decoder)
+        self._buffer, self._at = b"", 0  # what is before the position was given out: headers are small, pieces large
         self._ended = False
+
+    def __enter__(self) -> Decompressed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._decoder, _Ahead):
+            self._decoder.stop()
 
     @property
     def format(self) -> str:
@@ -57,21 +73,18 @@ class Decompressed:
 
     def read(self, size: int, /) -> bytes:
         """Exactly ``size`` bytes, fewer at the end of the stream."""
-        pieces, have = [], 0
-        if self._buffer:
-            pieces.append(self._buffer[:size])
-            have = len(pieces[0])
-            self._buffer = self._buffer[size:]
+        data = self._buffer[self._at : self._at + size]
+        self._at += len(data)
+        if len(data) == size:
+            return data
+        pieces, have = [data], len(data)
         while have < size and not self._ended:
-            data = self._decoder.more(max(size - have, _IN_BYTES))
-            if not data:
-                self._ended = True
-                break
-            take = size - have
-            pieces.append(data[:take])
-            have += min(len(data), take)
-            self._buffer = data[take:]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._buffer = self._decoder.more(max(size - have, _IN_BYTES))
+            self._at = min(size - have, len(self._buffer))
+            self._ended = not self._buffer
+            pieces.append(self._buffer[: self._at])
+            have += self._at
+        return b"".join(pieces)
 
 
 class _Decoder(Protocol):
@@ -91,6 +104,47 @@ def _decoder_for(head: bytes, source: ByteSource | IO[bytes]) -> _Decoder:
     if head.startswith(b"BZh"):
         return _Framed("bzip2", head, source, bz2.BZ2Decompressor)
     return _Plain(head, source)
+
+
+class _Ahead:
+    """Another decoder, run by a thread."""
+
+    def __init__(self, decoder: _Decoder) -> None:
+        self.format = decoder.format
+        self._decoder = decoder
+        self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=8)
+        self._stopped = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name=f"{self.format} decoder", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                piece = self._decoder.more(_OUT_BYTES)
+                self._pieces.put(piece)
+                if not piece:
+                    return
+        except BaseException as error:
+            self._pieces.put(error)
+
+    def more(self, size: int) -> bytes:  # noqa: ARG002 -- the thread chose the sizes
+        if self._ended:
+            return b""
+        piece = self._pieces.get()
+        if isinstance(piece, BaseException):
+            self._ended = True
+            raise piece
+        self._ended = not piece
+        return piece
+
+    def stop(self) -> None:
+        """End the thread, whether or not everything was read."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            with suppress(queue.Empty):  # make room, so that a waiting put returns
+                self._pieces.get(timeout=0.01)
+        self._thread.join()
 
 
 class _Plain:

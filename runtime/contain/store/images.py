@@ -129,9 +129,12 @@ class Images:
 
     def get(self, digest: str) -> Image:
         """Raises `NotFound`."""
+        self._require(digest)
+        return self._load(digest)
+
+    def _require(self, digest: str) -> None:
         if not DIGEST_PATTERN.match(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
             raise no_such_image(digest)
-        return self._load(digest)
 
     def trees(self, image: Image) -> tuple[HostPath, ...]:
         """The image's layer trees, lowest first."""
@@ -146,10 +149,9 @@ class Images:
         for digest, source, added in self._database.rows(
             "SELECT digest, source, added_seconds FROM images ORDER BY added_seconds DESC, digest"
         ):
-            image = self._load(str(digest))
             size = 0
-            for diff_id in image.config.diff_ids:
-                with suppress(NotFound):
+            with suppress(NotFound, IntegrityError):  # listed, so that it can be removed; using it says what is wrong
+                for diff_id in self._load(str(digest)).config.diff_ids:
                     size += int(str(self._layers.record(diff_id)["size_bytes"]))
             found.append(
                 StoredImage(
@@ -251,7 +253,11 @@ class Images:
     def remove(self, digest: str, *, grace_seconds: float) -> PruneReport:
         """Remove an image, its names, and those of its blobs and layers that nothing else refers to."""
         with self._layout.collection_barrier(collecting=True):
-            image = self.get(digest)
+            self._require(digest)
+            try:
+                mine = _references(self._load(digest))
+            except (NotFound, IntegrityError):
+                mine = _Found(blobs={digest})  # damaged: what else it had is found by `prune`
             with self._database.transaction() as database:
                 database.execute("DELETE FROM names WHERE digest = ?", (digest,))
                 database.execute("DELETE FROM images WHERE digest = ?", (digest,))
@@ -260,7 +266,6 @@ class Images:
             leased = self._layout.leased()
             if digest in leased:
                 return PruneReport(images=(digest,))
-            mine = _references(image)
             return self._delete(
                 (digest,),
                 mine.blobs - used.blobs - leased,

@@ -107,8 +107,8 @@ class Layers:
         verify_media_type(media_type)
         if self.has(diff_id):
             return
-        source = _Measured(Decompressed(stream), progress, label)
-        with self._new() as (work, publish):
+        with Decompressed(stream, ahead=True) as unpacked, self._new() as (work, publish):
+            source = _Measured(unpacked, progress, label)
             extracted = self._extract(source.read, work)
             actual = "sha256:" + source.hash.hexdigest()
             if actual != diff_id:
@@ -122,8 +122,8 @@ class Layers:
         from contain.store.compression import Decompressed
         from contain.store.tar_reader import bad_layer
 
-        source = _Measured(Decompressed(stream), progress, "unpack")
-        with self._new() as (work, publish):
+        with Decompressed(stream, ahead=True) as unpacked, self._new() as (work, publish):
+            source = _Measured(unpacked, progress, "unpack")
             found = self._extract(source.read, work, require_end=True)
             if not found.entries and source.size_bytes == 0:
                 raise bad_layer("it is empty")

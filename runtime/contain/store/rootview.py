@@ -294,8 +294,14 @@ class RootView:
                 continue
             if not stat.S_ISDIR(found.st_mode):
                 break  # a whiteout or a file: what is below it is hidden
+            try:
+                opaque = is_opaque(self._directories[tree].get(directory))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                break  # a mount point, as in the host's own root: what is mounted there is not part of this file system
             parts.append(tree)
-            if is_opaque(self._directories[tree].get(directory)):
+            if opaque:
                 break
         if len(self._parts) > _DIRECTORIES_REMEMBERED:
             root_parts = self._parts[b""]

@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import subprocess
+import threading
 import tracemalloc
 import zlib
 
@@ -47,11 +48,24 @@ class Dribble:
 
 
 def unpack(data: bytes) -> bytes:
-    source = Decompressed(io.BytesIO(data))
-    out = b""
-    while piece := source.read(1 << 20):
-        out += piece
-    return out
+    """With and without a thread; both give the same bytes or the same error."""
+    found = []
+    for ahead in (False, True):
+        before = threading.active_count()
+        with Decompressed(io.BytesIO(data), ahead=ahead) as source:
+            out = b""
+            try:
+                while piece := source.read(1 << 20):
+                    out += piece
+                found.append(out)
+            except IntegrityError as error:
+                failure = error
+        assert threading.active_count() == before
+    assert len(found) in (0, 2)
+    if not found:
+        raise failure
+    assert found[0] == found[1]
+    return found[0]
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -92,19 +106,28 @@ def test_a_flipped_bit_is_refused(name: str) -> None:
         unpack(bytes(data))
 
 
+def test_a_reader_that_stops_early_leaves_no_thread() -> None:
+    before = threading.active_count()
+    data = gzip.compress(os.urandom(1 << 20) * 40, 1)
+    with Decompressed(io.BytesIO(data), ahead=True) as source:
+        source.read(10)
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
 def test_a_bomb_is_never_held_in_memory() -> None:
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
     zstd_bomb = zstandard.ZstdCompressor(level=19).compress(bytes(64 << 20))
     for data in (bomb, zstd_bomb):
-        source = Decompressed(io.BytesIO(data))
         tracemalloc.start()
         try:
             total = 0
+            source = Decompressed(io.BytesIO(data), ahead=True)
             while piece := source.read(1 << 20):
                 total += len(piece)
             assert total == 64 << 20
-            assert tracemalloc.get_traced_memory()[1] < 12 << 20
+            assert tracemalloc.get_traced_memory()[1] < 24 << 20
         finally:
             tracemalloc.stop()
 

@@ -612,3 +612,17 @@ def test_inode_numbers_of_any_size_are_kept(store: Store) -> None:
 def test_rendering_a_config_twice_gives_one_blob(store: Store) -> None:
     assert store.write_blob(render_config(ImageConfig())) == store.write_blob(render_config(ImageConfig()))
     assert len(list((store.home / "blobs/sha256").iterdir())) == 1
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_damaged_image_is_listed_and_can_be_removed(store: Store, missing: bool) -> None:
+    image = make_image(store, "x")
+    manifest = store.home / "blobs/sha256" / image.digest[7:]
+    manifest.write_bytes(b"damaged")
+    assert [row.digest for row in store.images()] == [image.digest]
+    with pytest.raises(IntegrityError):
+        store.image(image.digest)
+    if missing:
+        manifest.unlink()
+    store.remove_image(image.digest)
+    assert store.images() == ()
