@@ -189,7 +189,7 @@ def test_no_flipped_byte_of_a_header_goes_unnoticed(position: int, archive: Call
         read_all(bytes(data))
 
 
-@pytest.mark.parametrize("claimed", [b"0", b"3", b"2000", b"100000000"])
+@pytest.mark.parametrize("claimed", [b"0", b"3", b"5000", b"100000000"])
 def test_a_pax_size_that_lies_never_shows_other_bytes_as_a_file(claimed: bytes, archive: Callable[..., bytes]) -> None:
     honest = archive((TarEntry(path=b"f", kind=TarKind.FILE, size_bytes=600), b"x" * 600), end=b"")
     length = next(number for number in range(8, 30) if len(b"%d size=%s\n" % (number, claimed)) == number)
