@@ -90,7 +90,7 @@ def _enter(
         child = os.fork()
         if child:
             channel.close()
-            reports.send(b"pid %d" % child)
+            socket.send_fds(reports, [b"pid %d" % child], [os.pidfd_open(child)])  # not reaped yet, so it is there
             _, status = os.waitpid(child, 0)
             reports.send(b"status %d" % status)
             os._exit(0)
@@ -176,13 +176,14 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
             raise
         finally:
             channel.close()
-        first = ours.recv(_PACKET)
-        if not first.startswith(b"pid "):
+        first, descriptors, _, _ = socket.recv_fds(ours, _PACKET, 1)
+        if not first.startswith(b"pid ") or not descriptors:
+            ours.close()
             raise InternalError("the program's starter ended before it had started anything")
         process_id = int(first.split()[1])
         launched = Launched(
             process_id=process_id,
-            process_descriptor=os.pidfd_open(process_id),
+            process_descriptor=descriptors[0],
             monitor_id=child,
             _reports=ours,
             terminal=terminal,

@@ -52,6 +52,8 @@ _ATTRIBUTES = {
     "nodev": syscalls.MOUNT_ATTR_NODEV,
     "noexec": syscalls.MOUNT_ATTR_NOEXEC,
 }
+_PLAIN = ("/proc", "/sys", "/dev")
+_MOST_LINKS = 40
 _LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
 
 
@@ -66,7 +68,7 @@ class Performer:
         # Docker's: neither what is made here nor what the program makes may depend on the caller's umask. Made in a process of
         # the container only, never in the caller's.
         os.umask(0o022)
-        self._root = -1
+        self._root = self._proc_device = -1
         self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
         self.configure_interface: Callable[[str, str, int, str], None] | None = None
         with open(_LAST_CAPABILITY) as file:
@@ -95,6 +97,7 @@ class Performer:
                 self._mount_root(operation)
             case MountCopyOnWrite():
                 target = self._directory_beneath(operation.target)
+                self._refuse_proc(target, operation.target)
                 self._overlay(operation.lower, operation.upper, operation.work, f"/proc/self/fd/{target}", volatile=True)
                 os.close(target)
             case MountFilesystem():
@@ -151,15 +154,26 @@ class Performer:
     def _open_beneath(self, path: str) -> int:
         return syscalls.openat2(self._root, path.lstrip("/") or ".", os.O_PATH)
 
-    def _directory_beneath(self, path: str, user_id: int = 0, group_id: int = 0) -> int:
-        """A descriptor of a directory, made with its parents where it is missing."""
+    def _link_beneath(self, parent: int, place: str, name: str) -> str | None:
+        """Where a symbolic link that leads nowhere yet points, as a path below the root; None if it is no link."""
+        try:
+            points_to = os.readlink(name, dir_fd=parent)
+        except OSError:
+            return None
+        return points_to if points_to.startswith("/") else f"{place}/{points_to}"
+
+    def _directory_beneath(self, path: str, user_id: int = 0, group_id: int = 0, *, links: int = 0) -> int:
+        """A descriptor of a directory, made with its parents where it is missing, at the end of links that lead nowhere too."""
         try:
             return self._open_beneath(path)
         except FileNotFoundError:
             pass
-        name = os.path.basename(path.rstrip("/"))
-        parent = self._directory_beneath(os.path.dirname(path.rstrip("/")) or "/", user_id, group_id)
+        place, _, name = path.rstrip("/").rpartition("/")
+        parent = self._directory_beneath(place or "/", user_id, group_id, links=links)
         try:
+            points_to = self._link_beneath(parent, place, name)
+            if points_to is not None and links < _MOST_LINKS:
+                return self._directory_beneath(points_to, user_id, group_id, links=links + 1)
             os.mkdir(name, 0o755, dir_fd=parent)
             if user_id or group_id:
                 os.chown(name, user_id, group_id, dir_fd=parent, follow_symlinks=False)
@@ -167,19 +181,38 @@ class Performer:
         finally:
             os.close(parent)
 
-    def _file_beneath(self, path: str) -> int:
-        """A descriptor of a file, made empty where it is missing."""
+    def _file_beneath(self, path: str, *, links: int = 0) -> int:
+        """A descriptor of a file, made empty where it is missing, at the end of links that lead nowhere too."""
         try:
             return self._open_beneath(path)
         except FileNotFoundError:
             pass
-        parent = self._directory_beneath(os.path.dirname(path) or "/")
+        place, _, name = path.rpartition("/")
+        parent = self._directory_beneath(place or "/")
         try:
-            name = os.path.basename(path)
+            points_to = self._link_beneath(parent, place, name)
+            if points_to is not None and links < _MOST_LINKS:
+                return self._file_beneath(points_to, links=links + 1)
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         finally:
             os.close(parent)
+
+    def _plain_directory_beneath(self, path: str) -> int:
+        """A directory of the root itself, made where it is missing; whatever else is there in an image is refused, as runc does."""
+        name = path.lstrip("/")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=self._root)
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+        try:
+            return syscalls.openat2(self._root, name, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+        except OSError as error:
+            raise OSError(errno.ENOTDIR, f"{path} of the image is not an ordinary directory", path) from error
+
+    def _refuse_proc(self, target: int, path: str) -> None:
+        """Nothing is mounted inside /proc, whatever links lead there: what is written to it must reach the kernel (CVE-2019-19921)."""
+        if os.fstat(target).st_dev == self._proc_device:
+            raise OSError(errno.EPERM, f"{path} cannot be mounted because it is inside /proc", path)
 
     # -- mounts --------------------------------------------------------------------------------------------------------------
 
@@ -200,9 +233,11 @@ class Performer:
         self._root = os.open(operation.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _mount_filesystem(self, operation: MountFilesystem) -> None:
-        target = self._directory_beneath(operation.target)
+        plain = operation.target in _PLAIN
+        target = self._plain_directory_beneath(operation.target) if plain else self._directory_beneath(operation.target)
         context = mounted = -1
         try:
+            self._refuse_proc(target, operation.target)
             context = syscalls.fsopen(operation.kind)
             for key, value in operation.options:
                 if value:
@@ -212,6 +247,8 @@ class Performer:
             syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
             mounted = syscalls.fsmount(context, sum(_ATTRIBUTES[name] for name in operation.attributes))
             syscalls.move_mount(mounted, target, operation.target)
+            if operation.kind == "proc":
+                self._proc_device = os.fstat(mounted).st_dev
         except OSError:
             if not operation.optional:
                 raise
@@ -229,7 +266,11 @@ class Performer:
                 return
             raise
         directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-        target = self._directory_beneath(operation.target) if directory else self._file_beneath(operation.target)
+        if directory and operation.target in _PLAIN:
+            target = self._plain_directory_beneath(operation.target)
+        else:
+            target = self._directory_beneath(operation.target) if directory else self._file_beneath(operation.target)
+        self._refuse_proc(target, operation.target)
         if operation.read_only:
             syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
         syscalls.move_mount(tree, target, operation.target)

@@ -7,6 +7,7 @@ of the generic table, equal on x86-64 and arm64 for every call made by number (a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
@@ -31,7 +32,8 @@ MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
+_OPENAT2_TRIES = 1000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 4, 8, 24
 PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 15, 38, 47
@@ -169,11 +171,14 @@ class _OpenHow(ctypes.Structure):
 def openat2(
     directory: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 ) -> int:
-    """openat2(2)."""
+    """openat2(2), tried again while it says EAGAIN: that means a rename anywhere on the machine during a step over ``..``."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    result = libc.syscall(
-        c_long(_OPENAT2), c_int(directory), c_char_p(os.fsencode(path)), ctypes.byref(how), c_size_t(ctypes.sizeof(how))
-    )
+    for _ in range(_OPENAT2_TRIES):
+        result = libc.syscall(
+            c_long(_OPENAT2), c_int(directory), c_char_p(os.fsencode(path)), ctypes.byref(how), c_size_t(ctypes.sizeof(how))
+        )
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
     return _check(result, "openat2", path)
 
 
