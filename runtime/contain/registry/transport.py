@@ -151,6 +151,7 @@ class Transport:
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, bool], urllib3.PoolManager] = {}
         self._open: weakref.WeakSet[HttpResponse] = weakref.WeakSet()
+        self._aborted = False
 
     def open(self, request: HttpRequest) -> HttpResponse:
         """Send a request, return the answer with its body unread. Raises `TransportFailure`."""
@@ -169,6 +170,9 @@ class Transport:
         answer = HttpResponse(response, request.url)
         with self._lock:
             self._open.add(answer)
+            too_late = self._aborted
+        if too_late:  # it was on its way when everything was to stop
+            answer.abort()
         return answer
 
     def _pool(self, proxy: str, verify: bool) -> urllib3.PoolManager:
@@ -217,8 +221,9 @@ class Transport:
         return context
 
     def abort(self) -> None:
-        """Make every read that waits in some thread fail at once."""
+        """Make every read that waits in some thread, or begins from now on, fail at once."""
         with self._lock:
+            self._aborted = True
             waiting = list(self._open)
         for response in waiting:
             response.abort()
