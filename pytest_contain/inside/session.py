@@ -443,6 +443,7 @@ class Inside:
             try:
                 status = self.child(fds[0], own)
             finally:
+                flush_streams()
                 os._exit(status)
         for number in fds:
             with contextlib.suppress(OSError):
@@ -499,6 +500,7 @@ class Inside:
                 faulthandler.cancel_dump_traceback_later()
         if os.getpid() != self.channel.owner_pid:
             os._exit(0)
+        flush_streams()
         done = {"type": "done", "index": message["run"], "shouldstop": session.shouldstop}
         if session.shouldfail and not self.config.getoption("maxfail"):
             done["shouldfail"] = str(session.shouldfail)
@@ -551,6 +553,13 @@ class Inside:
             numbers.append(crash)
             names.append("crash")
         self.send({"type": "files", "names": names}, tuple(numbers))
+
+
+def flush_streams() -> None:
+    """What the test printed must not be lost with the process; a stream that the test broke is the test's own affair."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def other_processes() -> list[str]:

@@ -55,7 +55,8 @@ def test_both_ends_understand_each_other_with_descriptors() -> None:
         os.write(fds[0], b"x")
         assert os.read(reader, 1) == b"x"
         inside.send({"type": "files", "odd": object, "text": "\udcff"}, tuple(fds))
-        inside.send({"type": "next", (1, 2): "a key that JSON does not have"})
+        odd: Any = {"type": "next", (1, 2): "a key that JSON does not have"}
+        inside.send(odd)
         first, second = ours.receive_ready()
         assert first["text"] == "\udcff"
         assert "object" in first["odd"]
