@@ -7,21 +7,26 @@ argument that could be a path.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pytest
 
+import pytest_contain.inside
 from contain.container.run import ExitState, new_container_id
+from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.linux.cgroups import probe_hierarchies
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
@@ -86,6 +91,118 @@ def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 _PROGRAMS = (
     "sh cat chmod chown cp dd echo env false grep head hostname id kill ln ls mkdir mv pwd readlink rm sleep stat touch true wc"
 )
+
+
+_WORKER = """
+import json, os, socket, sys
+sys.path.insert(0, "/entry")
+import entry
+entry.hold_capabilities()
+channel = socket.socket(fileno=3)
+
+def carry_out(source, output):
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        exec(source, {"__name__": "test"})
+    except SystemExit as error:
+        sys.stdout.flush()
+        os._exit(error.code or 0)
+    except BaseException as error:
+        print(type(error).__name__, error, flush=True)
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+while True:
+    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 32)
+    if not data:
+        break
+    request = json.loads(data)
+    output = descriptors.pop()
+    if request["details"] is None:
+        child = os.fork()
+    else:
+        child = entry.fork_into(request["details"], descriptors)
+    if child == 0:
+        channel.close()
+        carry_out(request["source"], output)
+    for descriptor in (output, *descriptors):
+        os.close(descriptor)
+    _, status = os.waitpid(child, 0)
+    channel.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+"""
+
+
+class Run:
+    """What a forked test of the little worker printed, and how it ended: an exit status, or minus the signal's number."""
+
+    def __init__(self, out: str, status: int | None) -> None:
+        self.out, self.status = out, status
+
+
+class Suite:
+    """A session with the little worker."""
+
+    def __init__(self, session: Session, spec: ContainerSpec) -> None:
+        self.session = session
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.worker = session.start_worker(
+                (os.path.realpath(sys.executable), "-I", "-c", _WORKER),
+                spec.environment,
+                stdio=(null, null, 2),
+                fds=[theirs.fileno()],
+            )
+        finally:
+            os.close(null)
+            theirs.close()
+
+    def send(self, source: str, details: dict[str, Any] | None, descriptors: list[int]) -> int:
+        """Have ``source`` run; where its output comes from."""
+        output, theirs = os.pipe2(os.O_CLOEXEC)
+        request = json.dumps({"source": source, "details": details}).encode()
+        socket.send_fds(self.channel, [request], [*descriptors, theirs])
+        os.close(theirs)
+        return output
+
+    def receive(self, output: int, seconds: float) -> Run:
+        """The output and end, or what came until ``seconds`` were over (then without a status)."""
+        deadline = time.monotonic() + seconds
+        data = b""
+        while True:
+            ready, _, _ = select.select([output, self.channel.fileno()], [], [], max(0.0, deadline - time.monotonic()))
+            if output in ready:
+                piece = os.read(output, 65536)
+                data += piece
+                if piece:
+                    continue
+            if self.channel.fileno() in ready:
+                os.close(output)
+                return Run(data.decode(), json.loads(self.channel.recv(65536))["status"])
+            if not ready:
+                os.close(output)
+                return Run(data.decode(), None)
+
+    def in_worker(self, source: str) -> Run:
+        """In a fork of the worker that joins no sandbox."""
+        return self.receive(self.send(source, None, []), 10)
+
+    def test(
+        self, source: str, *, seconds: float = 10, then: Callable[[Sandbox], None] | None = None
+    ) -> tuple[Run, SandboxVerdict]:
+        """In a fresh sandbox; ends it, also if it did not end by itself within ``seconds``."""
+        sandbox = self.session.take_sandbox()
+        output = self.send(source, sandbox.details, sandbox.fds)
+        run = self.receive(output, seconds)
+        if then is not None:
+            then(sandbox)
+        verdict = sandbox.finish()
+        if run.status is None:
+            assert select.select([self.channel], [], [], 10)[0], "the sandbox's process outlived its sandbox"
+            run.status = json.loads(self.channel.recv(65536))["status"]
+        return run, verdict
 
 
 class Ground:
@@ -156,6 +273,25 @@ class Ground:
             if os.path.isdir(path)
         )
 
+    def session_spec(self, **changes: Any) -> ContainerSpec:
+        """The containers of a test session of the small image, with this machine's Python in it."""
+        inside = Path(pytest_contain.inside.__file__).parent
+        entry = Bind(source=inside, target=PurePosixPath("/entry"), read_only=True)
+        mounts = (*changes.pop("mounts", ()), *self.python_mounts(), entry)
+        return self.spec("worker", mounts=mounts, **changes)
+
+    @contextlib.contextmanager
+    def open_suite(self, *, scratch_bytes: int = 64 << 20, **changes: Any) -> Iterator[Suite]:
+        """A test session with the little worker."""
+        spec = self.session_spec(**changes)
+        with open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session:
+            self.identifiers.append(session.configuration.session_id)
+            suite = Suite(session, spec)
+            try:
+                yield suite
+            finally:
+                suite.channel.close()
+
     def check_nothing_is_left(self) -> None:
         """No process, mount, control group or directory of the containers made here; waits two seconds for dying ones."""
         deadline = time.monotonic() + 2
@@ -197,3 +333,10 @@ def ground(tmp_path: Path, small_tree: Path) -> Iterator[Ground]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def suite(ground: Ground) -> Iterator[Suite]:
+    """A test session whose sandboxes may take 64 MiB of memory and 40 processes."""
+    with ground.open_suite(limits=Limits(memory_bytes=64 << 20, pids=40)) as made:
+        yield made

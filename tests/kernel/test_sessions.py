@@ -1,181 +1,36 @@
 """Test sessions on the real kernel: the worker, its sandboxes, and what is left when one of them is killed.
 
-The worker here is a few lines that fork into a sandbox and run there what the test sends: the project's own worker does the same.
+The worker is the little one of ``tests/conftest.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
-import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-import pytest_contain.inside
-from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
+from contain.container.sessions import open_session
 from contain.container.workspaces import sweep
 from contain.errors import ContainError, WorkerLost
 from contain.linux.cgroups import probe_hierarchies
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network
+from contain.spec import CopyOnWrite, Identity
 
 if TYPE_CHECKING:
-    from tests.conftest import Ground
+    from tests.conftest import Ground, Suite
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="starts containers: needs root"),
 ]
-
-WORKER = """
-import json, os, socket, sys
-sys.path.insert(0, "/entry")
-import entry
-entry.hold_capabilities()
-channel = socket.socket(fileno=3)
-
-def carry_out(source, output):
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    try:
-        exec(source, {"__name__": "test"})
-    except SystemExit as error:
-        sys.stdout.flush()
-        os._exit(error.code or 0)
-    except BaseException as error:
-        print(type(error).__name__, error, flush=True)
-        os._exit(1)
-    sys.stdout.flush()
-    os._exit(0)
-
-while True:
-    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 32)
-    if not data:
-        break
-    request = json.loads(data)
-    output = descriptors.pop()
-    if request["details"] is None:
-        child = os.fork()
-    else:
-        child = entry.fork_into(request["details"], descriptors)
-    if child == 0:
-        channel.close()
-        carry_out(request["source"], output)
-    for descriptor in (output, *descriptors):
-        os.close(descriptor)
-    _, status = os.waitpid(child, 0)
-    channel.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
-"""
-
-
-class Run:
-    """What a forked test of the little worker printed, and how it ended: an exit status, or minus the signal's number."""
-
-    def __init__(self, out: str, status: int | None) -> None:
-        self.out, self.status = out, status
-
-
-class Suite:
-    """A session with the little worker."""
-
-    def __init__(self, session: Session, spec: ContainerSpec) -> None:
-        self.session = session
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self.worker = session.start_worker(
-                (os.path.realpath(sys.executable), "-I", "-c", WORKER),
-                spec.environment,
-                stdio=(null, null, 2),
-                fds=[theirs.fileno()],
-            )
-        finally:
-            os.close(null)
-            theirs.close()
-
-    def send(self, source: str, details: dict[str, Any] | None, descriptors: list[int]) -> int:
-        """Have ``source`` run; where its output comes from."""
-        output, theirs = os.pipe2(os.O_CLOEXEC)
-        request = json.dumps({"source": source, "details": details}).encode()
-        socket.send_fds(self.channel, [request], [*descriptors, theirs])
-        os.close(theirs)
-        return output
-
-    def receive(self, output: int, seconds: float) -> Run:
-        """The output and end, or what came until ``seconds`` were over (then without a status)."""
-        deadline = time.monotonic() + seconds
-        data = b""
-        while True:
-            ready, _, _ = select.select([output, self.channel.fileno()], [], [], max(0.0, deadline - time.monotonic()))
-            if output in ready:
-                piece = os.read(output, 65536)
-                data += piece
-                if piece:
-                    continue
-            if self.channel.fileno() in ready:
-                os.close(output)
-                return Run(data.decode(), json.loads(self.channel.recv(65536))["status"])
-            if not ready:
-                os.close(output)
-                return Run(data.decode(), None)
-
-    def in_worker(self, source: str) -> Run:
-        """In a fork of the worker that joins no sandbox."""
-        return self.receive(self.send(source, None, []), 10)
-
-    def test(
-        self, source: str, *, seconds: float = 10, then: Callable[[Sandbox], None] | None = None
-    ) -> tuple[Run, SandboxVerdict]:
-        """In a fresh sandbox; ends it, also if it did not end by itself within ``seconds``."""
-        sandbox = self.session.take_sandbox()
-        output = self.send(source, sandbox.details, sandbox.fds)
-        run = self.receive(output, seconds)
-        if then is not None:
-            then(sandbox)
-        verdict = sandbox.finish()
-        if run.status is None:
-            assert select.select([self.channel], [], [], 10)[0], "the sandbox's process outlived its sandbox"
-            run.status = json.loads(self.channel.recv(65536))["status"]
-        return run, verdict
-
-
-def session_spec(ground: Ground, **changes: Any) -> ContainerSpec:
-    inside = Path(pytest_contain.inside.__file__).parent
-    mounts = (
-        *changes.pop("mounts", ()),
-        *ground.python_mounts(),
-        Bind(source=inside, target=PurePosixPath("/entry"), read_only=True),
-    )
-    return ground.spec("worker", mounts=mounts, network=Network.NONE, **changes)
-
-
-@contextlib.contextmanager
-def open_suite(ground: Ground, **changes: Any) -> Iterator[Suite]:
-    scratch_bytes = changes.pop("scratch_bytes", 64 << 20)
-    spec = session_spec(ground, **changes)
-    with open_session(spec, scratch_bytes=scratch_bytes, home=ground.run_home) as session:
-        ground.identifiers.append(session.configuration.session_id)
-        suite = Suite(session, spec)
-        try:
-            yield suite
-        finally:
-            suite.channel.close()
-
-
-@pytest.fixture
-def suite(ground: Ground) -> Iterator[Suite]:
-    with open_suite(ground, limits=Limits(memory_bytes=64 << 20, pids=40)) as made:
-        yield made
-
 
 # -- what one test does never reaches the next ---------------------------------------------------------------------------------
 
@@ -223,7 +78,7 @@ def test_what_the_worker_wrote_before_is_seen_in_every_sandbox_and_cannot_be_spo
     project.mkdir()
     (project / "source").write_text("source\n")
     mounts = (CopyOnWrite(sources=(project,), target=PurePosixPath("/project")),)
-    with open_suite(ground, mounts=mounts) as suite:
+    with ground.open_suite(mounts=mounts) as suite:
         assert suite.in_worker("open('/collected', 'w').write('c'); open('/project/cache', 'w').write('p')").status == 0
         look = "print(open('/collected').read(), open('/project/cache').read(), open('/project/source').read().strip())"
         assert suite.test(look)[0].out == "c p source\n"
@@ -236,7 +91,7 @@ def test_what_the_worker_wrote_before_is_seen_in_every_sandbox_and_cannot_be_spo
 
 def test_the_working_directory_and_the_user_are_the_images(ground: Ground) -> None:
     identity = Identity(user_id=1000, group_id=1000, groups=(2000,))
-    with open_suite(ground, identity=identity, working_directory=PurePosixPath("/home/worker")) as suite:
+    with ground.open_suite(identity=identity, working_directory=PurePosixPath("/home/worker")) as suite:
         run, _ = suite.test(
             "import os; print(os.getcwd(), os.getresuid(), os.getresgid(), os.getgroups())\n"
             "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('Cap')])"
@@ -306,7 +161,7 @@ def owner_elsewhere(ground: Ground) -> Iterator[tuple[subprocess.Popen[bytes], i
         try:
             assert owner.stdin is not None
             assert owner.stdout is not None
-            owner.stdin.write(pickle.dumps(session_spec(ground)))
+            owner.stdin.write(pickle.dumps(ground.session_spec()))
             owner.stdin.close()
             identifier, keeper = owner.stdout.readline().split()
             ground.identifiers.append(identifier.decode())
@@ -354,7 +209,7 @@ def test_a_killed_builder_is_an_error_and_not_a_hang(suite: Suite) -> None:
 
 
 def test_a_worker_that_cannot_be_started_is_a_clear_error(ground: Ground) -> None:
-    spec = session_spec(ground)
+    spec = ground.session_spec()
     with open_session(spec, scratch_bytes=1 << 24, home=ground.run_home) as session:
         ground.identifiers.append(session.configuration.session_id)
         with pytest.raises(ContainError, match="/no/python") as caught:

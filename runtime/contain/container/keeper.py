@@ -39,7 +39,7 @@ from contain.container.launch import describe_failure, die_with_parent, map_iden
 from contain.container.plan import Workspace, plan_credentials, plan_outside, plan_root
 from contain.container.workspaces import make_held_directory, remove_groups, remove_held_directory
 from contain.linux import syscalls
-from contain.linux.cgroups import Cgroup, Hierarchy, make_cgroup, processes_in, read_counters, remove_cgroup
+from contain.linux.cgroups import Cgroup, CgroupCounters, Hierarchy, make_cgroup, processes_in, read_counters, remove_cgroup
 from contain.linux.perform import Performer
 from contain.operations import ChangeDirectory, Execute, MakeHostDirectory, Operation, StartSession, WriteHostFile
 from contain.paths import HostPath
@@ -85,6 +85,8 @@ class _Builder:
         self.inits: dict[int, int] = {}  # process id -> sandbox number
         self.cgroups: dict[int, Cgroup] = {}
         self.dying: set[int] = set()
+        self.finished: set[int] = set()  # told to end, not dead yet
+        self.counted: dict[int, CgroupCounters] = {}  # of sandboxes that died before they were told to
         self.frozen = False
         self.number = 0
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
@@ -154,6 +156,10 @@ class _Builder:
             number = self.inits.pop(process_id, None)
             if number is not None:
                 self.dying.add(number)
+                if number in self.finished:
+                    self.finished.discard(number)
+                else:  # the memory limit may have taken its init; the groups do not wait for the question why
+                    self.counted[number] = read_counters(self.cgroups[number])
             else:
                 self.send({"kind": "ended", "pid": process_id, "status": status})
         for number in tuple(self.dying):
@@ -297,8 +303,10 @@ class _Builder:
         """Say what happened in a sandbox, and end it."""
         process_id = next((pid for pid, owner in self.inits.items() if owner == number), None)
         cgroup = self.cgroups.get(number)
+        counters = self.counted.pop(number, None)
         if tell:
-            counters = read_counters(cgroup) if cgroup is not None else None
+            if counters is None and cgroup is not None:
+                counters = read_counters(cgroup)
             alive = [pid for pid in processes_in(cgroup) if pid != process_id] if cgroup is not None else []
             self.send(
                 {
@@ -312,6 +320,7 @@ class _Builder:
                 }
             )
         if process_id is not None:
+            self.finished.add(number)
             os.kill(process_id, signal.SIGKILL)
 
 

@@ -31,7 +31,8 @@ from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec
 
 _PACKET = 65536
-_SCRATCH_INODES = 1_000_000
+_BYTES_PER_INODE = 2048  # an empty file takes no block, but about 1 KiB of kernel memory
+_FEWEST_INODES = 4096
 _CLOSING_SECONDS = 20.0
 
 
@@ -244,7 +245,7 @@ def open_session(
         etc=(("hosts", render_hosts(spec.hostname, None)), ("hostname", spec.hostname + "\n"), ("resolv.conf", "")),
         hierarchies=probe_hierarchies(),
         scratch_bytes=scratch_bytes,
-        scratch_inodes=_SCRATCH_INODES,
+        scratch_inodes=max(_FEWEST_INODES, scratch_bytes // _BYTES_PER_INODE),
         seccomp=seccomp_program(),
         worker_seccomp=compile_default_policy(allow_setns=True),
         on_disk=on_disk,
