@@ -34,6 +34,7 @@ from pytest_contain.reports import rebuild_warning
 if TYPE_CHECKING:
     from contain.environment import Environment, EnvironmentDiff
 
+_FILTER_NOT_IMPORTED = "Failed to import filter module"
 _ARITY = {None: "1", 0: "0", "?": "?", "*": "*", "+": "+"}
 
 
@@ -64,6 +65,9 @@ def take_over(early_config: pytest.Config, parser: pytest.Parser, args: list[str
     inicache: dict[str, Any] = early_config._inicache
     inicache["filterwarnings"] = []
     inicache["pythonpath"] = []
+    # pytest tried the filters once before any plugin was loaded; what it could not import is here only inside.
+    history: list[Any] = getattr(early_config.hook.pytest_warning_recorded, "_call_history", None) or []
+    history[:] = [call for call in history if not str(call[0]["warning_message"].message).startswith(_FILTER_NOT_IMPORTED)]
     unknown = getattr(early_config, "_get_unknown_ini_keys", None)
     for name in unknown() if unknown is not None else ():
         parser.addini(name, "known to the environment's plugins, or refused there", default=None)

@@ -12,6 +12,7 @@ A child that ends early ends one test, with the reason; the rest of its group go
 from __future__ import annotations
 
 import contextlib
+import itertools
 import selectors
 import time
 from collections import deque
@@ -200,9 +201,9 @@ class Loop:
             self.start(group, child)
             busy += 1
         if not stopping:
+            soon = [group.lane for group in itertools.islice(self.queue, self.settings.concurrency + 1)]
             for lane in self.lanes.values():
-                wanted = sum(1 for group in list(self.queue)[: self.settings.concurrency + 1] if group.lane is lane)
-                self.fork_ahead(lane, wanted)
+                self.fork_ahead(lane, soon.count(lane))
 
     def fork_ahead(self, lane: Lane, count: int) -> None:
         """Children that wait, known to the selector."""

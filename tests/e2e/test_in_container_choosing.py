@@ -70,12 +70,20 @@ def test_an_ordering_plugin_of_the_host_orders_the_tests(project: pytest.Pyteste
 
 def test_the_project_is_not_imported_on_the_host(project: pytest.Pytester) -> None:
     project.makeconftest("import os, pytest\nassert os.environ.get('WORKER_ONLY')\nimport project_thing")
-    project.makepyfile(project_thing="")
-    project.makepyprojecttoml(
-        "[tool.contain.environments.here]\nimage = 'host'\nenv = { WORKER_ONLY = '1', PYTHONPATH = '.' }\n[tool.pytest.ini_options]\n"
-        "filterwarnings = ['error::project_thing.Unknown:nowhere', 'ignore']\nplugin_setting = 'x'"
+    project.makepyfile(
+        project_thing="import os\nif not os.environ.get('WORKER_ONLY'): raise ImportError\nclass Known(UserWarning): pass"
     )
-    result = run(project, "-o", "filterwarnings=", "test_one.py::test_a", "-p", "no:hypothesispytest")
+    project.makepyprojecttoml(
+        f"""
+        [tool.contain.environments.here]
+        image = 'host'
+        env = {{ WORKER_ONLY = '1', PYTHONPATH = '{HERE}:.' }}
+        [tool.pytest.ini_options]
+        filterwarnings = ['error::project_thing.Known']
+        plugin_setting = 'x'
+        """
+    )
+    result = run(project, "test_one.py::test_a", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1, warnings=1)  # the unknown setting, once: inside
     assert result.stdout.str().count("Unknown config option: plugin_setting") == 1
 
