@@ -228,7 +228,7 @@ def test_deleting_everything_reaches_the_sandbox_only(suite: Suite, ground: Grou
     source = """
 import os, shutil
 for name in ("bin", "etc", "tmp"):
-    shutil.rmtree(f"/{name}")
+    shutil.rmtree(f"/{name}", ignore_errors=True)
 for name in os.listdir("/"):
     try:
         os.rmdir(f"/{name}")

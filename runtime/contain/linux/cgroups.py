@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contain.errors import HostError
@@ -41,6 +42,11 @@ class CgroupCounters:
     pids_limit_hits: int = 0
 
 
+def _unescape(path: str) -> str:
+    """``\\040`` and the like, as proc(5) writes blanks, tabs, line ends and backslashes in paths."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
 def parse_hierarchies(mountinfo: str, controllers_of_v2: frozenset[str]) -> tuple[Hierarchy, ...]:
     """The hierarchies of `_USED` controllers from the text of ``mountinfo`` (proc(5)); v1 wins where a controller is on v1."""
     found: list[Hierarchy] = []
@@ -50,7 +56,7 @@ def parse_hierarchies(mountinfo: str, controllers_of_v2: frozenset[str]) -> tupl
         left, _, right = line.partition(" - ")
         if not right:
             continue
-        mount = left.split()[4]
+        mount = _unescape(left.split()[4])
         kind, _, options = right.split(" ", 2)
         if kind == "cgroup2":
             second = mount
@@ -73,7 +79,7 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
     for line in mountinfo.splitlines():
         if " - cgroup2 " in line:
             with contextlib.suppress(OSError):
-                controllers = frozenset(Path(line.split()[4], "cgroup.controllers").read_text().split())
+                controllers = frozenset(Path(_unescape(line.split()[4]), "cgroup.controllers").read_text().split())
     return parse_hierarchies(mountinfo, controllers)
 
 
@@ -122,6 +128,27 @@ def _enable(hierarchy: Hierarchy, name: str) -> None:
             _write(f"{place}/cgroup.subtree_control", wanted)
 
 
+def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
+    """v2 only: `_enable`; where the machine refuses, the hierarchy without controllers, if nobody asked for what it would limit.
+
+    A group that has processes hands nothing down (cgroups(7), no internal processes); that is so at the top of a container.
+    """
+    try:
+        _enable(hierarchy, name)
+    except OSError as error:
+        if limits.memory_bytes is None and limits.cpus is None:
+            return replace(hierarchy, controllers=frozenset())
+        raise HostError(
+            "the control group controllers cannot be handed down to containers, so that limit cannot be set",
+            call="write",
+            path=str(error.filename or ""),
+            errno=error.errno or 0,
+            remedy="leave the limit out, or run on the host or in a delegated control group without processes of its own",
+            code="cgroup-refused",
+        ) from error
+    return hierarchy
+
+
 def make_cgroup(hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits) -> Cgroup:
     """Make a container's groups, with its limits written. ``name`` may have several parts.
 
@@ -135,17 +162,18 @@ def make_cgroup(hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits) -
                 code="cgroup-missing",
                 remedy="leave the limit out, or mount the controller (see `contain doctor`)",
             )
-    places = []
+    places: list[tuple[Hierarchy, str]] = []
     try:
-        for hierarchy in hierarchies:
-            if hierarchy.version == 1 and hierarchy.controllers == {"cpu"} and limits.cpus is None:
+        for found in hierarchies:
+            if found.version == 1 and found.controllers == {"cpu"} and limits.cpus is None:
                 continue  # joining costs a third of a millisecond per v1 hierarchy
-            if hierarchy.version == 2:
-                _make_directory(hierarchy, name)
-                _enable(hierarchy, name)
-            directory = _make_directory(hierarchy, name)
-            places.append((hierarchy, directory))
-            _write_limits(hierarchy, directory, limits)
+            places.append((found, _make_directory(found, name)))
+            used = _enabled(found, name, limits) if found.version == 2 else found
+            places[-1] = (used, _make_directory(used, name))
+            _write_limits(used, places[-1][1], limits)
+    except HostError:
+        remove_cgroup(Cgroup(places=tuple(places)))
+        raise
     except OSError as error:
         remove_cgroup(Cgroup(places=tuple(places)))
         raise HostError(
