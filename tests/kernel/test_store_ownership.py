@@ -282,6 +282,29 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_visible(tmp_path: Path) -> 
     assert done.stdout == "store-full\n[[], [], []]\n" * 3 + "b'there is room again'\n", done.stderr
 
 
+MOUNT_PROGRAM = """
+import subprocess, sys
+from pathlib import Path
+from contain.store import Store
+with Store.open(Path(sys.argv[1])) as store:
+    with store.scratch("x") as path:
+        for name in ("a", "b/c"):
+            (path / name).mkdir(parents=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path / name], check=True)
+            (path / name / "precious").touch()
+    print([(path / name / "precious").exists() for name in ("a",)])
+    subprocess.run(["umount", path / "a"], check=True)
+"""
+
+
+def test_removing_a_scratch_directory_empties_no_mount_in_it(tmp_path: Path) -> None:
+    command = ["unshare", "-m", sys.executable, "-c", MOUNT_PROGRAM, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[True]\n", done.stderr
+    with Store.open(tmp_path / "home"):
+        assert os.listdir(tmp_path / "home" / "tmp") == []
+
+
 def test_a_layer_with_a_device_that_hides_is_refused(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as writer:

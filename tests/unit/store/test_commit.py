@@ -345,3 +345,13 @@ def test_a_merged_view_is_the_same_before_and_after(store: Store, tmp_path: Path
     assert committed is not None
     with RootView([lower, store.layer_tree(committed.diff_id)]) as view:
         assert [(str(entry.path), entry.kind, entry.mode, entry.size) for entry in view.walk()] == before
+
+
+def test_two_equal_files_made_one_are_a_change(store: Store, tmp_path: Path, upper: Path) -> None:
+    lower = tmp_path / "two"
+    lower.mkdir()
+    for name in ("a", "b"):
+        (lower / name).write_text("same")
+    (upper / "a").write_text("same")
+    os.link(upper / "a", upper / "b")
+    assert names(commit(store, upper, lower)) == ["a", "b"]

@@ -470,6 +470,13 @@ def test_a_removed_image_takes_only_what_nobody_else_needs(store: Store) -> None
         store.remove_image(one.digest)
 
 
+def test_removing_an_image_leaves_what_the_build_cache_knows(store: Store) -> None:
+    image = make_image(store, "cached", "not cached")
+    store.record_step(StepRecord(key="k", position="p", ingredients="{}", diff_id=image.config.diff_ids[0]))
+    assert store.remove_image(image.digest).layers == (image.config.diff_ids[1],)
+    assert store.cached_step("k") is not None
+
+
 def test_pruning_removes_what_no_name_leads_to(store: Store, digest: Digest) -> None:
     kept, lost, spared = make_image(store, "kept"), make_image(store, "lost"), make_image(store, "spared")
     store.tag(parse_reference("kept"), kept.digest, source="build")
