@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contain.declared import EnvironmentSettings
-from contain.errors import ContainError, InternalError, UsageError, WorkerLost
+from contain.errors import BuildStepFailed, ContainError, InternalError, UsageError, WorkerLost
 from pytest_contain.backend import Backend, Suite
 from pytest_contain.channel import Message
 from pytest_contain.collection import Collection, replay
@@ -185,6 +185,8 @@ class Controller:
             pytest.ExitCode.INTERNAL_ERROR if isinstance(error, (InternalError, WorkerLost)) else pytest.ExitCode.USAGE_ERROR
         )
         reason = f"{error} ({error.code})"
+        if isinstance(error, BuildStepFailed) and error.log_tail:
+            reason = f"{error.log_tail.rstrip()}\n{reason}"
         if status == pytest.ExitCode.USAGE_ERROR:
             raise pytest.UsageError(reason) from error
         raise pytest.exit.Exception(reason, returncode=int(status)) from error
