@@ -94,7 +94,7 @@ def command(*words: str, **environment: str) -> Action:
 
     def once() -> float:
         started = time.perf_counter()
-        run(*words, **environment)
+        run(*words, directory=None, **environment)
         return time.perf_counter() - started
 
     return once
