@@ -6,9 +6,7 @@ pytest root directory) is the environment ``default``; without that, the machine
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,6 +86,8 @@ def read_environments(pyproject: HostPath) -> dict[str, EnvironmentSettings]:
 
 def parse_environments(text: str, *, file: HostPath) -> dict[str, EnvironmentSettings]:
     """The environments in the text of a ``pyproject.toml``; paths in it are relative to ``file``'s directory."""
+    import tomllib
+
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -182,9 +182,15 @@ def _parse_one(name: str, fields: Any, *, file: HostPath) -> EnvironmentSettings
 def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], *, where: str, file: HostPath) -> None:
     for key in table:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = _close_matches(key, known)
             remedy = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
             raise UsageError(f"{file}: {where}: unknown key {key!r}", code="bad-environment", remedy=remedy)
+
+
+def _close_matches(word: str, candidates: Sequence[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(word, candidates, n=1)
 
 
 def default_environment(directory: HostPath, declared: Mapping[str, EnvironmentSettings]) -> EnvironmentSettings:
@@ -212,7 +218,7 @@ def find_environment(name: str, directory: HostPath, declared: Mapping[str, Envi
         return EnvironmentSettings(name=HOST_NAME)
     if name == DEFAULT_NAME and not declared:
         return replace(default_environment(directory, declared), name=DEFAULT_NAME)
-    close = difflib.get_close_matches(name, [*declared, HOST_NAME], n=1)
+    close = _close_matches(name, [*declared, HOST_NAME])
     known = ", ".join(declared) or "none"
     remedy = f"did you mean {close[0]!r}?" if close else f"declared are: {known}"
     raise NotFound(f"no environment is called {name!r}", code="no-such-environment", remedy=remedy)

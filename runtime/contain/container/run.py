@@ -160,7 +160,7 @@ def start(
                     attachment = network.attach(namespace, container_id=spec.container_id, run_home=home)
                 finally:
                     os.close(namespace)
-                cleanup.callback(network.detach, attachment)
+                cleanup.callback(network.detach, attachment, wait=False)
                 address = attachment.address
                 answer["interface"] = {
                     "interface": attachment.interface,

@@ -218,15 +218,44 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath) -> Attachmen
     )
 
 
-def detach(attachment: Attachment) -> None:
+def detach(attachment: Attachment, *, wait: bool = True) -> None:
     """Give a container's address back, once its processes have ended; with the last one, bridge and table go.
 
-    The veth goes with the namespace, by itself. Detaching twice is the same as once. Raises `HostError`.
+    The veth goes with the namespace, by itself. Detaching twice is the same as once. The kernel takes tens of milliseconds to
+    remove a bridge: without ``wait``, a process of its own does that, and if it is killed, the next `sweep`. Raises `HostError`.
     """
-    with Ledger(attachment.run_home) as ledger:
-        if ledger.exists():
+    run_home, names = attachment.run_home, _names(attachment.run_home)
+    with Ledger(run_home) as ledger:
+        if not ledger.exists():
+            return
+        record = ledger.read()
+        last = not record.holds and set(record.leases) <= {attachment.container_id}
+        if last and not wait and _has_one_thread():
+            ledger.write(replace(record, leases={}))
+        else:
             with NetlinkSocket() as kernel:
-                _release(kernel, ledger, _names(attachment.run_home), [attachment.container_id], delete_links=False)
+                _release(kernel, ledger, names, [attachment.container_id], delete_links=False)
+            return
+    _remove_in_background(run_home)
+
+
+def _has_one_thread() -> bool:
+    return len(os.listdir("/proc/self/task")) == 1
+
+
+def _remove_in_background(run_home: HostPath) -> None:
+    """`sweep` in a grandchild that holds no descriptor of ours: who reads our output sees its end when we end."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+            sweep((), run_home=run_home)
+    finally:
+        os._exit(0)
 
 
 def sweep(live_container_ids: Collection[str], *, run_home: HostPath) -> int:
