@@ -130,12 +130,12 @@ def remove_tree(path: HostPath | str | bytes, *, directory: int | None = None) -
     top = _open_to_empty(path, directory)
     try:
         waiting: list[bytes] = []
-        _empty(top, top, found.st_dev, waiting)
+        _empty(top, top, waiting)
         while waiting:
             name = waiting.pop()
             inner = _open_to_empty(name, top)
             try:
-                _empty(inner, top, found.st_dev, waiting)
+                _empty(inner, top, waiting)
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=top)
@@ -157,7 +157,7 @@ def _open_to_empty(path: HostPath | str | bytes, directory: int | None) -> int:
     return descriptor
 
 
-def _empty(directory: int, top: int, device: int, waiting: list[bytes]) -> None:
+def _empty(directory: int, top: int, waiting: list[bytes]) -> None:
     """Unlink the files of ``directory``, and leave its subdirectories in ``top`` under the names put on ``waiting``."""
     with os.scandir(directory) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -169,11 +169,9 @@ def _empty(directory: int, top: int, device: int, waiting: list[bytes]) -> None:
         try:
             os.rmdir(name, dir_fd=directory)
             continue
-        except OSError as error:
+        except OSError as error:  # EBUSY: a mount point, whose content is not ours to remove
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
                 raise
-        if os.stat(name, dir_fd=directory, follow_symlinks=False).st_dev != device:
-            raise OSError(errno.EBUSY, "a mount point stands in a tree that is to be removed", text)
         if directory == top:
             waiting.append(name)
             continue

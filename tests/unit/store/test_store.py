@@ -249,6 +249,28 @@ def test_two_downloads_of_one_blob_take_turns(store: Store, digest: Digest) -> N
     assert store.read_blob(digest(data)) == data
 
 
+def test_a_download_that_waited_for_one_that_failed_starts_its_own(
+    store: Store, digest: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    real, calls = fcntl.flock, 0
+
+    def flock(descriptor: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:  # while we wait, the other one gives up and removes its file
+            (store.home / "ingest" / digest(b"right")[7:]).unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr("contain.store.blobs.fcntl.flock", flock)
+    with store.ingest_blob(digest(b"right"), 5) as incoming:
+        incoming.write(b"right")
+        incoming.commit()
+    assert calls == 2
+    assert store.read_blob(digest(b"right")) == b"right"
+
+
 # Layers as they come from elsewhere.
 
 
