@@ -226,7 +226,7 @@ class Engine:
         """
         ready = self.image(request.image) if ready is None else ready
         passwd, group = read_account_files(ready.trees)
-        identity = parse_identity(ready.config.user if request.user is None else request.user, passwd, group)
+        identity = parse_identity(request.user or ready.config.user, passwd, group)
         container_id = new_container_id()
         return resolve_spec(
             request,
@@ -302,7 +302,7 @@ class Engine:
         from contain.spec import Identity
 
         details = record.details
-        if user is None:
+        if not user:
             own = details["identity"]
             identity = Identity(user_id=own["user_id"], group_id=own["group_id"], groups=tuple(own["groups"]))
         else:

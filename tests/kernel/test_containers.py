@@ -301,6 +301,20 @@ def test_a_copy_on_write_directory_never_changes_the_hosts(ground: Ground) -> No
     assert os.listdir(project / "deep") == []
 
 
+def test_a_copy_on_write_directory_keeps_its_owner_and_mode(ground: Ground) -> None:
+    project = ground.directory / "project"
+    project.mkdir()
+    os.chown(project, 1000, 1000)
+    project.chmod(0o2750)
+    outcome = ground.sh(
+        "cd /project && echo x > made && cat made && stat -c '%a %u %g' .",
+        mounts=(CopyOnWrite(sources=(project,), target=PurePosixPath("/project")),),
+        identity=WORKER,
+    )
+    assert outcome.out == "x\n2750 1000 1000\n", outcome.err
+    assert os.listdir(project) == []
+
+
 def test_a_memory_file_system_has_the_size_that_was_given(ground: Ground) -> None:
     outcome = ground.sh(
         "dd if=/dev/zero of=/small/x bs=1024 count=100", mounts=(Tmpfs(target=PurePosixPath("/small"), size_bytes=65536),)

@@ -13,16 +13,21 @@ from contain.paths import HostPath
 from contain.spec import Identity
 
 _LARGEST_ID = 2**31 - 1
+_MOST_DIGITS = 20
 _FILE_LIMIT_BYTES = 4 << 20
 
 
 def _number(text: str, what: str) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
-    number = int(text)
-    if number > _LARGEST_ID:
-        raise UsageError(f"{what} id {text} is out of range: the largest is {_LARGEST_ID}", code="bad-user")
-    return number
+    if not _is_id(text):
+        raise UsageError(f"{what} id {text[:20]} is out of range: the largest is {_LARGEST_ID}", code="bad-user")
+    return int(text)
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text is an id that the kernel has; rows with others are as good as absent."""
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text) <= _LARGEST_ID
 
 
 def _rows(text: str) -> list[list[str]]:
@@ -39,8 +44,8 @@ def parse_identity(user: str, passwd: str, group: str) -> Identity:
     if (colon and not group_name) or (not name and user):
         raise UsageError(f"the user {user!r} is not of the form name, uid, name:group or uid:gid", code="bad-user")
     name = name or "0"
-    users = [row for row in _rows(passwd) if len(row) >= 4 and row[2].isdigit() and row[3].isdigit()]
-    groups = [row for row in _rows(group) if len(row) >= 4 and row[2].isdigit()]
+    users = [row for row in _rows(passwd) if len(row) >= 4 and _is_id(row[2]) and _is_id(row[3])]
+    groups = [row for row in _rows(group) if len(row) >= 4 and _is_id(row[2])]
     number = _number(name, "user")
     row = next((row for row in users if row[0] == name or (number is not None and int(row[2]) == number)), None)
     if row is None and number is None:
@@ -65,7 +70,7 @@ def parse_identity(user: str, passwd: str, group: str) -> Identity:
 def home_of(identity: Identity, passwd: str) -> str:
     """The home directory in the text of /etc/passwd, else ``/``."""
     for row in _rows(passwd):
-        if len(row) >= 6 and row[2] == str(identity.user_id):
+        if len(row) >= 6 and _is_id(row[2]) and int(row[2]) == identity.user_id:
             return row[5] or "/"
     return "/root" if identity.user_id == 0 else "/"
 

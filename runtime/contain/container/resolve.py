@@ -16,6 +16,8 @@ from contain.oci import ImageConfig
 from contain.paths import ContainerPath, HostPath
 from contain.spec import ContainerSpec, Identity, Limits, Mount, Network
 
+_SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")  # the kernel takes 64 bytes: uname(2)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
@@ -43,7 +45,7 @@ class RunRequest:
 
 def parse_signal(text: str) -> int:
     """``SIGTERM``, ``TERM`` or a number of signal(7); `UsageError` otherwise."""
-    if text.isdigit() and 0 < int(text) <= 64:
+    if _SIGNAL_NUMBER.fullmatch(text) and int(text) <= 64:
         return int(text)
     name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
     try:
@@ -88,6 +90,10 @@ def resolve_spec(
 ) -> ContainerSpec:
     """One container of an image. ``identity`` and ``home`` come from the image's account files."""
     hostname = request.hostname or container_id[:12]
+    if not _HOSTNAME.fullmatch(hostname):
+        raise UsageError(
+            f"invalid hostname format: {hostname}", code="bad-hostname", remedy="letters, digits, '-', '_' and '.', at most 64"
+        )
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     if request.terminal:
         variables["TERM"] = "xterm"
@@ -100,6 +106,9 @@ def resolve_spec(
         )
     if directory.parts[1:2] == ("proc",) or ".." in directory.parts:
         raise UsageError(f"the working directory {str(directory)!r} may not lie below /proc or hold '..'", code="bad-workdir")
+    arguments = resolve_command(config, request.arguments, request.entrypoint)
+    if any("\0" in text for text in (*arguments, *variables, *variables.values(), str(directory))):
+        raise UsageError("a program's arguments, variables and directory cannot hold the character NUL", code="bad-arguments")
     return ContainerSpec(
         container_id=container_id,
         name=name,
@@ -107,7 +116,7 @@ def resolve_spec(
         image_name=request.image,
         layers=layers,
         upper=upper,
-        arguments=resolve_command(config, request.arguments, request.entrypoint),
+        arguments=arguments,
         environment=tuple(variables.items()),
         working_directory=directory,
         identity=identity,

@@ -98,6 +98,9 @@ class Performer:
             case MountCopyOnWrite():
                 target = self._directory_beneath(operation.target)
                 self._refuse_proc(target, operation.target)
+                shown = os.stat(operation.lower[0])  # an overlay's own directory has its upper directory's owner and mode
+                os.chown(operation.upper, shown.st_uid, shown.st_gid)
+                os.chmod(operation.upper, stat.S_IMODE(shown.st_mode))
                 self._overlay(operation.lower, operation.upper, operation.work, f"/proc/self/fd/{target}", volatile=True)
                 os.close(target)
             case MountFilesystem():

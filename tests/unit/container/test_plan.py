@@ -1,0 +1,209 @@
+"""Launch plans as text, compared with what is on record in ``tests/golden/plan``.
+
+A plan that changes on purpose is written anew with ``CONTAIN_WRITE_GOLDEN=1``; read the difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from contain.container.plan import MASKED, READ_ONLY, Workspace, plan_launch, plan_root, stub_paths
+from contain.linux.capabilities import DEFAULT_CAPABILITIES, mask_of
+from contain.linux.cgroups import Hierarchy
+from contain.operations import (
+    BecomeUser,
+    EnterRoot,
+    Execute,
+    InstallSeccomp,
+    MakeMountsPrivate,
+    MountBind,
+    MountFilesystem,
+    MountRoot,
+    Operation,
+    SetHostname,
+    render_operation,
+)
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network, Tmpfs
+
+GOLDEN = Path(__file__).parents[2] / "golden/plan"
+WORKSPACE = Workspace(directory=Path("/run/contain/work/c"), skeleton=Path("/run/contain/work/c/skeleton"))
+SCRATCH = Workspace(
+    directory=Path("/run/contain/work/c"),
+    skeleton=Path("/run/contain/work/c/skeleton"),
+    scratch=Path("/run/contain/work/c/scratch"),
+    scratch_bytes=1 << 26,
+    scratch_inodes=1000,
+)
+V1 = (
+    Hierarchy(version=1, mount="/sys/fs/cgroup/cpu,cpuacct", controllers=frozenset({"cpu"}), mounted_with=("cpu", "cpuacct")),
+    Hierarchy(version=1, mount="/sys/fs/cgroup/memory", controllers=frozenset({"memory"}), mounted_with=("memory",)),
+)
+V2 = (Hierarchy(version=2, mount="/sys/fs/cgroup", controllers=frozenset({"memory", "pids", "cpu"})),)
+SECCOMP = bytes(8 * 100)
+
+
+def spec(**changes: Any) -> ContainerSpec:
+    values: dict[str, Any] = {
+        "container_id": "c" * 64,
+        "name": "web",
+        "image_digest": "sha256:" + "1" * 64,
+        "image_name": "app",
+        "layers": (Path("/layers/low"), Path("/layers/high")),
+        "upper": Path("/containers/c/upper"),
+        "arguments": ("server", "--port", "80"),
+        "environment": (("PATH", "/usr/bin:/bin"), ("TOKEN", "secret")),
+        "working_directory": PurePosixPath("/app"),
+        "identity": Identity(user_id=1000, group_id=1001, groups=(1002,)),
+        "hostname": "box",
+        "mounts": (),
+        "network": Network.BRIDGE,
+        "limits": Limits(),
+        "read_only": False,
+        "terminal": False,
+        "stop_signal": 15,
+        "capabilities": DEFAULT_CAPABILITIES,
+    }
+    return ContainerSpec(**{**values, **changes})
+
+
+CASES: dict[str, tuple[ContainerSpec, Workspace, tuple[Hierarchy, ...]]] = {
+    "bridge-on-version-2": (spec(), WORKSPACE, V2),
+    "root-without-network-on-version-1": (spec(network=Network.NONE, identity=Identity()), WORKSPACE, V1),
+    "hosts-network": (spec(network=Network.HOST), WORKSPACE, V2),
+    "read-only-with-a-terminal": (spec(read_only=True, terminal=True), WORKSPACE, ()),
+    "scratch-in-memory": (spec(upper=None), SCRATCH, V2),
+    "mounts": (
+        spec(
+            mounts=(
+                Bind(source=Path("/home/me/deep"), target=PurePosixPath("/data/deep/er"), read_only=True),
+                Bind(source=Path("/home/me/resolv.conf"), target=PurePosixPath("/etc/resolv.conf")),
+                CopyOnWrite(sources=(Path("/home/me/project"),), target=PurePosixPath("/home/me/project")),
+                Tmpfs(target=PurePosixPath("/data"), size_bytes=4096, mode=0o700),
+            )
+        ),
+        WORKSPACE,
+        V2,
+    ),
+    "the-machines-own-root": (spec(layers=(Path("/"),), upper=None), SCRATCH, V2),
+}
+
+
+def render(made: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...]) -> str:
+    plan = plan_launch(made, workspace, hierarchies, SECCOMP)
+    parts = (("outside", plan.outside), ("root", plan.root), ("start", plan.start))
+    return "".join(f"# {name}\n" + "".join(render_operation(item) + "\n" for item in part) for name, part in parts)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_is_the_one_on_record(case: str) -> None:
+    text = render(*CASES[case])
+    path = GOLDEN / case
+    if os.environ.get("CONTAIN_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_there_is_no_plan_on_record_without_a_case() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(CASES)
+
+
+def whole(made: ContainerSpec) -> list[Operation]:
+    plan = plan_launch(made, WORKSPACE, V1, SECCOMP)
+    return [*plan.outside, *plan.root, *plan.start]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_order_is_safe_whatever_is_asked(case: str) -> None:
+    operations = whole(CASES[case][0])
+    kinds = [type(item) for item in operations]
+    assert kinds[0] is MakeMountsPrivate
+    assert kinds[-2:] == [InstallSeccomp, Execute]
+    assert kinds[-3] is BecomeUser
+    entered = kinds.index(EnterRoot)
+    assert not {MountBind, MountFilesystem, MountRoot} & set(kinds[entered:])
+    assert kinds.index(SetHostname) > entered
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_own_paths_are_hidden_or_read_only_whatever_is_asked(case: str) -> None:
+    text = render(*CASES[case])
+    for path in MASKED:
+        assert f"MaskPath target={path}\n" in text
+    for path in READ_ONLY:
+        assert f"MakePathReadOnly target={path}\n" in text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_devices_and_kernel_file_systems_cannot_be_changed_from_inside(case: str) -> None:
+    for operation in whole(CASES[case][0]):
+        match operation:
+            case MountBind(source=source, read_only=read_only) if source.startswith(("/dev/", "/sys")):
+                assert read_only, operation
+            case MountFilesystem(kind="sysfs" | "cgroup" | "cgroup2", attributes=attributes):
+                assert {"ro", "nosuid", "noexec", "nodev"} <= set(attributes)
+            case MountFilesystem(target=target, attributes=attributes) if target != "/dev":
+                assert {"nosuid", "noexec"} <= set(attributes)
+
+
+def test_a_secret_in_the_environment_is_not_in_the_plans_text() -> None:
+    assert "secret" not in render(*CASES["bridge-on-version-2"])
+    assert "TOKEN" in render(*CASES["bridge-on-version-2"])
+
+
+def test_mounts_are_made_from_the_outermost_in() -> None:
+    targets = [item.target for item in whole(CASES["mounts"][0]) if isinstance(item, (MountBind, MountFilesystem))]
+    assert targets.index("/data") < targets.index("/data/deep/er")
+
+
+def test_a_file_of_the_users_over_etc_replaces_ours() -> None:
+    sources = [
+        item.source for item in whole(CASES["mounts"][0]) if isinstance(item, MountBind) and item.target == "/etc/resolv.conf"
+    ]
+    assert sources == ["/home/me/resolv.conf"]
+
+
+def test_a_user_other_than_root_gets_the_bounding_set_only() -> None:
+    become = next(item for item in whole(spec()) if isinstance(item, BecomeUser))
+    assert become.bounding == mask_of(DEFAULT_CAPABILITIES)
+    assert (become.user_id, become.group_id, become.groups, become.held) == (1000, 1001, (1002,), 0)
+    assert become.no_new_privileges
+
+
+def test_mount_points_are_made_in_the_skeleton_and_not_in_the_image(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").write_text("")
+    made = spec(
+        mounts=(
+            Bind(source=tmp_path / "directory", target=PurePosixPath("/a/b")),
+            Bind(source=tmp_path / "file", target=PurePosixPath("/a/c")),
+            Bind(source=tmp_path / "file", target=PurePosixPath("/../../x")),
+            Tmpfs(target=PurePosixPath("/")),
+        )
+    )
+    assert stub_paths(made)[-3:] == (("/a", True), ("/a/b", True), ("/a/c", False))
+    assert ("/etc/hosts", False) in stub_paths(made)
+
+
+def test_what_is_written_survives_a_crash_only_where_it_is_kept() -> None:
+    def volatile(workspace: Workspace) -> bool:
+        return next(item for item in plan_root(spec(), workspace, ()) if isinstance(item, MountRoot)).volatile
+
+    assert (volatile(WORKSPACE), volatile(SCRATCH)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("operation", "text"),
+    [
+        (MakeMountsPrivate(), "MakeMountsPrivate"),
+        (InstallSeccomp(program=bytes(80)), "InstallSeccomp program=<10 instructions>"),
+        (Execute(arguments=("sh",), environment=(("A", "b"),)), "Execute arguments=['sh'] environment=['A']"),
+        (EnterRoot(read_only=False), "EnterRoot"),
+        (EnterRoot(read_only=True), "EnterRoot read_only=True"),
+    ],
+)
+def test_an_operation_is_one_line(operation: Operation, text: str) -> None:
+    assert render_operation(operation) == text

@@ -1,0 +1,198 @@
+"""Containers on disk: names, lookups, and what is told of a container whose supervisor is gone. Files only, no container."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from contain.container.records import Records, ended, new_record, open_process
+from contain.container.run import ExitState, exit_state, new_container_id, render_hosts
+from contain.errors import Conflict, NotFound
+from contain.linux.cgroups import CgroupCounters
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network, Tmpfs
+
+
+def spec(**changes: Any) -> ContainerSpec:
+    values: dict[str, Any] = {
+        "container_id": new_container_id(),
+        "name": "web",
+        "image_digest": "sha256:" + "1" * 64,
+        "image_name": "app",
+        "layers": (Path("/layer"),),
+        "upper": None,
+        "arguments": ("sh", "-c", "true"),
+        "environment": (("A", "b"),),
+        "working_directory": PurePosixPath("/"),
+        "identity": Identity(),
+        "hostname": "box",
+        "mounts": (),
+        "network": Network.NONE,
+        "limits": Limits(),
+        "read_only": False,
+        "terminal": False,
+        "stop_signal": 15,
+        "capabilities": frozenset({"KILL", "CHOWN"}),
+    }
+    return ContainerSpec(**{**values, **changes})
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path)
+
+
+def make(records: Records, **changes: Any) -> str:
+    made = spec(**changes)
+    os.close(records.create(new_record(made, remove=False)))
+    return made.container_id
+
+
+def test_a_record_comes_back_as_it_was_written(records: Records) -> None:
+    mounts = (
+        Bind(source=Path("/src"), target=PurePosixPath("/dst"), read_only=True),
+        CopyOnWrite(sources=(Path("/a"), Path("/b")), target=PurePosixPath("/c")),
+        Tmpfs(target=PurePosixPath("/t"), size_bytes=5),
+    )
+    record = new_record(spec(mounts=mounts), remove=True)
+    held = records.create(record)
+    assert records.find(record.container_id) == record
+    assert record.details["capabilities"] == ["CHOWN", "KILL"]
+    assert record.details["mounts"][0] == {"source": "/src", "target": "/dst", "read_only": True}
+    os.close(held)
+
+
+def test_a_name_is_taken_once_in_dockers_words(records: Records) -> None:
+    first = make(records)
+    with pytest.raises(Conflict) as caught:
+        make(records)
+    assert caught.value.message == f'Conflict. The container name "/web" is already in use by container "{first}".'
+    records.remove(first)
+    assert make(records)
+
+
+def test_containers_are_found_by_name_id_and_beginning_of_an_id(records: Records) -> None:
+    first = make(records, name="first", container_id="ab" + "0" * 62)
+    second = make(records, name="second", container_id="ac" + "0" * 62)
+    assert records.find("first").container_id == records.find(first).container_id == records.find("ab").container_id == first
+    assert records.find("ac0").container_id == second
+    with pytest.raises(Conflict, match="begins with a"):
+        records.find("a")
+
+
+@pytest.mark.parametrize("text", ["", "nope", "zz", "web\n", "../x", "/"])
+def test_others_are_not_found_in_dockers_words(records: Records, text: str) -> None:
+    make(records)
+    with pytest.raises(NotFound) as caught:
+        records.find(text)
+    assert caught.value.message == f"No such container: {text}"
+
+
+def test_a_name_beats_the_beginning_of_an_id(records: Records) -> None:
+    make(records, name="other", container_id="ab" + "0" * 62)
+    named = make(records, name="ab")
+    assert records.find("ab").container_id == named
+
+
+def test_without_a_supervisor_a_running_container_is_dead(records: Records) -> None:
+    record = new_record(spec(), remove=False)
+    held = records.create(record)
+    assert records.find("web").state == "created"
+    assert records.is_held(record.container_id)
+    os.close(held)
+    found = records.find("web")
+    assert (found.state, found.process_id) == ("dead", None)
+    with pytest.raises(Conflict, match="is not running"):
+        open_process(found)
+
+
+def test_a_container_that_ended_stays_ended(records: Records) -> None:
+    identifier = make(records)
+    records.write(ended(records.find(identifier), ExitState(status=3)))
+    found = records.find(identifier)
+    assert (found.state, found.status, found.reason) == ("exited", 3, "")
+
+
+def test_a_process_id_that_was_given_away_again_is_not_taken_for_the_container(records: Records) -> None:
+    from dataclasses import replace
+
+    record = replace(new_record(spec(), remove=False), state="running", process_id=os.getpid())
+    with pytest.raises(Conflict):
+        open_process(record)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": "x"}', "\x00", '{"arguments": 5}'])
+def test_a_broken_record_hides_nobody_elses(records: Records, text: str) -> None:
+    broken = make(records, name="broken")
+    make(records, name="whole")
+    (records.place(broken) / "record.json").write_text(text)
+    assert [record.name for record in records.all()] == ["whole"]
+
+
+def test_what_is_kept_is_the_owners_alone(records: Records) -> None:
+    identifier = make(records)
+    assert stat.S_IMODE(records.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(records.place(identifier).stat().st_mode) == 0o700
+
+
+def test_removing_what_is_gone_is_no_error(records: Records) -> None:
+    identifier = make(records)
+    records.remove(identifier)
+    records.remove(identifier)
+    assert records.all() == ()
+    assert os.listdir(records.directory) == []
+
+
+def test_no_containers_where_there_is_no_home(tmp_path: Path) -> None:
+    assert Records(tmp_path / "nothing").all() == ()
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_generated_names_are_valid_and_free(records: Records) -> None:
+    names = set()
+    for _ in range(50):
+        name = records.new_name()
+        assert re.fullmatch(r"[a-z]+_[a-z]+\d*", name)
+        assert name not in names
+        names.add(name)
+        make(records, name=name)
+
+
+def test_ids_are_64_hexadecimal_digits_and_differ() -> None:
+    made = {new_container_id() for _ in range(100)}
+    assert len(made) == 100
+    assert all(re.fullmatch("[0-9a-f]{64}", item) for item in made)
+
+
+# -- how it ended --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "kills", "status", "signal", "out_of_memory", "words"),
+    [
+        (0, 0, 0, None, False, "exit status 0"),
+        (42 << 8, 0, 42, None, False, "exit status 42"),
+        (9, 0, 137, 9, False, "killed by signal 9"),
+        (15, 3, 143, 15, False, "killed by signal 15"),
+        (139, 0, 139, 11, False, "killed by signal 11"),  # with a core
+        (9, 1, 137, 9, True, "killed: the memory limit of 64 MiB was reached"),
+        (137 << 8, 1, 137, None, True, "killed: the memory limit of 64 MiB was reached"),  # a shell reports its child's end
+        (1 << 8, 1, 1, None, False, "exit status 1"),
+    ],
+)
+def test_how_a_container_ended(
+    wait_status: int, kills: int, status: int, signal: int | None, out_of_memory: bool, words: str
+) -> None:
+    state = exit_state(wait_status, CgroupCounters(out_of_memory_kills=kills), 64 << 20)
+    assert (state.status, state.signal, state.out_of_memory) == (status, signal, out_of_memory)
+    assert state.describe() == words
+
+
+def test_the_hosts_file_names_the_container() -> None:
+    assert render_hosts("box", None).splitlines()[-1] == "127.0.1.1\tbox"
+    assert render_hosts("box", "172.30.0.2").splitlines()[-1] == "172.30.0.2\tbox"
+    assert render_hosts("box", None).splitlines()[0] == "127.0.0.1\tlocalhost"
