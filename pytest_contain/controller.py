@@ -172,6 +172,11 @@ class Controller:
             for settings in self.settings:
                 lane = Lane(settings, backend, suite, start, self.progress)
                 self.lanes[settings.name] = self.stack.enter_context(lane)
+                lane.start_worker()
+                ended = lane.configure(self.record_warning)
+                if ended is not None:
+                    self.close()
+                    self.end_as(ended)
                 self.config.hook.pytest_contain_environment_ready(
                     config=self.config, name=settings.name, digest=lane.prepared.digest
                 )
@@ -201,7 +206,9 @@ class Controller:
         how = scope[self.loop_settings.isolation]
         if self.loop_settings.concurrency > 1:
             how += f", {self.loop_settings.concurrency} at a time"
-        return [f"environment: {lane.name} ({lane.prepared.summary}), {how}" for lane in self.lanes.values()]
+        lines = [f"environment: {lane.name} ({lane.prepared.summary}), {how}" for lane in self.lanes.values()]
+        lines.extend(dict.fromkeys(line for lane in self.lanes.values() for line in lane.info.get("header", ())))
+        return lines
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
@@ -211,7 +218,6 @@ class Controller:
         try:
             for lane in self.lanes.values():
                 collection = Collection(environment=lane.name, suffix=f"@{lane.name}" if several else "")
-                lane.start_worker()
                 ended = lane.collect(collection, self.record_warning)
                 if ended is not None:
                     endings.append(ended)
@@ -288,6 +294,11 @@ class Controller:
         except ContainError as error:
             self.give_up(error)
         return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> Any:
+        """The words of the suite's own conftest files, which only the inside knows."""
+        return getattr(report, "_contain_status", None)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Outcomes for the comparison."""

@@ -129,7 +129,6 @@ class Lane:
         self.waiting: deque[Child] = deque()
         self.children: dict[int, Child] = {}
         self.used: set[int] = set()  # the children that ran a test
-        self.digest = ""
         self.restarts = 0
         self.info: Message = {}
         self._backend = backend
@@ -167,15 +166,16 @@ class Lane:
     def restart(self) -> None:
         """A new session with a new worker that collects again. Raises `WorkerLost` if it does not find the same tests."""
         self.restarts += 1
-        digest = self.digest
+        digest = self.info["digest"]
         for child in self.children.values():
             child.abandon()
         self.__exit__(None, None, None)
         self._backlog.clear()
         self.__enter__()
         self.start_worker()
-        ended = self.collect(Collection(environment=self.name), lambda _: None)
-        if ended is not None or self.digest != digest:
+        collection = Collection(environment=self.name)
+        ended = self.configure(lambda _: None) or self.collect(collection, lambda _: None)
+        if ended is not None or self.info["digest"] != digest:
             raise WorkerLost(
                 f"the worker of environment {self.name!r} ended, and a new one did not find the same tests",
                 code="tests-changed",
@@ -247,29 +247,35 @@ class Lane:
         refuse_unsupported_python(python, environment=self.name)
         return self.prepared.pytest_directory
 
+    def configure(self, on_warning: Callable[[Message], None]) -> Ended | None:
+        """Wait until the worker has read its options and the suite's first conftest files. None if it is content with them."""
+        return self._hear_until("configured", "started", on_warning, lambda _: None)
+
     def collect(self, collection: Collection, on_warning: Callable[[Message], None]) -> Ended | None:
         """Take in everything that the worker finds. None when it now serves."""
+        return self._hear_until("serving", "collected the tests", on_warning, collection.take)
+
+    def _hear_until(
+        self, last: str, phase: str, on_warning: Callable[[Message], None], take: Callable[[Message], None]
+    ) -> Ended | None:
         cause: Message | None = None
         while True:
             message = self._next_message(block=True)
             if message is None:
-                raise WorkerLost(
-                    f"the worker of environment {self.name!r} ended while it collected the tests.{self._explain_end()}"
-                )
+                raise WorkerLost(f"the worker of environment {self.name!r} ended while it {phase}.{self._explain_end()}")
             match message["type"]:
-                case "configured":
-                    self.info.update({key: value for key, value in message.items() if key != "type"})
                 case "warning":
                     on_warning(message)
-                case "collector" | "early-report" | "items" | "deselected":
-                    collection.take(message)
                 case "exit" | "interrupt":
                     cause = message
-                case "serving":
-                    self.digest = message["digest"]
-                    return None
                 case "ended":
                     return Ended(status=message["status"], cause=cause, log=self.log())
+                case "configured" | "serving" as kind:
+                    self.info.update({key: value for key, value in message.items() if key != "type"})
+                    if kind == last:
+                        return None
+                case _:
+                    take(message)
 
     def log(self) -> str:
         """The end of what the worker printed outside of tests."""

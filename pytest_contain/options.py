@@ -154,6 +154,18 @@ PLACES: Mapping[str, Place] = {
     "--funcargs": Place.REFUSED,
     "--fixtures-per-test": Place.REFUSED,
     "--markers": Place.REFUSED,
+    # coverage is measured in the process that runs a test, and would be lost with its container
+    "--cov": Place.REFUSED,
+    "--no-cov": Place.HOST,
+    "--cov-report": Place.HOST,
+    "--cov-config": Place.HOST,
+    "--cov-append": Place.HOST,
+    "--cov-branch": Place.HOST,
+    "--cov-context": Place.HOST,
+    "--cov-fail-under": Place.HOST,
+    "--no-cov-on-fail": Place.HOST,
+    "--cov-precision": Place.HOST,
+    "--cov-reset": Place.HOST,
     # pytest-xdist: ``-n`` is ours here, and nothing is distributed
     "-n": Place.HOST,
     "--numprocesses": Place.HOST,
@@ -186,6 +198,7 @@ REASONS: Mapping[str, str] = {
     "--pdb": "a debugger needs the container's terminal; run the test with plain pytest, or 'contain run -it'",
     "--trace": "a debugger needs the container's terminal",
     "--log-file": "a file written in a container goes away with it",
+    "--cov": "add --no-cov to run without it",
     "--tx": "tests run in containers of this machine",
     "--looponfail": "each test runs in its own container",
 }
@@ -305,6 +318,8 @@ def split_arguments(arguments: Sequence[str], shapes: Mapping[str, OptionShape])
         shape = shapes.get(piece.name)
         place = PLACES.get(piece.name)
         ours = piece.name == "--in-container" or piece.name.startswith("--contain-")
+        if piece.name == "--cov" and "--no-cov" in arguments:
+            continue
         if place is Place.REFUSED:
             raise NotSupported(
                 f"{piece.name} does not work with --in-container yet",

@@ -51,6 +51,7 @@ def rebuild_report(config: pytest.Config, data: dict[str, Any]) -> Any:
         data["user_properties"] = [(str(name), value) for name, value in data["user_properties"]]
     repr_class = data.pop("$contain_repr", None)
     failed_subtests = data.pop("$contain_failed_subtests", 0)
+    status = data.pop("$contain_status", None)
     context = data.get("_subtest.context")
     values = dict(context["kwargs"]) if isinstance(context, dict) and isinstance(context.get("kwargs"), dict) else None
     try:
@@ -59,6 +60,9 @@ def rebuild_report(config: pytest.Config, data: dict[str, Any]) -> Any:
         raise ValueError(f"a report that cannot be rebuilt: {type(error).__name__}: {error}") from error
     if report is None:
         raise ValueError(f"a report of an unknown type: {data.get('$report_type') or data.get('_report_type')!r}")
+    if status is not None:
+        category, letter, word = status
+        report._contain_status = (str(category), str(letter), word if isinstance(word, str) else (str(word[0]), dict(word[1])))
     if repr_class is not None and isinstance(report.longrepr, str):
         report.longrepr = TextRepr(report.longrepr, red=repr_class == "CollectErrorRepr")
     if isinstance(failed_subtests, int) and failed_subtests:

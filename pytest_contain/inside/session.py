@@ -123,6 +123,7 @@ class Inside:
         self.session_collecting = False
         self.in_child = False
         self.children: dict[int, int] = {}
+        self.own_statuses: list[Any] = []  # the words of conftest files for outcomes
         self.forks = 0
         os.register_at_fork(after_in_child=self.count_fork)
 
@@ -198,8 +199,27 @@ class Inside:
             "pytest": pytest.__version__,
             "rootdir": str(self.config.rootpath),
             "plugins": plugins,
+            "header": self.header_lines(),
         }
         self.send(message)
+
+    def of_the_suite(self, hook: str) -> list[Any]:
+        """The implementations of a hook in the suite's conftest files, last registered first."""
+        conftests = self.config.pluginmanager._conftest_plugins
+        found = getattr(self.config.hook, hook).get_hookimpls()[::-1]
+        return [
+            item for item in found if item.plugin in conftests and not item.hookwrapper and not getattr(item, "wrapper", False)
+        ]
+
+    def header_lines(self) -> list[str]:
+        """What the suite's conftest files add to the header."""
+        given = {"config": self.config, "start_path": self.config.invocation_params.dir}
+        lines: list[str] = []
+        for implementation in self.of_the_suite("pytest_report_header"):
+            with contextlib.suppress(Exception):
+                answer = implementation.function(*[given[name] for name in implementation.argnames])
+                lines.extend([answer] if isinstance(answer, str) else answer or ())
+        return [str(line) for line in lines]
 
     # -- collecting -----------------------------------------------------------------------------------------------------
 
@@ -344,7 +364,14 @@ class Inside:
     def pytest_runtest_logreport(self, report: Any) -> None:
         """A report of a test, or of a part of one, after the suite's own hooks saw it."""
         if self.in_child:
-            self.send({"type": "report", "report": self.serialise(report)})
+            data = self.serialise(report)
+            for implementation in self.own_statuses:
+                given = {"report": report, "config": self.config}
+                status = implementation.function(*[given[name] for name in implementation.argnames])
+                if status is not None:
+                    data["$contain_status"] = list(status)
+                    break
+            self.send({"type": "report", "report": data})
 
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
         """``pytest.exit`` or an interrupt while the worker itself collected."""
@@ -365,6 +392,7 @@ class Inside:
         digest = hashlib.sha256()
         for item in session.items:
             digest.update(item.nodeid.encode("utf-8", "surrogatepass") + b"\0")
+        self.own_statuses = self.of_the_suite("pytest_report_teststatus")
         gc.collect()
         if hasattr(gc, "freeze"):
             gc.freeze()  # a child's collector must not touch, and so copy, the pages of everything imported

@@ -29,6 +29,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if "never" not in item.name]
     items.sort(key=lambda item: "first" not in item.name)
 
+def pytest_report_header(config):
+    return ["the project's own header", "of two lines"]
+
+def pytest_report_teststatus(report):
+    if report.when == "call" and "test_marked" in report.nodeid:
+        return "marked", "M", ("MARKED", {"yellow": True})
+
 def pytest_runtest_makereport(item, call):
     item.user_properties.append(("phase", call.when))
 

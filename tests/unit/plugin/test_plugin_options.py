@@ -101,6 +101,13 @@ def test_a_refused_option_is_named_with_the_reason() -> None:
     assert "terminal" in caught.value.remedy
 
 
+def test_coverage_is_refused_unless_it_is_switched_off() -> None:
+    with pytest.raises(NotSupported, match="--cov"):
+        split("--cov=src", "--cov-report=html")
+    assert tokens("--cov=src", "--cov-report=html", "--no-cov", "tests") == ["tests"]
+    assert split("--cov=src", "--cov-report=html", "--no-cov", "tests").host == ("tests",)
+
+
 def test_this_plugin_is_not_asked_for_inside() -> None:
     assert tokens("-p", "contain", "-p", "no:xdist", "-p", "theirs") == ["-p", "theirs"]
 
