@@ -22,7 +22,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +34,6 @@ try:
 except ImportError:  # pytest < 9
     failed_subtests_key = None
 
-LONGEST_SECTION = 1 << 20  # characters of captured output kept per section of a report
 LONGEST_REPR = 200
 CHANNEL_DESCRIPTOR_FROM = 700  # out of the way of tests that close "all" descriptors
 NODES_PER_MESSAGE = 400
@@ -43,9 +41,9 @@ NODES_PER_MESSAGE = 400
 _DIRECTORY = getattr(pytest, "Directory", ())  # pytest >= 8
 
 
-def run(channel: Any, start: dict[str, Any], entry: Any) -> int:
+def run(channel: Any, start: dict[str, Any], entry: Any, output: Any) -> int:
     """Run pytest with the controller's arguments until the controller says ``finish``."""
-    plugin = Inside(channel, start, entry)
+    plugin = Inside(channel, start, entry, output)
     arguments = [token for tokens, _name in start["arguments"] for token in tokens]
     status = int(pytest.main(arguments, plugins=[plugin, sys.modules[__name__]]))
     sys.stdout.flush()
@@ -77,14 +75,6 @@ def mark_record(mark: Any) -> list[Any]:
     return [mark.name, [plain_value(item) for item in mark.args], {key: plain_value(item) for key, item in mark.kwargs.items()}]
 
 
-def shorten(text: str) -> str:
-    """A report's section, cut in the middle if it is enormous."""
-    if len(text) <= LONGEST_SECTION:
-        return text
-    half = LONGEST_SECTION // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
-
-
 @pytest.fixture
 def container() -> None:
     """For tests on the host only."""
@@ -112,10 +102,11 @@ class ControllerHooks:
 class Inside:
     """The plugin object. In a child, `channel` is the child's own."""
 
-    def __init__(self, channel: Any, start: dict[str, Any], entry: Any) -> None:
+    def __init__(self, channel: Any, start: dict[str, Any], entry: Any, output: Any) -> None:
         self.channel = channel
         self.start = start
         self.entry = entry
+        self.output = output
         self.config: Any = None
         self.session: Any = None
         self.node_numbers: dict[int, int] = {}
@@ -326,12 +317,12 @@ class Inside:
     def serialise(self, report: Any) -> dict[str, Any]:
         """A report as its own plugin writes it down. Enormous sections are cut."""
         if report.sections:
-            report.sections = [(str(name), shorten(str(content))) for name, content in report.sections]
+            report.sections = [(str(name), self.output.shorten(str(content))) for name, content in report.sections]
         data: dict[str, Any] = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
         data.pop("call", None)  # of a collector: lives only here
         longrepr = data.get("longrepr")
         if isinstance(longrepr, str):
-            data["longrepr"] = shorten(longrepr)
+            data["longrepr"] = self.output.shorten(longrepr)
             if not isinstance(report.longrepr, str):
                 data["$contain_repr"] = type(report.longrepr).__name__
         counts = self.config.stash.get(failed_subtests_key, None) if failed_subtests_key is not None else None
@@ -348,7 +339,7 @@ class Inside:
             line = linecache.getline(warning_message.filename, warning_message.lineno).strip() or None
         message = {
             "type": "warning",
-            "text": shorten(str(warning_message.message)),
+            "text": self.output.shorten(str(warning_message.message)),
             "module": category.__module__,
             "category": category.__name__,
             "file": warning_message.filename,
@@ -471,7 +462,7 @@ class Inside:
             try:
                 status = self.child(fds[0], own)
             finally:
-                flush_streams()
+                self.output.flush_streams()
                 os._exit(status)
         for number in fds:
             with contextlib.suppress(OSError):
@@ -528,12 +519,12 @@ class Inside:
                 faulthandler.cancel_dump_traceback_later()
         if os.getpid() != self.channel.owner_pid:
             os._exit(0)
-        flush_streams()
+        self.output.flush_streams()
         done = {"type": "done", "index": message["run"], "shouldstop": session.shouldstop}
         if session.shouldfail and not self.config.getoption("maxfail"):
             done["shouldfail"] = str(session.shouldfail)
         if message["last"] and self.start["own_processes"]:
-            done["processes"] = other_processes()
+            done["processes"] = self.output.other_processes()
         if self.start["compares"] and session.testsfailed > message["failed"]:
             done["modules"] = sorted({name.partition(".")[0] for name in list(sys.modules)})[:2000]
         self.send(done)
@@ -546,7 +537,7 @@ class Inside:
         import traceback
 
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return {"type": "internal-error", "text": shorten(text)}
+        return {"type": "internal-error", "text": self.output.shorten(text)}
 
     crash_file: Any = None
 
@@ -568,78 +559,16 @@ class Inside:
                 old = -1  # captured in memory
             if old < 0:
                 continue
-            new = fresh_file()
+            new = self.output.fresh_file()
             os.dup2(new, old, inheritable=False)
             os.close(new)
-            bound_snap(capture)
+            self.output.bound_snap(capture)
             numbers.append(old)
             names.append(name)
         with contextlib.suppress(OSError):
-            crash = fresh_file()
+            crash = self.output.fresh_file()
             self.crash_file = os.fdopen(crash, "wb", buffering=0)
             faulthandler.enable(file=self.crash_file)
             numbers.append(crash)
             names.append("crash")
         self.send({"type": "files", "names": names}, tuple(numbers))
-
-
-def flush_streams() -> None:
-    """What the test printed must not be lost with the process; a stream that the test broke is the test's own affair."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
-def other_processes() -> list[str]:
-    """What runs in this container besides its init and this process: one command line each."""
-    own = {1, os.getpid()}
-    found = []
-    with open("/proc/self/cmdline", "rb") as file:
-        own_words = file.read(400)
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) in own:
-                continue
-            with contextlib.suppress(OSError, ValueError):
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    command, _, rest = file.read(400).partition(b"(")[2].rpartition(b")")
-                if rest.split()[0] in (b"Z", b"X"):  # proc(5): over already
-                    continue
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    words = file.read(400)
-                if words == own_words:
-                    found.append("a fork of the test")
-                else:
-                    found.append((words.replace(b"\0", b" ").strip() or command).decode("utf-8", "replace"))
-    return found[:20]
-
-
-def fresh_file() -> int:
-    """An empty file that needs no directory, or at least no name."""
-    if hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):
-            return os.memfd_create("contain-output")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def bound_snap(capture: Any) -> None:
-    """Never read more of a captured file into memory than a report will hold."""
-    original = capture.snap
-
-    def snap() -> Any:
-        try:
-            number = capture.tmpfile.fileno()
-            size = os.fstat(number).st_size
-        except (OSError, ValueError, AttributeError):
-            return original()
-        if size <= 4 * LONGEST_SECTION:
-            return original()
-        half = LONGEST_SECTION // 2 - 100  # room for the note, or it would be cut out again
-        head, tail = os.pread(number, half, 0), os.pread(number, half, size - half)
-        capture.tmpfile.seek(0)
-        capture.tmpfile.truncate()
-        return f"\n[... {size - 2 * half} bytes left out ...]\n".join(part.decode("utf-8", "replace") for part in (head, tail))
-
-    with contextlib.suppress(AttributeError):
-        capture.snap = snap

@@ -88,7 +88,7 @@ def main() -> int:
     stand_in.__dict__["_kept"] = sys.modules["__main__"]
     sys.modules["__main__"] = stand_in
     session = load("session")
-    return int(session.run(channel, start, load("entry")))
+    return int(session.run(channel, start, load("entry"), load("output")))
 
 
 if __name__ == "__main__":
