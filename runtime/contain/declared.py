@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from contain.errors import NotFound, NotSupported, UsageError
 from contain.paths import HostPath
+from contain.values import dataclass
 
 DEFAULT_NAME = "default"
 HOST_NAME = "host"

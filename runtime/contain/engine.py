@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,6 +22,7 @@ from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
 from contain.reference import Reference, parse_reference
 from contain.spec import ContainerSpec, Limits, Network
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.build.request import BuildRequest, BuildResult

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno as errno_module
 import os
-from dataclasses import dataclass
+
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

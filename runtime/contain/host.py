@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
+
+from contain.values import dataclass
 
 _OLDEST_KERNEL = (5, 12)  # mount_setattr(2); overlay in user namespaces is 5.11
 _SCRATCH_KERNEL = (6, 6)  # user attributes on tmpfs, which overlay's upper directory needs

@@ -7,7 +7,9 @@ anything. Paths named ``target`` are inside the new root and are resolved beneat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
+
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ Grammar: https://github.com/distribution/reference (``reference.go``, ``normaliz
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from contain.errors import UsageError
+from contain.values import dataclass
 
 _DOMAIN_PART = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"^(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?\Z")

@@ -5,10 +5,10 @@ A `ContainerSpec` has no defaults that depend on the machine or the image: `cont
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from contain.paths import ContainerPath, HostPath
+from contain.values import dataclass
 
 DEFAULT_PIDS_LIMIT = 2048
 """Processes per container unless asked otherwise; Docker sets none, podman 2048. A fork bomb must end inside its container."""

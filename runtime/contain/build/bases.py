@@ -14,7 +14,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.registry.platform import host_platform, runs_on
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.store import Store

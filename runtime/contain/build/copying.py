@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from contain.build.selection import CopyPlan, Placement
 from contain.build.tree import Kind, Node, Tree, join
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.literals import ModeChange
 from contain.errors import Conflict
+from contain.values import dataclass
 
 CREATED_DIRECTORY_MODE = 0o755
 

@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +73,7 @@ from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import parse_reference
 from contain.store import FileDigests, RootView, StepRecord
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.oci import Image

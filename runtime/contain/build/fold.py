@@ -14,7 +14,7 @@ import json
 import posixpath
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -48,6 +48,7 @@ from contain.dockerfile.words import expand, expand_heredoc, split_words
 from contain.errors import InternalError, NotSupported, UsageError
 from contain.oci import Healthcheck as HealthcheckConfig
 from contain.oci import ImageConfig
+from contain.values import dataclass
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")

@@ -7,7 +7,6 @@ stage by stage.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from contain.build.fold import declare_argument, refuse_unsupported
@@ -18,6 +17,7 @@ from contain.errors import NotFound, SourceSpan, UsageError
 from contain.oci import Platform
 from contain.reference import Reference, parse_reference
 from contain.registry.platform import parse_platform
+from contain.values import dataclass
 
 PROXY_NAMES = frozenset(
     spelling

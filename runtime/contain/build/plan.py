@@ -7,7 +7,6 @@ long as everything before it is known: in the cache, or without files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from contain.dockerfile.parse import parse_trigger
 from contain.oci import ImageConfig
 from contain.reference import Reference
 from contain.registry.platform import runs_on
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.build.fold import StageState

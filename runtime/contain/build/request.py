@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
+from contain.values import dataclass
 
 DEFAULT_EPOCH_SECONDS = 946_684_800
 """2000-01-01T00:00:00Z: the time of everything that a build makes, unless ``SOURCE_DATE_EPOCH`` says another."""

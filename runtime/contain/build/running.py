@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from contain.build.request import BuildHost
@@ -21,6 +21,7 @@ from contain.errors import BuildStepFailed
 from contain.oci import Platform
 from contain.paths import HostPath, run_home
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
+from contain.values import dataclass
 
 HOSTNAME = "buildcontainer"
 CA_TARGET = PurePosixPath("/dev/contain/ca-certificates.crt")

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from contain.build.tree import Kind, Lookup, Node, Tree, join, match_paths, parent_of, resolve_path
 from contain.dockerfile.patterns import has_wildcard
 from contain.dockerfile.suggestion import suggest
 from contain.errors import InternalError, NotFound, SourceSpan, UsageError
+from contain.values import dataclass
 
 _LISTED_ENTRIES = 400
 """Inputs of at most so many entries keep a listing in the cache record, so that a miss can be explained file by file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from contain.build.graph import PROXY_NAMES
@@ -16,6 +15,7 @@ from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
 from contain.errors import HostError, NotFound, UsageError
 from contain.paths import HostPath
 from contain.registry.platform import host_platform
+from contain.values import dataclass
 
 EPOCH_NAME = "SOURCE_DATE_EPOCH"
 _LARGEST_FILE_BYTES = 16 << 20

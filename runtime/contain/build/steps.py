@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from contain.dockerfile.instructions import Instruction, ScriptFile
 from contain.dockerfile.literals import ModeChange
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

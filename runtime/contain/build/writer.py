@@ -16,7 +16,6 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from contain.build.context import node_of
 from contain.build.tree import Kind, Lookup, Node, parent_of, resolve_path
 from contain.errors import HostError, InternalError, NotSupported, UsageError
 from contain.paths import HostPath
+from contain.values import dataclass
 
 OPAQUE_XATTR = "user.overlay.opaque"
 _COPY_BYTES = 1 << 20

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from contain.container.launch import (
@@ -34,6 +33,7 @@ from contain.linux.cgroups import PARENT, CgroupCounters, probe_hierarchies
 from contain.linux.perform import Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, InstallSeccomp, Operation, StartSession
 from contain.spec import Identity
+from contain.values import dataclass
 
 _JOINED = (
     ("mnt", syscalls.CLONE_NEWNS),

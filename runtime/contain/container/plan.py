@@ -7,7 +7,7 @@ Defaults are Docker's (moby ``daemon/pkg/oci/defaults.go``); no_new_privs, the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import Hierarchy
@@ -39,6 +39,7 @@ from contain.operations import (
 )
 from contain.paths import HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Network, Tmpfs
+from contain.values import dataclass
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))

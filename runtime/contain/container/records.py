@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from contain.container.run import ExitState
 from contain.errors import Conflict, NotFound
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
+from contain.values import dataclass
 
 _ADJECTIVES = (
     "amber brave calm clever eager fair gentle keen lively lucid merry noble quick quiet ready sharp steady sunny warm wise"

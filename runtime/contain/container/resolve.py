@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
 
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
 from contain.paths import ContainerPath, HostPath
 from contain.spec import ContainerSpec, Identity, Limits, Mount, Network
+from contain.values import dataclass
 
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")  # the kernel takes 64 bytes: uname(2)
@@ -36,7 +36,7 @@ class RunRequest:
     hostname: str | None = None
     name: str | None = None
     network: Network = Network.BRIDGE
-    limits: Limits = Limits()  # noqa: RUF009  frozen
+    limits: Limits = Limits()
     read_only: bool = False
     terminal: bool = False
     interactive: bool = False

@@ -7,7 +7,7 @@ import os
 import platform
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
@@ -17,6 +17,7 @@ from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hie
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, Network
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

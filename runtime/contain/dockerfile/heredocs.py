@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from contain.dockerfile.words import unquoted_words
+from contain.values import dataclass
 
 _WORD = re.compile(r"([0-9]*)<<(-?)([^<]*)\Z")
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)

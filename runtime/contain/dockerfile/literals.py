@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import signal
-from dataclasses import dataclass
 
 from contain.errors import SourceSpan, UsageError
+from contain.values import dataclass
 
 _NANOSECONDS = {
     "ns": 1,

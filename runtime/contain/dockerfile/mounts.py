@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import posixpath
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from contain.dockerfile.literals import parse_boolean, parse_size_bytes
 from contain.dockerfile.suggestion import suggest
 from contain.dockerfile.words import DEFAULT_ESCAPE, Lookup, expand
 from contain.errors import SourceSpan, UsageError
+from contain.values import dataclass
 
 _Choice = TypeVar("_Choice", bound=Enum)
 

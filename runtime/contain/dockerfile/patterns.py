@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from contain.dockerfile.words import GO_SPACE
 from contain.errors import SourceSpan, UsageError
+from contain.values import dataclass
 
 _BYTE_ORDER_MARK = "\ufeff"
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contain.environment.difference import Difference, EnvironmentDiff, FileDifference, FileGroup
 from contain.environment.evidence import RULES, FailureEvidence
 from contain.environment.facts import DIMENSIONS, FILES, Value
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from contain.environment.facts import DIMENSIONS, FileFact, Identity, Value
+from contain.values import dataclass
 
 ADDED = "added"  # only in the second place
 REMOVED = "removed"  # only in the first

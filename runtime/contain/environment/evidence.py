@@ -5,8 +5,9 @@ Source of the classes: the usual reasons for "passes here, fails there" (reprote
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
+
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TypeVar
+
+from contain.values import dataclass
 
 Value = str | tuple[str, ...]
 """One fact: a text, or a list of texts whose order means something."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import translate
+
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from contain.environment.facts import RUNTIME_DIMENSIONS, Value, frozen, protect_variable
 from contain.errors import HostError, IntegrityError
+from contain.values import dataclass
 
 PROBE_LIMIT_BYTES = 16 << 20
 PROBE_SECONDS = 60

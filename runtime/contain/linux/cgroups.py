@@ -12,11 +12,12 @@ import errno
 import os
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from contain.errors import HostError
 from contain.spec import Limits
+from contain.values import dataclass
 
 PARENT = "contain"
 _USED = ("memory", "pids", "cpu")

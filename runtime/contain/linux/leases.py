@@ -15,11 +15,12 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from contain.errors import HostError
 from contain.linux.rtnetlink import Route
 from contain.paths import HostPath
+from contain.values import dataclass
 
 DEFAULT_MTU_BYTES = 1500
 

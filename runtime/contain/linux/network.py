@@ -23,7 +23,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from errno import EEXIST, ENODEV
 
 from contain.errors import Conflict, HostError
@@ -44,6 +44,7 @@ from contain.linux.leases import (
 )
 from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
 from contain.paths import HostPath
+from contain.values import dataclass
 
 DEFAULT_RUN_HOME = "/var/lib/contain/run"
 CONTAINER_INTERFACE = "eth0"

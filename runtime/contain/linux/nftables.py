@@ -27,7 +27,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from errno import ENOENT
 
 from contain.errors import HostError
@@ -43,6 +42,7 @@ from contain.linux.rtnetlink import (
     parse_attributes,
     text,
 )
+from contain.values import dataclass
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES

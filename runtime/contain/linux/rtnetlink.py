@@ -13,11 +13,11 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from errno import EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, EMFILE, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 from types import TracebackType
 
 from contain.errors import HostError
+from contain.values import dataclass
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
+
+from contain.values import dataclass
 
 _ALLOW = 0x7FFF0000
 _KILL = 0x80000000

@@ -9,12 +9,12 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from contain.errors import RegistryError
 from contain.registry.configuration import is_loopback
+from contain.values import dataclass
 
 CLIENT_ID = "contain"
 SHORTEST_TOKEN_LIFE_SECONDS = 60  # the token specification's default, and what a shorter answer is raised to

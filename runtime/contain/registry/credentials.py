@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from contain.paths import HostPath
 from contain.progress import Progress
 from contain.registry.challenge import Credentials
 from contain.registry.configuration import DOCKER_HUB_HOST
+from contain.values import dataclass
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_SECONDS = 30.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address, ip_network
@@ -16,6 +15,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from contain.errors import IntegrityError, RegistryError
 from contain.registry.configuration import is_loopback
+from contain.values import dataclass
 
 MOST_REDIRECTS = 5
 MOST_ATTEMPTS = 5

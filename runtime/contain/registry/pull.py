@@ -15,7 +15,6 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from contain.errors import ContainError, IntegrityError, NotFound, NotSupported, RegistryError
@@ -38,6 +37,7 @@ from contain.registry.manifests import (
 from contain.registry.platform import choose_platform, host_platform
 from contain.registry.policy import Failure, Trouble, plan_resume
 from contain.registry.transport import HttpResponse, Transport, TransportFailure
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 
 from contain.store.database import Database
 from contain.store.layers import Layers
+from contain.values import dataclass
 
 _BATCH = 500
 _SETTLED_NS = 100_000_000

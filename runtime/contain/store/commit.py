@@ -21,7 +21,6 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from contain.errors import NotSupported
 from contain.store.marks import is_opaque, is_overlays, is_whiteout
@@ -29,6 +28,7 @@ from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root
 from contain.store.rootview import Entry, Kind, RootView
 from contain.store.tree import iterate_tree, join, list_names, read_xattrs
+from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_PATH = 4095

@@ -20,7 +20,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from contain.errors import HostError
 from contain.store.durable import remove_tree
@@ -29,6 +28,7 @@ from contain.store.ownership import Ownership
 from contain.store.rooted import DIRECTORY_FLAGS, DirectoryCache, Root, split_path
 from contain.store.tar_header import TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader, bad_layer, shown
+from contain.values import dataclass
 
 _AUFS_PREFIX = b".wh..wh."  # .wh..wh.plnk, .wh..wh.aufs: metadata of a file system of the past
 _LONGEST_NAME = 255

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from contain.errors import Conflict, IntegrityError, NotFound, UsageError
 from contain.oci import (
@@ -33,6 +33,7 @@ from contain.store.database import Database
 from contain.store.durable import remove_tree
 from contain.store.layers import Layers
 from contain.store.layout import Layout
+from contain.values import dataclass
 
 GRACE_SECONDS = 3600
 """What was written or used within this time is never removed: its user may not have named it yet."""

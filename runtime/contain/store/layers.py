@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from contain.errors import IntegrityError, NotFound
@@ -26,6 +25,7 @@ from contain.store.layout import Layout, hex_of
 from contain.store.rooted import Root
 from contain.store.rootview import RootView
 from contain.store.tree import canonical_tar
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.store.compression import Decompressed

@@ -7,9 +7,9 @@ owner is refused by name rather than squashed: two stores would disagree about t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from contain.errors import HostError
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ Sources: POSIX.1-2017 pax (``pax Interchange Format``); image-spec ``layer.md``;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 
 from contain.errors import NotSupported
+from contain.values import dataclass
 
 BLOCK_BYTES = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)

@@ -9,11 +9,11 @@ Sources: POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format"; image-spec ``laye
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from contain.errors import IntegrityError
 from contain.store.tar_header import BLOCK_BYTES, XATTR_RECORD, TarEntry, TarKind, padding_bytes
+from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
 _LARGEST_ID = 0xFFFF_FFFE  # 2**32 - 1 means "no change" to chown(2)

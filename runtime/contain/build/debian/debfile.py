@@ -13,10 +13,10 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from contain.errors import IntegrityError, NotSupported
+from contain.values import dataclass
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER_BYTES = 60

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from contain.errors import UsageError
 from contain.paths import HostPath
+from contain.values import dataclass
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 APT_DIRECTORY = HostPath("/etc/apt")

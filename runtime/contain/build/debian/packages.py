@@ -8,10 +8,10 @@ parsed as control data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from contain.errors import IntegrityError
+from contain.values import dataclass
 
 EXTRA_PACKAGES = ("apt", "debian-archive-keyring")
 PREFERRED = ("usr-is-merged",)

@@ -17,7 +17,6 @@ import signal
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -58,6 +57,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 from contain.store.durable import explained
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.store import Store

@@ -6,9 +6,8 @@ below `PACKAGES_PLACE`. Everything that would differ between two runs is fixed o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from contain.build.debian.suites import DebianRelease
+from contain.values import dataclass
 
 PACKAGES_PLACE = "/contain-bootstrap"
 """Where the container sees the packages. The mount point lies below the tree, so the image has no such directory."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from contain.errors import IntegrityError, NotFound
 from contain.oci import digest_of
 from contain.paths import HostPath
+from contain.values import dataclass
 
 HOST_KEYRING = HostPath("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SIGNATURE = "debian-signature"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 
 from contain.errors import NotFound, NotSupported
 from contain.reference import DEFAULT_DOMAIN, Reference
+from contain.values import dataclass
 
 _REPOSITORY = "library/debian"
 _POINT_RELEASE = re.compile(r"^(\d+)\.(\d+)$")
