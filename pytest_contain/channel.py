@@ -22,6 +22,8 @@ _PIECE_BYTES = 1 << 18
 _MOST_FDS = 16
 
 LARGEST_MESSAGE_BYTES = 64 << 20
+MOST_BYTES = 512 << 20
+"""What one test may send in all: a suite's longest test with its subtests sends a hundredth of it."""
 
 Message = dict[str, Any]
 
@@ -76,6 +78,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._decoder = Decoder()
+        self._allowance_bytes: int | None = None  # None: no limit
         self._fds: list[int] = []
         self.at_end = False
 
@@ -89,6 +92,10 @@ class Channel:
     def error(self) -> IntegrityError | None:
         """Why nothing more of what the other end sends can be understood."""
         return self._decoder.error
+
+    def allow(self, most_bytes: int) -> None:
+        """From now on, so many bytes and no more."""
+        self._allowance_bytes = most_bytes
 
     def fileno(self) -> int:
         """For selectors."""
@@ -131,7 +138,14 @@ class Channel:
             if not data:
                 self.at_end = True
                 break
+            if self._allowance_bytes is not None:
+                self._allowance_bytes -= len(data)
+                if self._allowance_bytes < 0:
+                    self._decoder.error = IntegrityError("more than a test may send", code="too-much-sent")
+                    break
             messages.extend(self._decoder.feed(data))
+            if self._decoder.error is not None:
+                break
         return messages
 
     def take_fds(self, count: int) -> list[int]:

@@ -97,7 +97,6 @@ class Controller:
         self.config = config
         self.progress = TerminalProgress(config)
         try:
-            self.settings = choose_environments(config)
             timeout = config.getoption("--contain-timeout")
             self.loop_settings = LoopSettings(
                 isolation=_choice(
@@ -106,7 +105,7 @@ class Controller:
                     "contain_isolation",
                 ),
                 concurrency=parse_processes(self.split.processes, available=len(os.sched_getaffinity(0))),
-                timeout_seconds=timeout if timeout is not None else _seconds(config.getini("contain_timeout")),
+                timeout_seconds=timeout if timeout is not None else _seconds(config),
                 leftover=_choice(config.getini("contain_leftover"), ("fail", "warn", "ignore"), "contain_leftover"),
             )
         except ContainError as error:
@@ -164,6 +163,7 @@ class Controller:
         """Build images, open sessions."""
         backend: Backend | None = self.config.hook.pytest_contain_make_backend(config=self.config)
         try:
+            self.settings = choose_environments(self.config)
             if backend is None:
                 from pytest_contain.containers import ContainBackend
 
@@ -172,6 +172,7 @@ class Controller:
             for settings in self.settings:
                 lane = Lane(settings, backend, suite, start, self.progress)
                 self.lanes[settings.name] = self.stack.enter_context(lane)
+                self.name_in_junit_file(lane)
                 lane.start_worker()
                 ended = lane.configure(self.record_warning)
                 if ended is not None:
@@ -183,6 +184,16 @@ class Controller:
         except ContainError as error:
             self.close()
             self.give_up(error)
+
+    def name_in_junit_file(self, lane: Lane) -> None:
+        """The environment and its image's digest are properties of the test suite."""
+        from _pytest.junitxml import xml_key
+
+        xml = self.config.stash.get(xml_key, None)
+        if xml is not None:
+            suffix = f".{lane.name}" if len(self.settings) > 1 else ""
+            xml.add_global_property(f"contain.environment{suffix}", lane.name)
+            xml.add_global_property(f"contain.image{suffix}", lane.prepared.digest)
 
     def give_up(self, error: ContainError) -> None:
         """End the run because of an error of ours: 3 if it is our fault or a worker's, 4 if the reader can do something."""
@@ -380,13 +391,13 @@ def _choice(value: str, choices: Sequence[str], name: str) -> str:
     return value
 
 
-def _seconds(text: str) -> float:
+def _seconds(config: pytest.Config) -> float:
     try:
-        value = float(text)
-    except ValueError as error:
-        raise UsageError(f"contain_timeout: {text!r} is not a number of seconds", code="bad-setting") from error
+        value = float(config.getini("contain_timeout"))
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise UsageError(f"contain_timeout is not a number of seconds: {error}", code="bad-setting") from error
     if value < 0:
-        raise UsageError(f"contain_timeout: {text!r} is negative", code="bad-setting")
+        raise UsageError(f"contain_timeout: {value} is negative", code="bad-setting")
     return value
 
 

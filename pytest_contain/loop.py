@@ -24,7 +24,7 @@ import pytest
 
 from contain.errors import IntegrityError, WorkerLost
 from pytest_contain.backend import SandboxVerdict
-from pytest_contain.channel import Message
+from pytest_contain.channel import MOST_BYTES, Message
 from pytest_contain.collection import ProxyItem
 from pytest_contain.lane import Child, Lane
 from pytest_contain.reports import (
@@ -235,6 +235,7 @@ class Loop:
             "failed": self.session.testsfailed,
             "timeout": timeout,
         }
+        child.channel.allow(MOST_BYTES)
         child.channel.send(message)
         self.add(test, "start", None)
 

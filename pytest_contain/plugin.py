@@ -5,6 +5,7 @@ Importing it imports nothing of ``contain``: every pytest run of an installation
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CONTROLLER: pytest.StashKey[Controller] = pytest.StashKey()
 
 MARKER = "contain(timeout=SECONDS): how one test runs in its container with --in-container"
+
+_TIMEOUT_HELP = "Seconds after which a test in a container is ended; 0 is no limit"
 
 INI_NAMES = ("contain_env", "contain_isolation", "contain_timeout", "contain_leftover")
 
@@ -53,7 +56,10 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
     parser.addini("contain_env", "Environments for --in-container", type="args", default=[])
     parser.addini("contain_isolation", "What shares one container: test (default), module or session", default="test")
-    parser.addini("contain_timeout", "Seconds after which a test in a container is ended; 0 is no limit", default="0")
+    with contextlib.suppress(AssertionError, ValueError):  # pytest < 8.4 knows no numbers here
+        parser.addini("contain_timeout", _TIMEOUT_HELP, type="float", default=0.0)
+    if "contain_timeout" not in parser._inidict:
+        parser.addini("contain_timeout", _TIMEOUT_HELP, default="0")
     parser.addini("contain_leftover", "A test that leaves processes running: fail (default), warn or ignore", default="fail")
     if pluginmanager.is_blocked("xdist") or importlib.util.find_spec("xdist") is None:
         group._addoption(

@@ -327,6 +327,9 @@ def test_junit_file_names_the_same_cases_with_the_same_outcomes(project: pytest.
     project.runpytest_subprocess("-p", "plain_fork_backend", "-p", "no:cacheprovider", "--junitxml=report.xml")
     plain = (project.path / "report.xml").read_text()
 
+    assert '<property name="contain.environment" value="host"' in contained
+    contained = re.sub(r'<properties><property name="contain.environment".*?</properties>', "", contained, count=1)
+
     def without_times(text: str) -> str:
         return re.sub(r'(time|timestamp)="[^"]*"|0x[0-9a-f]+', "", text)
 
