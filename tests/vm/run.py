@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start = time.monotonic()
             status = boot(machine, layout, options.limit)
             results[layout] = status, time.monotonic() - start
-    print("")
+    print()
     for layout, (status, seconds) in results.items():
         print(f"{options.suite} {layout}: {'ok' if status == 0 else f'status {status}'} ({seconds:.0f} s)")
     return max(status for status, _ in results.values())
