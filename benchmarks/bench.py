@@ -457,6 +457,7 @@ def main() -> int:
         "--only", choices=("tests", "start", "cached", "cold"), action="append", help="print these, write nothing"
     )
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as for any user
     machine = describe_machine()
     work = Path(tempfile.mkdtemp(prefix="contain-bench-", dir="/var/tmp"))
     os.environ["CONTAIN_HOME"] = str(work / "store")
