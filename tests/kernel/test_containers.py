@@ -62,9 +62,7 @@ def test_streams_are_kept_apart_and_input_arrives(ground: Ground) -> None:
 
 def test_a_signal_gives_128_and_its_number(ground: Ground) -> None:
     # One that the kernel forces: the first process of a PID namespace ignores what it has no handler for, as in Docker.
-    outcome = ground.python(
-        "import ctypes, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)"
-    )
+    outcome = ground.python("import ctypes, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)")
     assert (outcome.status, outcome.state.signal) == (139, signal.SIGSEGV)
     assert outcome.state.describe() == "killed by signal 11"
 
