@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +273,8 @@ class Engine:
 
     def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:
         """Run a program in a container of its own, without a record, and collect what it printed."""
+        import tempfile
+
         from contain.container.run import run
         from contain.container.workspaces import sweep
 

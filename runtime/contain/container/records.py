@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -52,6 +51,10 @@ class ContainerRecord:
     remove: bool = False
     stop_signal: int = 15
     details: dict[str, Any]
+
+
+def _any_of(words: list[str]) -> str:
+    return words[int.from_bytes(os.urandom(4), "big") % len(words)]
 
 
 def containers_home(home: HostPath) -> HostPath:
@@ -166,7 +169,7 @@ class Records:
         """A free name like ``quiet_otter``."""
         taken = {record.name for record in self.all()}
         for attempt in range(1000):
-            name = f"{random.choice(_ADJECTIVES.split())}_{random.choice(_NOUNS.split())}"  # noqa: S311  a name, not a secret
+            name = f"{_any_of(_ADJECTIVES.split())}_{_any_of(_NOUNS.split())}"
             name += str(attempt) if attempt > 20 else ""
             if name not in taken:
                 return name

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -42,7 +40,7 @@ class ExitState:
 
 def new_container_id() -> str:
     """64 random hexadecimal digits, as Docker's."""
-    return secrets.token_hex(32)
+    return os.urandom(32).hex()
 
 
 def exit_state(wait_status: int, counters: CgroupCounters, memory_limit_bytes: int | None) -> ExitState:
@@ -102,7 +100,7 @@ def seccomp_program() -> bytes:
         return compile_default_policy()
     except KeyError:
         raise HostError(
-            f"there is no system call policy for the architecture {platform.machine()!r} yet", code="architecture"
+            f"there is no system call policy for the architecture {os.uname().machine!r} yet", code="architecture"
         ) from None
 
 

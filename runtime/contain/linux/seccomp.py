@@ -11,7 +11,7 @@ arguments matter. Source: seccomp(2), linux/seccomp.h, linux/filter.h. Compiling
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import struct
 from functools import lru_cache
 
@@ -210,12 +210,12 @@ def _low_word(argument: int) -> bytes:
 
 @lru_cache
 def compile_default_policy(*, machine: str = "", allow_setns: bool = False) -> bytes:
-    """The filter's bytes for this machine's architecture (or ``machine``, as ``platform.machine()`` says it).
+    """The filter's bytes for this machine's architecture (or ``machine``, as uname(2) says it).
 
     ``allow_setns`` is for the test worker only, whose children join the containers that were prepared for them.
     Raises KeyError for an architecture without a table.
     """
-    table = _TABLES[machine or platform.machine()]
+    table = _TABLES[machine or os.uname().machine]
     actions: dict[int, int] = {}
     for first, last in table.known:
         actions.update(dict.fromkeys(range(first, last + 1), _ALLOW))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -41,8 +40,8 @@ PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
-_KEYCTL = 250 if platform.machine() == "x86_64" else 219
-_PIVOT_ROOT = 155 if platform.machine() == "x86_64" else 41
+_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
+_PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
 
 libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 libc.umount2.argtypes = (c_char_p, c_int)

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +71,7 @@ def sync_file_system(path: HostPath | str) -> None:
 
 def write_aside(target: HostPath, data: bytes, *, aside: HostPath) -> None:
     """Write ``data`` to a new file in ``aside`` (same file system), flush it, rename it to ``target``."""
-    temporary = aside / f"write.{secrets.token_hex(8)}"
+    temporary = aside / f"write.{os.urandom(8).hex()}"
     with explained(target):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -175,7 +174,7 @@ def _empty(directory: int, top: int, waiting: list[bytes]) -> None:
         if directory == top:
             waiting.append(name)
             continue
-        moved = b"%s.%s" % (name[:32], secrets.token_hex(8).encode())
+        moved = b"%s.%s" % (name[:32], os.urandom(8).hex().encode())
         if os.geteuid() != 0:
             with suppress(PermissionError):
                 os.chmod(name, 0o700, dir_fd=directory)  # renaming a directory to a new parent rewrites its ".."

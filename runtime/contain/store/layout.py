@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -108,7 +107,7 @@ class Layout:
     @contextmanager
     def scratch(self, purpose: str) -> Iterator[HostPath]:
         """A fresh directory (mode 0755, inside private ones) on the store's file system; removed afterwards with all it holds."""
-        path = self.temporary / f"{_plain(purpose)}.{secrets.token_hex(8)}"
+        path = self.temporary / f"{_plain(purpose)}.{os.urandom(8).hex()}"
         with ExitStack() as stack:
             with explained(path), held_lock(self.locks / "scratch", shared=True):
                 # A sweeper holds this lock exclusively, so it never sees a directory whose own lock is not held yet.
@@ -142,7 +141,7 @@ class Layout:
     @contextmanager
     def lease(self, digests: Iterator[str] | tuple[str, ...]) -> Iterator[None]:
         """Keep images and layers from being pruned while the block runs, or until this process dies."""
-        path = self.leases / secrets.token_hex(12)
+        path = self.leases / os.urandom(12).hex()
         with held_lock(self.locks / "lease", shared=True):
             descriptor = try_lock(path)
             assert descriptor is not None
