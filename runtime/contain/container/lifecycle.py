@@ -105,7 +105,8 @@ def _started(
         records.write(replace(record, state="running", process_id=process_id, started_seconds=time.time()))
 
     with open_workspace(spec, home) as plain:
-        spec, workspace = _workspace_of(spec, plain)
+        # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
+        spec, workspace = _workspace_of(spec, replace(plain, volatile=record.remove))
         with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
             yield running
 
