@@ -74,14 +74,17 @@ NOUNS = {
 }
 
 _NOT_YET = (
-    "P add-host annotation attach blkio-weight build-arg-file build-context c cache-from cache-to cap-add cap-drop "
-    "cgroup-parent cgroupns check cidfile compress cpu-period cpu-quota cpu-shares cpuset-cpus cpuset-mems detach- "
-    "keys details device dns dns-option dns-search domainname env-file explain expose filter force-rm format gpus "
-    "group-add health-cmd health-interval health-retries health-start-period health-timeout init ip ip6 ipc "
-    "isolation label-file link log-driver log-opt mac-address memory-reservation memory-swap metadata-file mount "
-    "network-alias no-healthcheck o oom-score-adj output p pid platform privileged progress provenance publish "
-    "publish-all restart runtime sbom secret security-opt shm-size sig-proxy since squash ssh stop-signal stop- "
-    "timeout sysctl tail tmpfs ulimit until userns uts volumes-from "
+    "P a add-host annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
+    "cgroup-parent cgroupns change check cidfile compress cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period "
+    "cpu-rt-runtime cpu-shares cpuset-cpus cpuset-mems d debug detach-keys details device device-cgroup-rule device-read-bps "
+    "device-read-iops device-write-bps device-write-iops digests disable-content-trust dns dns-opt dns-option dns-search "
+    "domainname env-file expose f filter force-rm format gpus group-add health-cmd health-interval health-retries "
+    "health-start-interval health-start-period health-timeout init io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory "
+    "l label-file last latest link link-local-ip load log-driver log-opt mac-address memory-reservation memory-swap "
+    "memory-swappiness message metadata-file mount n net-alias network-alias no-cache-filter no-healthcheck no-prune o "
+    "oom-kill-disable oom-score-adj output p pid platform privileged progress provenance publish publish-all push restart rm "
+    "runtime s sbom secret security-opt shm-size sig-proxy signal since size squash ssh stop-signal stop-timeout storage-opt "
+    "stream sysctl tail timestamps tmpfs tree type ulimit until use-api-socket userns uts volume-driver volumes volumes-from"
 )
 """Flags that Docker has for some command and that are not built yet: refused by name."""
 
@@ -121,6 +124,12 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(
                 f"{self.prog} takes no argument {flag!r}", code="bad-arguments", remedy=f"see `{self.prog} --help`"
             )
+        missing = re.search(r"the following arguments are required: (.*)", message)
+        if missing:
+            optional = {action.metavar for action in self._actions if action.nargs == argparse.REMAINDER}
+            names = [name for name in missing[1].split(", ") if name not in optional]
+            message = f'"{self.prog}" requires {" and ".join(names)}'
+            raise UsageError(message, code="bad-arguments", remedy=f"see `{self.prog} --help`")
         raise UsageError(f"{self.prog}: {message}", code="bad-arguments", remedy=f"see `{self.prog} --help`")
 
 

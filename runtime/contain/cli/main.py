@@ -95,9 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ContainError as error:
         sys.stdout.flush()
         sys.stderr.write(f"Error: {error}\n")
-        name = arguments[0] if arguments else ""
-        default = COMMANDS[name].error_status if name in COMMANDS else 1
-        return default if error.exit_status == ContainError.exit_status else error.exit_status
+        return _error_status(arguments) if error.exit_status == ContainError.exit_status else error.exit_status
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return _INTERRUPTED
@@ -106,8 +104,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         sys.stderr.write(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n")
-        return 1
+        return _error_status(arguments)
+    except Exception as error:
+        if os.environ.get("CONTAIN_DEBUG"):
+            raise
+        sys.stderr.write(f"Error: a fault of contain itself: {type(error).__name__}: {error}\n")
+        sys.stderr.write("hint: CONTAIN_DEBUG=1 shows where; please report it\n")
+        return _error_status(arguments)
     return status
+
+
+def _error_status(arguments: Sequence[str]) -> int:
+    """The exit status for an error before the command could decide one."""
+    try:
+        return COMMANDS[_resolve(arguments)[0]].error_status
+    except (IndexError, ContainError):
+        return 1
 
 
 def program() -> NoReturn:

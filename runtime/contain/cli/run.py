@@ -16,6 +16,7 @@ from contain.paths import ContainerPath
 from contain.spec import DEFAULT_PIDS_LIMIT, Bind, Limits, Mount, Network
 
 _SMALLEST_MEMORY_BYTES = 6 << 20
+_LARGEST_MEMORY_BYTES = 1 << 56
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,12 @@ def parse_volume(value: str) -> Mount:
 
 def parse_limits(options: argparse.Namespace) -> Limits:
     """``--memory``, ``--cpus``, ``--pids-limit``."""
-    memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
+    try:
+        memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
+    except OverflowError:
+        memory = _LARGEST_MEMORY_BYTES + 1
+    if memory is not None and memory > _LARGEST_MEMORY_BYTES:
+        raise UsageError(f"--memory: {options.memory[:20]!r} is more than any machine has", code="bad-limit")
     if memory is not None and memory < _SMALLEST_MEMORY_BYTES:
         raise UsageError("Minimum memory limit allowed is 6MB", code="bad-limit")
     if options.cpus is not None and not 0 < options.cpus <= (os.cpu_count() or 1):
@@ -176,7 +182,7 @@ def exec_(options: argparse.Namespace) -> int:
     from contain.engine import Engine
 
     if not options.arguments:
-        raise UsageError("contain exec requires a COMMAND", code="no-command")
+        raise UsageError('"contain exec" requires COMMAND', code="no-command", remedy="see `contain exec --help`")
     if options.tty and options.interactive and not os.isatty(0):
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
     with Engine.open() as engine:

@@ -27,6 +27,7 @@ from contain.paths import HostPath
 from contain.spec import ContainerSpec
 
 GRACE_SECONDS = 10.0
+_ASKED_IN_EARNEST = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _HOST_SCRATCH_BYTES = 2 << 30
 
@@ -120,7 +121,15 @@ def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
 
 @contextlib.contextmanager
 def _forward_signals(launched: Launched) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda number, _: launched.send_signal(number)) for number in _FORWARDED}
+    asked = 0
+
+    def forward(number: int, _: object) -> None:
+        nonlocal asked
+        asked += number in (signal.SIGINT, signal.SIGTERM)
+        # A first process without a handler ignores them (pid_namespaces(7)): who asks three times, as with Docker, means it.
+        launched.send_signal(signal.SIGKILL if asked >= _ASKED_IN_EARNEST else number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         yield
     finally:

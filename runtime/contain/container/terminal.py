@@ -23,7 +23,7 @@ def raw_mode(descriptor: int) -> Iterator[None]:
         return
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSANOW)  # what was typed ahead is for the program
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
