@@ -299,7 +299,8 @@ class Loop:
         _, child = source
         self.drain(child)
         if child.channel.at_end and child.channel.fileno() >= 0:
-            self.selector.unregister(child.channel)
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(child.channel)
             child.closed_at = time.monotonic()
 
     def drain(self, child: Child) -> None:
@@ -319,6 +320,9 @@ class Loop:
             elif kind == "warning":
                 self.add(test, kind, value)
             elif kind == "done":
+                if value["report"] is not None:
+                    test.reports.append(value["report"])
+                    self.add(test, "report", value["report"])
                 self.done(test, value)
             elif kind == "stop":
                 self.release(test)
@@ -341,22 +345,27 @@ class Loop:
             child.files = dict(zip(map(str, message["names"]), numbers, strict=True))
             return "", None
         if kind == "report":
-            report = rebuild_report(self.config, message["report"])
-            suffix = test.item.collection.suffix if test is not None else ""
-            if suffix:
-                report.nodeid = f"{report.nodeid}{suffix}"
-                file, line, domain = report.location
-                report.location = (file, line, domain + suffix)
-            return kind, report
+            return kind, self.report_for(test, message["report"])
         if kind == "warning":
             return kind, rebuild_warning(message)
         if kind == "done":
             message["processes"] = [str(name) for name in message.get("processes", ())]
+            message["report"] = self.report_for(test, message["report"]) if message.get("report") is not None else None
             message["modules"] = [str(name) for name in message.get("modules", ())]
             return kind, message
         if kind in ("exit", "interrupt", "internal-error"):
             return "stop", message
         raise ValueError(f"a message of type {kind!r}")
+
+    def report_for(self, test: Test | None, data: dict[str, Any]) -> Any:
+        """A report, under its test's name on the host."""
+        report = rebuild_report(self.config, data)
+        suffix = test.item.collection.suffix if test is not None else ""
+        if suffix:
+            report.nodeid = f"{report.nodeid}{suffix}"
+            file, line, domain = report.location
+            report.location = (file, line, domain + suffix)
+        return report
 
     def done(self, test: Test, message: Message) -> None:
         """The test's own process says that its protocol is over."""
@@ -369,6 +378,8 @@ class Loop:
         if message.get("shouldfail") and not self.session.shouldfail:
             self.session.shouldfail = str(message["shouldfail"])
         if test.final:
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(test.child.channel)  # nothing more will come
             return  # the rest when its process has ended
         stopping = self.session.shouldfail or self.session.shouldstop
         child, group = test.child, test.group

@@ -362,7 +362,13 @@ class Inside:
                 if status is not None:
                     data["$contain_status"] = list(status)
                     break
-            self.send({"type": "report", "report": data})
+            if self.last_report is not None:  # the test runs again, as plugins for flaky tests have it
+                self.send({"type": "report", "report": self.last_report})
+                self.last_report = None
+            if report.when == "teardown":
+                self.last_report = data  # goes with ``done``, which follows at once
+            else:
+                self.send({"type": "report", "report": data})
 
     def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
         """``pytest.exit`` or an interrupt while the worker itself collected."""
@@ -469,7 +475,6 @@ class Inside:
                 os.close(number)
         if pid > 0:
             self.children[pid] = message["id"]
-            self.send({"type": "forked", "id": message["id"], "pid": pid})
 
     # -- a child --------------------------------------------------------------------------------------------------------
 
@@ -504,6 +509,7 @@ class Inside:
         item = session.items[message["run"]]
         nextitem = session.items[message["next"]] if message["next"] is not None else None
         session.testsfailed = message["failed"]
+        self.last_report = None
         timeout = message.get("timeout")
         if timeout and self.crash_file is not None:
             faulthandler.dump_traceback_later(timeout, file=self.crash_file)
@@ -512,6 +518,8 @@ class Inside:
         except BaseException as error:
             if os.getpid() != self.channel.owner_pid:
                 os._exit(1)  # forked by the test, and came all the way up
+            if self.last_report is not None:
+                self.send({"type": "report", "report": self.last_report})
             self.send(self.stopped(error))
             return False
         finally:
@@ -520,13 +528,14 @@ class Inside:
         if os.getpid() != self.channel.owner_pid:
             os._exit(0)
         self.output.flush_streams()
-        done = {"type": "done", "index": message["run"], "shouldstop": session.shouldstop}
+        done: dict[str, Any] = {"type": "done", "index": message["run"], "shouldstop": session.shouldstop}
         if session.shouldfail and not self.config.getoption("maxfail"):
             done["shouldfail"] = str(session.shouldfail)
         if message["last"] and self.start["own_processes"]:
             done["processes"] = self.output.other_processes()
         if self.start["compares"] and session.testsfailed > message["failed"]:
             done["modules"] = sorted({name.partition(".")[0] for name in list(sys.modules)})[:2000]
+        done["report"] = self.last_report
         self.send(done)
         return not message["last"]
 
@@ -540,6 +549,7 @@ class Inside:
         return {"type": "internal-error", "text": self.output.shorten(text)}
 
     crash_file: Any = None
+    last_report: Any = None
 
     def send_files(self) -> None:
         """Give this child capture files of its own (the worker's are shared by all its forks) and send copies to the controller.
