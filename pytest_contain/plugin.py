@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Options, each with its setting in the ini file."""
+    config = pluginmanager.get_plugin("pytestconfig")
+    if config is not None and "--in-container" in (
+        *config.invocation_params.args,
+        *os.environ.get("PYTEST_ADDOPTS", "").split(),
+    ):
+        config._inicache["required_plugins"] = []  # of the environment, where they are looked for
     group = parser.getgroup("contain", "tests in containers")
     group.addoption("--in-container", action="store_true", help="Run each test in its own container of the environment.")
     group.addoption(

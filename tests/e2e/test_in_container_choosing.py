@@ -88,6 +88,13 @@ def test_the_project_is_not_imported_on_the_host(project: pytest.Pytester) -> No
     assert result.stdout.str().count("Unknown config option: plugin_setting") == 1
 
 
+def test_required_plugins_are_looked_for_inside(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nrequired_plugins = pytest-not-on-this-machine")
+    result = run(project)
+    assert result.ret == 4
+    assert result.stderr.str().count("Missing required plugins: pytest-not-on-this-machine") == 1
+
+
 def test_a_dash_n_without_containers_and_without_xdist_is_refused(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("-n", "2", "-p", "no:xdist", timeout=60)
     assert result.ret == 4
