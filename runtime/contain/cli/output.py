@@ -26,8 +26,8 @@ def render_size(size_bytes: int) -> str:
     """Decimal units, as Docker shows sizes: ``12.3MB``."""
     value = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{value:.3g}{unit}"
+        if value < 999.5 or unit == "TB":
+            return f"{value:.3g}{unit}" if value < 999.5 else f"{value:.0f}{unit}"
         value /= 1000
     raise AssertionError
 

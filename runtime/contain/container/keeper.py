@@ -38,6 +38,7 @@ from typing import Any
 from contain.container.launch import describe_failure, die_with_parent, map_identity, place_descriptors, reset_signals
 from contain.container.plan import Workspace, plan_credentials, plan_outside, plan_root
 from contain.container.workspaces import make_held_directory, remove_groups, remove_held_directory
+from contain.errors import HostError
 from contain.linux import syscalls
 from contain.linux.cgroups import Cgroup, CgroupCounters, Hierarchy, make_cgroup, processes_in, read_counters, remove_cgroup
 from contain.linux.perform import Performer
@@ -132,7 +133,7 @@ class _Builder:
                     self.make_sandbox()
                 case "finish":
                     self.finish(request["sandbox"], tell=request["tell"])
-        except OSError as error:
+        except (OSError, HostError) as error:
             self.send({"kind": "error", "failure": json.loads(describe_failure(error, None))})
         finally:
             for descriptor in descriptors:

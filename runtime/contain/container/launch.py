@@ -40,6 +40,7 @@ NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
 )
 _MESSAGE_LIMIT = 65536
+_SHOWN_LIMIT = 2000  # characters of a step or path in an error: all of it fits into one message, escaped too
 
 Configure = Callable[[str, str, int, str], None]
 """Sets up an interface from within: name, address, prefix, gateway."""
@@ -142,12 +143,14 @@ def reset_signals() -> None:
 
 def describe_failure(error: BaseException, operation: Operation | None) -> bytes:
     """An error of the threshold as bytes for the other side."""
+    if isinstance(error, HostError):
+        return json.dumps({"kind": "host", "message": error.message, "remedy": error.remedy, "code": error.code}).encode()
     return json.dumps(
         {
             "errno": getattr(error, "errno", 0) or 0,
-            "message": getattr(error, "strerror", None) or str(error),
-            "path": str(getattr(error, "filename", "") or ""),
-            "operation": render_operation(operation) if operation is not None else "",
+            "message": (getattr(error, "strerror", None) or str(error))[:_SHOWN_LIMIT],
+            "path": str(getattr(error, "filename", "") or "")[:_SHOWN_LIMIT],
+            "operation": render_operation(operation)[:_SHOWN_LIMIT] if operation is not None else "",
             "kind": "program" if isinstance(error, ProgramNotStarted) else type(error).__name__,
         }
     ).encode()
@@ -158,10 +161,13 @@ def raise_failure(data: bytes, program: str) -> None:
     failure = json.loads(data)
     if failure["kind"] == "program":
         raise CommandNotStarted(program, failure["errno"], failure["message"])
+    if failure["kind"] == "host":
+        raise HostError(failure["message"], remedy=failure["remedy"], code=failure["code"])
+    where = f" in step {failure['operation'][:300]}" if failure["operation"] else ""
     remedy = "run `contain doctor`: it names what this machine lacks" if failure["errno"] in (errno.EPERM, errno.ENOSYS) else ""
     if failure["errno"]:
         raise HostError(
-            f"the container could not be set up: {failure['message']} in step {failure['operation'][:300]}",
+            f"the container could not be set up: {failure['message']}{where}",
             path=failure["path"],
             errno=failure["errno"],
             remedy=remedy,

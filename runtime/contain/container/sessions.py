@@ -23,7 +23,7 @@ from contain.container.keeper import HELD, SessionConfiguration
 from contain.container.launch import raise_failure
 from contain.container.run import new_container_id, render_hosts, seccomp_program
 from contain.container.workspaces import sweep, workspaces
-from contain.errors import InternalError, WorkerLost
+from contain.errors import InternalError, UsageError, WorkerLost
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import probe_hierarchies
 from contain.linux.seccomp import compile_default_policy
@@ -178,8 +178,11 @@ class Session:
             self._send({"do": "finish", "sandbox": number, "tell": False})
 
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        data = json.dumps(message).encode()
+        if len(data) > _PACKET:
+            raise UsageError("the arguments and variables of the worker are longer than 64 KiB", code="too-long")
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], list(descriptors))
+            socket.send_fds(self._control, [data], list(descriptors))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise WorkerLost("the session's container ended: its builder process is gone", code="session-lost") from error
 
