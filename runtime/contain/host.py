@@ -122,18 +122,30 @@ def _filesystem(kind: str, module: str) -> Finding:
 
 
 def _control_groups() -> list[Finding]:
-    versions = {}
+    versions: dict[str, str] = {}
+    withheld: dict[str, str] = {}
     for line in _read("/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         if right.startswith("cgroup "):
             for word in right.split(" ", 2)[2].split(","):
                 versions[word.strip()] = "v1"
         elif right.startswith("cgroup2 "):
-            for word in _read(f"{left.split()[4]}/cgroup.controllers").split():
+            top = left.split()[4]
+            for word in _read(f"{top}/cgroup.controllers").split():
                 versions.setdefault(word, "v2")
+            if os.path.exists(f"{top}/cgroup.type") and _read(f"{top}/cgroup.procs"):  # not the machine's own topmost group
+                handed_down = _read(f"{top}/cgroup.subtree_control").split()
+                withheld = {word: top for word, version in versions.items() if version == "v2" and word not in handed_down}
     findings = []
     for controller, use in (("memory", "memory limits"), ("pids", "process limits"), ("cpu", "CPU limits")):
-        if controller in versions:
+        if controller in withheld:
+            top = withheld[controller]
+            found = f"v2, but the topmost group has processes and hands it to none below: no {use}"
+            remedy = (
+                f"in the outer container, first: mkdir {top}/init && xargs -rn1 <{top}/cgroup.procs >{top}/init/cgroup.procs"
+            )
+            findings.append(Finding(name=f"cgroup {controller}", state="limited", found=found, remedy=remedy))
+        elif controller in versions:
             findings.append(Finding(name=f"cgroup {controller}", state="good", found=versions[controller]))
         else:
             remedy = "boot with the controller enabled, or mount it; until then asking for such a limit is an error"

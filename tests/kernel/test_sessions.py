@@ -20,9 +20,9 @@ import pytest
 
 from contain.container.sessions import open_session
 from contain.container.workspaces import sweep
-from contain.errors import ContainError, WorkerLost
+from contain.errors import ContainError, HostError, WorkerLost
 from contain.linux.cgroups import probe_hierarchies
-from contain.spec import CopyOnWrite, Identity
+from contain.spec import CopyOnWrite, Identity, Limits
 
 if TYPE_CHECKING:
     from tests.conftest import Ground, Suite
@@ -118,6 +118,16 @@ def test_a_test_out_of_memory_says_so_and_the_next_one_runs(suite: Suite) -> Non
     assert (verdict.out_of_memory, verdict.memory_limit_bytes) == (True, 64 << 20)
     run, verdict = suite.test("print('next')")
     assert (run.out, verdict.out_of_memory) == ("next\n", False)
+
+
+def test_a_limit_that_this_machine_cannot_set_is_refused_by_name(ground: Ground) -> None:
+    if any("memory" in hierarchy.controllers for hierarchy in probe_hierarchies()):
+        pytest.skip("this machine can limit memory")
+    with ground.open_suite(limits=Limits(memory_bytes=64 << 20)) as suite, pytest.raises(HostError, match="memory") as caught:
+        suite.session.take_sandbox()
+    assert caught.value.code in ("cgroup-missing", "cgroup-refused")
+    with pytest.raises(HostError, match="memory"):
+        ground.sh("true", limits=Limits(memory_bytes=64 << 20))
 
 
 def test_kill_nine_of_everything_in_a_sandbox_reaches_nothing_outside(suite: Suite) -> None:

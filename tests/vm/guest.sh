@@ -15,11 +15,17 @@ mount_first() { # controllers on v1, each in a hierarchy of its own but for thos
 
 mount_groups() {
   case $layout in
-  v2 | v2-in-container)
-    # As systemd does; it also hands memory, pids and cpu down, which is left to whoever needs it here.
+  v2) # as systemd does; it also hands memory, pids and cpu down, which is left to whoever needs it here
     mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
     mkdir -p /sys/fs/cgroup/system.slice/tests.service
     echo $$ >/sys/fs/cgroup/system.slice/tests.service/cgroup.procs
+    ;;
+  v2-in-container | v2-delegated) # as systemd does for Docker's groups
+    mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
+    mkdir -p /sys/fs/cgroup/system.slice/docker.scope
+    echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control
+    echo +memory +pids +cpu >/sys/fs/cgroup/system.slice/cgroup.subtree_control
+    echo $$ >/sys/fs/cgroup/system.slice/docker.scope/cgroup.procs
     ;;
   v1) mount_first cpu,cpuacct memory pids cpuset devices freezer blkio net_cls,net_prio ;;
   hybrid)
@@ -65,10 +71,14 @@ export HOME=/root LC_ALL=C.UTF-8 PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bi
 export PYTHONPATH=/checkout/runtime:/checkout PYTHONDONTWRITEBYTECODE=1 COLUMNS=130 PY_COLORS=0
 cd /checkout
 echo "contain-vm: started $(uname -r) $layout"
-if [ "$layout" = v2-in-container ]; then # as in `docker run --privileged`: the groups' root is a namespace's, and not empty
-  unshare -C -m sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && sh /checkout/vm-command' </dev/null
-else
-  sh /checkout/vm-command </dev/null
-fi
+again='umount /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup'
+top=/sys/fs/cgroup
+case $layout in
+v2-in-container) # as in `docker run --privileged`: the topmost group is a namespace's, and has processes
+  unshare -C -m sh -c "$again; sh /checkout/vm-command" </dev/null ;;
+v2-delegated) # the same after what `contain doctor` advises there
+  unshare -C -m sh -c "$again; mkdir $top/init; xargs -rn1 <$top/cgroup.procs >$top/init/cgroup.procs; sh /checkout/vm-command" </dev/null ;;
+*) sh /checkout/vm-command </dev/null ;;
+esac
 echo "contain-vm: status $?"
 busybox poweroff -f

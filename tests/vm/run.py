@@ -38,7 +38,7 @@ from contain.progress import Silent
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 SKIPPED = 77
-LAYOUTS = ("v2", "v2-in-container", "v1", "hybrid", "split", "none")
+LAYOUTS = ("v2", "v2-in-container", "v2-delegated", "v1", "hybrid", "split", "none")
 SUITES = ("bookworm", "trixie", "bullseye")
 DEFAULT_LAYOUTS = ("v2", "v2-in-container", "v1", "hybrid")
 DEFAULT_TESTS = ("tests/kernel/test_containers.py",)

@@ -32,6 +32,7 @@ class Hierarchy:
     mount: str
     controllers: frozenset[str]
     mounted_with: tuple[str, ...] = ()  # v1: all controllers of the hierarchy, to mount it again inside
+    withheld: frozenset[str] = frozenset()  # v2: there, but not for groups below, since the topmost group has processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,13 @@ def _unescape(path: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
-def parse_hierarchies(mountinfo: str, controllers_of_v2: frozenset[str]) -> tuple[Hierarchy, ...]:
-    """The hierarchies of `_USED` controllers from the text of ``mountinfo`` (proc(5)); v1 wins where a controller is on v1."""
+def parse_hierarchies(
+    mountinfo: str, controllers_of_v2: frozenset[str], withheld: frozenset[str] = frozenset()
+) -> tuple[Hierarchy, ...]:
+    """The hierarchies of `_USED` controllers from the text of ``mountinfo`` (proc(5)); v1 wins where a controller is on v1.
+
+    Version 2 is used without any controller of ours where there is no version 1: its groups still tell whose a process is.
+    """
     found: list[Hierarchy] = []
     second: str | None = None
     taken: set[str] = set()
@@ -68,8 +74,9 @@ def parse_hierarchies(mountinfo: str, controllers_of_v2: frozenset[str]) -> tupl
                 taken |= controllers
                 found.append(Hierarchy(version=1, mount=mount, controllers=controllers, mounted_with=tuple(words)))
     rest = (controllers_of_v2 & frozenset(_USED)) - taken
-    if second is not None and rest:
-        found.append(Hierarchy(version=2, mount=second, controllers=rest))
+    withheld = (withheld & frozenset(_USED)) - taken
+    if second is not None and (rest or withheld or not found):
+        found.append(Hierarchy(version=2, mount=second, controllers=rest - withheld, withheld=withheld))
     return tuple(found)
 
 
@@ -77,11 +84,26 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
     """The hierarchies of this machine. Empty where none is mounted."""
     mountinfo = Path("/proc/self/mountinfo").read_text()
     controllers: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()
     for line in mountinfo.splitlines():
         if " - cgroup2 " in line:
+            place = _unescape(line.split()[4])
             with contextlib.suppress(OSError):
-                controllers = frozenset(Path(_unescape(line.split()[4]), "cgroup.controllers").read_text().split())
-    return parse_hierarchies(mountinfo, controllers)
+                controllers = _words(f"{place}/cgroup.controllers")
+                withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(place) else frozenset()
+    return parse_hierarchies(mountinfo, controllers, withheld)
+
+
+def _words(path: str) -> frozenset[str]:
+    return frozenset(Path(path).read_text().split())
+
+
+def _is_busy(place: str) -> bool:
+    """Whether a v2 group has processes and therefore hands no controllers down (cgroups(7), no internal processes).
+
+    The machine's topmost group may, and has no ``cgroup.type``; that of a container's control group namespace may not.
+    """
+    return os.path.exists(f"{place}/cgroup.type") and bool(_words(f"{place}/cgroup.procs"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +178,18 @@ def make_cgroup(hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits) -
     Raises HostError when a limit was asked for whose controller is missing, or the kernel refuses.
     """
     available = frozenset().union(*(hierarchy.controllers for hierarchy in hierarchies))
+    withheld = {controller: hierarchy.mount for hierarchy in hierarchies for controller in hierarchy.withheld}
     for controller, asked in (("memory", limits.memory_bytes), ("cpu", limits.cpus)):
+        if asked is not None and controller in withheld:
+            top = withheld[controller]
+            raise HostError(
+                f"the topmost control group has processes and therefore hands {controller!r} to no group below (cgroups(7), no "
+                "internal processes), so that limit cannot be set",
+                path=top,
+                code="cgroup-refused",
+                remedy=f"leave the limit out; or move those processes, as the outer container's first command: "
+                f"mkdir {top}/init && xargs -rn1 <{top}/cgroup.procs >{top}/init/cgroup.procs",
+            )
         if asked is not None and controller not in available:
             raise HostError(
                 f"this machine has no {controller!r} control group controller, so that limit cannot be set",

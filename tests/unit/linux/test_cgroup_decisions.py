@@ -61,6 +61,25 @@ def test_version_2_without_controllers_of_ours_is_not_used() -> None:
     assert [row.version for row in parse_hierarchies(HYBRID, frozenset({"hugetlb"}))] == [1]
 
 
+def test_version_2_alone_is_used_even_without_controllers_since_it_tells_whose_a_process_is() -> None:
+    assert parse_hierarchies(V2, frozenset()) == (Hierarchy(version=2, mount="/sys/fs/cgroup", controllers=frozenset()),)
+
+
+def test_controllers_that_a_busy_topmost_group_keeps_to_itself_are_named_and_not_used() -> None:
+    found = parse_hierarchies(V2, frozenset({"memory", "pids", "io"}), frozenset({"memory", "io"}))
+    withheld = frozenset({"memory"})
+    assert found == (Hierarchy(version=2, mount="/sys/fs/cgroup", controllers=frozenset({"pids"}), withheld=withheld),)
+
+
+def test_a_limit_whose_controller_is_withheld_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    found = Hierarchy(version=2, mount=str(tmp_path), controllers=frozenset(), withheld=frozenset({"memory"}))
+    with pytest.raises(HostError, match="has processes and therefore hands 'memory' to no group below") as caught:
+        make_cgroup((found,), "c", Limits(memory_bytes=1 << 30))
+    assert caught.value.code == "cgroup-refused"
+    assert f"mkdir {tmp_path}/init" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_hierarchy_that_is_mounted_twice_counts_once() -> None:
     again = V1 + "50 27 0:31 / /other/pids rw,relatime - cgroup cgroup rw,pids\n"
     assert [row.mount for row in parse_hierarchies(again, frozenset()) if "pids" in row.controllers] == ["/sys/fs/cgroup/pids"]
