@@ -71,7 +71,7 @@ def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "tmp").chmod(0o1777)
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\nworker:x:1000:\ntools:x:2000:worker\n")
-    busybox = None
+    busybox = shutil.which("busybox")
     if busybox is not None:
         _copy_with_libraries(Path(busybox), tree)
         shutil.copy(busybox, tree / "bin/busybox")
@@ -89,7 +89,8 @@ def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _PROGRAMS = (
-    "sh cat chmod chown cp dd echo env false grep head hostname id kill ln ls mkdir mv pwd readlink rm sleep stat touch true wc"
+    "sh cat chmod chown cp dd echo env false grep head hostname id kill ln ls mkdir mv pwd readlink rm sleep stat stty touch true "
+    "tty wc"
 )
 
 

@@ -308,7 +308,9 @@ class Engine:
             own = details["identity"]
             identity = Identity(user_id=own["user_id"], group_id=own["group_id"], groups=tuple(own["groups"]))
         else:
-            identity = resolve_identity(user, tuple(Path(layer) for layer in details["layers"]))
+            upper = Path(details["upper"] or "/nonexistent")  # who was added inside is known too
+            trees = [Path(layer) for layer in details["layers"]] + ([upper] if upper.is_dir() else [])
+            identity = resolve_identity(user, trees)
         variables = dict(details["environment"]) | dict(environment or {})
         return ExecRequest(
             arguments=tuple(arguments),

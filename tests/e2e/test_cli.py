@@ -405,6 +405,9 @@ class TestContainers:
         done = small("exec", "web", "sh", "-c", "echo inside; exit 5")
         assert (done.stdout, done.returncode) == ("inside\n", 5)
         assert small("exec", "-i", "web", "cat", stdin=None, input="x").stdout == "x"
+        assert small("exec", "web", "sh", "-c", "echo added:x:4000:4001::/:/bin/sh >> /etc/passwd").returncode == 0
+        assert small("exec", "-u", "added", "web", "id", "-u").stdout == "4000\n"
+        assert "unable to find user nobody-knows" in clear(small("exec", "-u", "nobody-knows", "web", "id"))
         done = small("exec", "web", "nope")
         assert (done.stderr, done.returncode) == ('Error: exec: "nope": executable file not found in $PATH\n', 127)
         state = json.loads(small("inspect", "web").stdout)[0]["State"]
