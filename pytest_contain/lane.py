@@ -50,15 +50,19 @@ class Child:
         self._finished = True
         return self.sandbox.finish()
 
+    def let_go(self) -> None:
+        """Take its sandbox down without asking what it saw, and without waiting."""
+        if not self._finished:
+            self._finished = True
+            self.sandbox.dispose()
+
     def abandon(self) -> None:
         """Its sandbox is gone with everything else of its session."""
         self._finished = True
 
     def dispose(self) -> None:
-        """Take its sandbox down without asking what it saw, and close what is open for it."""
-        if not self._finished:
-            self._finished = True
-            self.sandbox.dispose()
+        """`let_go`, and close what is open for it."""
+        self.let_go()
         self.close()
 
     def close(self) -> None:

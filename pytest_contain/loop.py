@@ -420,9 +420,12 @@ class Loop:
     # -- endings --------------------------------------------------------------------------------------------------------
 
     def conclude(self, test: Test) -> None:
-        """A finished test's container is taken down, and has the last word."""
-        verdict = test.child.finish()
-        self.judge(test, verdict)
+        """A finished test's container is taken down, and has the last word; it is not asked where it has nothing to add."""
+        failed = any(kind == "report" and report.failed for kind, report in test.held)
+        if failed or test.processes or not test.group.lane.prepared.sees_own_processes:
+            self.judge(test, test.child.finish())
+        else:
+            test.child.let_go()
         del self.running[test.child]
         self.drop(test.group.lane, test.child)
         self.release(test)
