@@ -399,33 +399,38 @@ class Engine:
         return self._capture_image(ready, RunRequest(image=place, network=Network.NONE))
 
     def _capture_host(self) -> Environment:
+        """This machine as this process sees it."""
         import sys
 
-        from contain.environment import capture_host, probe_here, read_secret_key, with_runtime
+        from contain.environment import probe_here, read_secret_key, with_runtime
 
         key = read_secret_key(self.home)
-        with self.store.file_digests() as digests:
-            captured = capture_host(secret_key=key, skip=(str(self.home), str(self.run_home)), digests=digests)
         told = probe_here((sys.executable,), secret_key=key)
-        return with_runtime(captured, told.facts, told.missing)
+        return with_runtime(self._capture_host_files(HOST_IMAGE, key), told.facts, told.missing)
 
-    def _capture_image(self, ready: ReadyImage, request: RunRequest) -> Environment:
-        """An image's files, and what a probe in a container of it says."""
-        from contain.environment import (
-            PROBE_COMMAND,
-            SHELL_PROBE,
-            capture_image,
-            parse_probe,
-            python_probe,
-            read_secret_key,
-            with_runtime,
-        )
+    def _capture_host_files(self, name: str, key: bytes) -> Environment:
+        from contain.environment import capture_host
+
+        with self.store.file_digests() as digests:
+            return capture_host(name=name, secret_key=key, skip=(str(self.home), str(self.run_home)), digests=digests)
+
+    def _capture_image_files(self, ready: ReadyImage, key: bytes) -> Environment:
+        from contain.environment import capture_image
         from contain.store import RootView
 
-        key = read_secret_key(self.home)
-        view = RootView(ready.trees)
         with self.store.file_digests() as digests:
-            captured = capture_image(ready.image, view, name=ready.name, secret_key=key, source=ready.source, digests=digests)
+            return capture_image(
+                ready.image, RootView(ready.trees), name=ready.name, secret_key=key, source=ready.source, digests=digests
+            )
+
+    def _capture_image(self, ready: ReadyImage, request: RunRequest) -> Environment:
+        """An image's files, and what a probe in a container of it says. On the machine's own root, its files are the machine's."""
+        from contain.build.bases import is_on_host
+        from contain.environment import PROBE_COMMAND, SHELL_PROBE, parse_probe, python_probe, read_secret_key, with_runtime
+
+        key = read_secret_key(self.home)
+        on_host = is_on_host(ready.config)
+        captured = self._capture_host_files(ready.name, key) if on_host else self._capture_image_files(ready, key)
         probe = replace(request, entrypoint="/bin/sh", arguments=("-c", PROBE_COMMAND))
         try:
             done = self.run_captured(probe, ready=ready, stdin=python_probe(key).encode())
