@@ -382,7 +382,7 @@ class Engine:
         settings = None
         with contextlib.suppress(NotFound):
             settings = find_environment(place, directory, read_environments(directory / "pyproject.toml"))
-        if settings is not None and not settings.is_host:
+        if settings is not None and not (settings.is_host and place == HOST_IMAGE):
             ready = self.environment_image(settings)
             return self._capture_image(replace(ready, name=place), self.environment_request(settings, ready))
         if place == HOST_IMAGE:
