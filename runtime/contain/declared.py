@@ -20,6 +20,7 @@ HOST_NAME = "host"
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?$", re.IGNORECASE)
+_LARGEST_SIZE_BYTES = 1 << 62
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 _KEYS = (
@@ -69,8 +70,9 @@ def parse_size_bytes(value: str | int, *, what: str) -> int:
             return value
     elif isinstance(value, str):
         match = _SIZE.match(value.strip())
-        if match and float(match[1]) > 0:
-            return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+        size = float(match[1]) * _SIZE_UNITS[match[2].lower()] if match else 0
+        if 0 < size <= _LARGEST_SIZE_BYTES:
+            return int(size)
     raise UsageError(f"{what}: {value!r} is not a size", code="bad-environment", remedy="write a number of bytes, or 512m, 2g")
 
 
