@@ -114,7 +114,7 @@ def test_switched_off_it_is_not_there(project: pytest.Pytester) -> None:
         (["--contain-env=nope"], "no environment is called 'nope'"),
         (["--contain-file=nope"], "there is no file"),
         (["--contain-image=x", "--contain-target=y"], "excludes"),
-        (["-n", "some"], "-n some: not a number"),
+        (["-p", "no:xdist", "-n", "some"], "-n some: not a number"),  # else it is xdist that says so
         (["-o", "contain_timeout=soon"], "is not a number of seconds"),
         (["-o", "contain_isolation=planet"], "is none of test, module, session"),
         (["--unknown-option"], "unrecognized arguments: --unknown-option"),
