@@ -182,7 +182,8 @@ class Records:
         with open(aside, "w") as file:
             json.dump(asdict(record), file)
             file.flush()
-            os.fsync(file.fileno())
+            if not record.remove:  # what goes with the container anyway need not outlive the machine
+                os.fsync(file.fileno())
         os.rename(aside, place / "record.json")
 
     def is_held(self, container_id: str) -> bool:
