@@ -101,7 +101,7 @@ class Engine:
 
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
-        from contain.build.bases import image_trees
+        from contain.build.host_root import image_trees
 
         if name == HOST_IMAGE:
             return self._base(parse_reference(HOST_IMAGE), name)
@@ -336,7 +336,7 @@ class Engine:
 
     def environment_image(self, settings: EnvironmentSettings) -> ReadyImage:
         """The image of a declared environment, built from cache or looked up."""
-        from contain.build.bases import image_trees
+        from contain.build.host_root import image_trees
         from contain.build.request import BuildRequest
 
         if settings.dockerfile is not None:
@@ -425,7 +425,7 @@ class Engine:
 
     def _capture_image(self, ready: ReadyImage, request: RunRequest) -> Environment:
         """An image's files, and what a probe in a container of it says. On the machine's own root, its files are the machine's."""
-        from contain.build.bases import is_on_host
+        from contain.build.host_root import is_on_host
         from contain.environment import PROBE_COMMAND, SHELL_PROBE, parse_probe, python_probe, read_secret_key, with_runtime
 
         key = read_secret_key(self.home)

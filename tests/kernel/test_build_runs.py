@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contain.build.bases import image_trees
+from contain.build.host_root import image_trees
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.errors import BuildStepFailed

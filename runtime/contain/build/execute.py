@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.build.archives import is_archive, unpack_archive
-from contain.build.bases import HOST_LABEL, BaseFinder, FoundBase, find_base
+from contain.build.bases import BaseFinder, FoundBase, find_base
 from contain.build.context import ContextTree
 from contain.build.copying import CREATED_DIRECTORY_MODE, CopyOptions, perform_copy
 from contain.build.fold import StageState, begin_stage, fold
@@ -37,6 +37,7 @@ from contain.build.graph import (
     plan_stage,
     resolve_build,
 )
+from contain.build.host_root import HOST_LABEL
 from contain.build.keys import (
     Ingredients,
     base_chain,

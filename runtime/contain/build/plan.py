@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from contain.build.bases import HOST_LABEL, HOST_NAME, host_config
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import BuildGraph, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
+from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
 from contain.build.keys import base_chain, key_of, run_ingredients
 from contain.build.request import BuildHost, BuildRequest
 from contain.build.sources import read_build_host, read_sources

@@ -6,15 +6,8 @@ from typing import Any
 import pluggy
 import pytest
 
-from contain.build.bases import (
-    HOST_LABEL,
-    BaseProviderHooks,
-    ProvidedBase,
-    find_base,
-    hookimpl,
-    host_fingerprint,
-    image_trees,
-)
+from contain.build.bases import BaseProviderHooks, ProvidedBase, find_base, hookimpl
+from contain.build.host_root import HOST_LABEL, host_fingerprint, image_trees
 from contain.errors import Conflict, NotFound, RegistryError
 from contain.oci import Descriptor, Image, ImageConfig, Manifest, Platform
 from contain.progress import Progress, Silent
