@@ -282,10 +282,10 @@ class Ground:
         return self.spec("worker", mounts=mounts, **changes)
 
     @contextlib.contextmanager
-    def open_suite(self, *, scratch_bytes: int = 64 << 20, **changes: Any) -> Iterator[Suite]:
+    def open_suite(self, *, scratch_bytes: int = 64 << 20, on_disk: bool = False, **changes: Any) -> Iterator[Suite]:
         """A test session with the little worker."""
         spec = self.session_spec(**changes)
-        with open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session:
+        with open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home, on_disk=on_disk) as session:
             self.identifiers.append(session.configuration.session_id)
             suite = Suite(session, spec)
             try:

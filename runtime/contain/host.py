@@ -60,7 +60,7 @@ def _kernel() -> Finding:
             name="kernel",
             state="limited",
             found=f"{release}: containers of tests keep their writes on disk, not in memory",
-            remedy="Linux 6.6 makes `pytest --in-container` faster, and the environment `host` possible",
+            remedy="Linux 6.6 makes `pytest --in-container` faster",
         )
     return Finding(name="kernel", state="good", found=release, needed=True)
 

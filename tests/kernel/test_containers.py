@@ -115,7 +115,7 @@ def test_a_fork_bomb_ends_inside(ground: Ground) -> None:
 
 def test_a_limit_on_processors_is_what_the_kernel_enforces(ground: Ground) -> None:
     needs_controller("cpu")
-    spec = ground.spec("sh", "-c", "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | head -n 1")
+    spec = ground.spec("sh", "-c", "cd /sys/fs/cgroup; cat cpu*/cpu.cfs_quota_us cpu.max unified/cpu.max 2>/dev/null")
     version = next(hierarchy.version for hierarchy in probe_hierarchies() if "cpu" in hierarchy.controllers)
     outcome = ground.run(*spec.arguments, limits=Limits(cpus=0.5))
     assert outcome.out.strip() == ("50000" if version == 1 else "50000 100000")
@@ -324,6 +324,15 @@ def test_the_machines_own_root_can_be_the_image(ground: Ground) -> None:
     outcome = ground.sh("echo x > /contain-was-here && cat /contain-was-here && ls -d /usr", layers=(Path("/"),))
     assert outcome.out == "x\n/usr\n", outcome.err
     assert not os.path.exists("/contain-was-here")
+
+
+def test_a_directory_of_the_machines_own_root_can_be_removed_and_made_again(ground: Ground) -> None:
+    tree = ground.directory / "tree"
+    tree.mkdir()
+    (tree / "file").touch()
+    outcome = ground.sh(f"rm -r {tree} && mkdir {tree} && ls -A {tree} && echo empty", layers=(Path("/"),))
+    assert outcome.out == "empty\n", outcome.err
+    assert (tree / "file").exists()
 
 
 # -- what it may ---------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,26 @@ def test_the_working_directory_and_the_user_are_the_images(ground: Ground) -> No
     assert second.count("0" * 16) >= 4  # inheritable, permitted, effective, ambient
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_machines_own_root_can_be_the_image_wherever_the_writes_go(ground: Ground, on_disk: bool) -> None:
+    tree = ground.directory / "tree"
+    tree.mkdir()
+    (tree / "file").write_text("of the machine")
+    with ground.open_suite(layers=(Path("/"),), on_disk=on_disk) as suite:
+        assert suite.in_worker("open('/collected', 'w').write('c')").status == 0
+        spoil = (
+            f"import os, shutil; print(open('/collected').read(), os.listdir('{tree}')); shutil.rmtree('{tree}')\n"
+            f"os.mkdir('{tree}'); print(os.listdir('{tree}'))"
+        )
+        for _ in range(2):
+            run, _ = suite.test(spoil)
+            assert run.out == "c ['file']\n[]\n", run
+        if on_disk:  # else a copy of the root into itself would have no end
+            assert suite.test(f"import os; print(os.listdir('{ground.run_home}/work'))")[0].out == "[]\n"
+    assert os.listdir(tree) == ["file"]
+    assert not os.path.exists("/collected")
+
+
 # -- how tests end -------------------------------------------------------------------------------------------------------------
 
 

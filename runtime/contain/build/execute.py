@@ -346,9 +346,14 @@ class _Builder:
 
     @contextlib.contextmanager
     def _upper(self, trees: tuple[HostPath, ...], *, away_from_root: bool = False) -> Iterator[tuple[HostPath, HostPath]]:
-        """A scratch directory and in it an upper directory that has the merged root's own attributes."""
+        """A scratch directory and in it an upper directory that has the merged root's own attributes.
+
+        ``away_from_root``: not on the machine's root's own file system, where memory can take its place.
+        """
+        from contain.container.workspaces import memory_takes_attributes
+
         with contextlib.ExitStack() as stack:
-            if away_from_root:
+            if away_from_root and memory_takes_attributes():
                 scratch = stack.enter_context(open_memory_directory())
             else:
                 scratch = stack.enter_context(self._store.scratch("build-step"))

@@ -37,7 +37,7 @@ from typing import Any
 
 from contain.container.launch import describe_failure, die_with_parent, map_identity, place_descriptors, reset_signals
 from contain.container.plan import Workspace, plan_credentials, plan_outside, plan_root
-from contain.container.workspaces import make_held_directory, remove_groups, remove_held_directory
+from contain.container.workspaces import make_held_directory, memory_takes_attributes, remove_groups, remove_held_directory
 from contain.errors import HostError
 from contain.linux import syscalls
 from contain.linux.cgroups import Cgroup, CgroupCounters, Hierarchy, make_cgroup, processes_in, read_counters, remove_cgroup
@@ -94,13 +94,10 @@ class _Builder:
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
         syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "")
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        size = f"size={configuration.scratch_bytes},mode=755"
-        syscalls.mount("contain", str(self.worker_home), "tmpfs", syscalls.MS_NOSUID, size)
-        self.in_memory = not configuration.on_disk and takes_user_attributes(str(self.worker_home))
-        if not self.in_memory:  # before Linux 6.6: then on the store's disk
-            syscalls.umount2(str(self.worker_home), 0)
-            if any(layer.parent == configuration.directory for layer in self.spec.layers):
-                raise OSError(errno.EOPNOTSUPP, "on the machine's own root, tests need Linux 6.6: give them a Dockerfile")
+        self.in_memory = keeps_in_memory(configuration)
+        if self.in_memory:
+            size = f"size={configuration.scratch_bytes},mode=755"
+            syscalls.mount("contain", str(self.worker_home), "tmpfs", syscalls.MS_NOSUID, size)
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
 
@@ -357,14 +354,9 @@ def become_init(plan: list[Operation], cgroup: Cgroup, ready: int, go: int) -> N
         os._exit(1)
 
 
-def takes_user_attributes(place: str) -> bool:
-    """Whether the file system keeps ``user.`` attributes, which overlay in a user namespace needs (tmpfs: since Linux 6.6)."""
-    try:
-        os.setxattr(place, "user.contain", b"")
-        os.removexattr(place, "user.contain")
-    except OSError:
-        return False
-    return True
+def keeps_in_memory(configuration: SessionConfiguration) -> bool:
+    """Whether what the session's containers write is kept in memory, or else on the store's disk."""
+    return not configuration.on_disk and memory_takes_attributes()
 
 
 def join(cgroup: Cgroup) -> None:
@@ -412,7 +404,9 @@ def make_directories(configuration: SessionConfiguration) -> None:
 
 def _inside(configuration: SessionConfiguration, control: socket.socket, channel: socket.socket) -> None:
     """In the child: user namespace, the session's own namespaces, and the builder as PID 1."""
-    workspace = Workspace(directory=configuration.directory, skeleton=configuration.directory / "skeleton")
+    directory = configuration.directory
+    scratch = directory / "sandbox" if keeps_in_memory(configuration) else None
+    workspace = Workspace(directory=directory, skeleton=directory / "skeleton", scratch=scratch)
     spec, outside = plan_outside(configuration.spec, workspace)
     if outside:
         syscalls.unshare(syscalls.CLONE_NEWNS)

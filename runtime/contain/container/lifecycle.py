@@ -21,7 +21,7 @@ from contain.container.records import ContainerRecord, Records, ended, new_recor
 from contain.container.run import ExitState, Running, finish, open_workspace, start
 from contain.container.streams import JoinedStreams, writer_to
 from contain.container.terminal import raw_mode, relay, write_all
-from contain.container.workspaces import sweep
+from contain.container.workspaces import memory_takes_attributes, sweep
 from contain.errors import Conflict, ContainError
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
@@ -89,8 +89,8 @@ def read_log(records: Records, record: ContainerRecord, *, follow: bool = False)
 
 
 def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
-    """A container on the host's own root keeps what it writes in memory: overlay refuses an upper directory below its lower one."""
-    if HOST_ROOT in spec.layers:
+    """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root."""
+    if HOST_ROOT in spec.layers and memory_takes_attributes():
         scratch = workspace.directory / "scratch"
         scratch.mkdir()
         workspace = replace(workspace, scratch=scratch, scratch_bytes=_HOST_SCRATCH_BYTES, scratch_inodes=1_000_000)

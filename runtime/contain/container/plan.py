@@ -37,7 +37,7 @@ from contain.operations import (
     StartSession,
     WriteHostFile,
 )
-from contain.paths import HostPath
+from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Network, Tmpfs
 from contain.values import dataclass
 
@@ -116,12 +116,19 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
     """What must be mounted while still outside the user namespace, and the spec that then holds.
 
     Needed where the host's own root is a layer, and for copy-on-write directories. The host's root and a skeleton on the same file
-    system would overlap, which overlay refuses: then the skeleton is a memory file system, and layers above the host's root, which
-    lie in it, stand on an overlay of it.
+    system would overlap, which overlay refuses: then the skeleton is a memory file system, and what lies in the host's root, be it
+    layers above it or the directory for what is written, stands on an overlay of it. What is written to disk is hidden from the
+    container at its place in the host's root: who copies ``/`` would never come to an end.
     """
     operations: list[Operation] = []
     layers = spec.layers
     if HOST_ROOT in layers:
+        if workspace.scratch is None:
+            places = {workspace.directory.parent, *(() if spec.upper is None else (spec.upper.parent,))}
+            hidden = tuple(
+                Tmpfs(target=ContainerPath(path), mode=0o700) for path in sorted(places) if path.parts[1] not in STUBS
+            )
+            spec = replace(spec, mounts=(*spec.mounts, *hidden))
         view = workspace.directory / "host"
         layers = tuple(view if layer == HOST_ROOT else layer for layer in layers)
         operations += [
@@ -131,7 +138,7 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
         for path, directory in stub_paths(spec):
             place = str(workspace.skeleton) + path
             operations.append(MakeHostDirectory(path=place) if directory else WriteHostFile(path=place, text=""))
-        if len(layers) > 1:
+        if len(layers) > 1 or workspace.scratch is None:
             covered = workspace.directory / "covered"
             operations.append(MountLayers(lower=(str(view), str(workspace.skeleton)), path=str(covered)))
             layers = tuple(covered if layer == view else layer for layer in layers)
@@ -192,6 +199,10 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
             )
             for hierarchy in first
         ]
+        if second:  # where systemd has it on such machines
+            operations.append(
+                MountFilesystem(kind="cgroup2", target=f"{place}/unified", attributes=("ro", *_SAFE), optional=True)
+            )
         operations.append(MakePathReadOnly(target=place))
     return operations
 

@@ -58,6 +58,21 @@ def hold_directory(path: HostPath) -> Iterator[HostPath]:
         remove_held_directory(path, descriptor)
 
 
+def memory_takes_attributes() -> bool:
+    """Whether memory file systems keep ``user.`` attributes, which overlay in a user namespace needs of the place where it writes.
+
+    They do since Linux 6.6. Asked of a file without a name, which lies on the kernel's own memory file system (memfd_create(2)).
+    """
+    descriptor = os.memfd_create("contain", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(descriptor, "user.contain", b"")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def workspaces(home: HostPath) -> HostPath:
     """The directory of all of them."""
     return home / "work"
