@@ -289,7 +289,16 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     place = Place(options.work.resolve(), verbose=options.verbose)
     rows: list[tuple[str, ...]] = [
-        ("suite", "tests", "subtests", "same", "differing", "plain s", f"containers s (-n {options.processes})", "ms per test")
+        (
+            "suite",
+            "tests",
+            "subtests",
+            "same",
+            "differing",
+            "plain s",
+            f"containers s (-n {options.processes})",
+            "added ms per test",
+        )
     ]
     problems: list[str] = []
     for suite in SUITES:
