@@ -125,7 +125,9 @@ def make(top: Path, tree: tuple[tuple[bytes, Thing], ...]) -> Path:
 
 def readable(children: tuple[tuple[bytes, Thing], ...]) -> bool:
     """Whether an ordinary user can read all of it back."""
-    return ROOT or all((thing.kind == "directory" and readable(thing.children)) or thing.mode & 0o400 for _, thing in children)
+    return ROOT or all(
+        readable(thing.children) if thing.kind == "directory" else thing.mode & 0o400 != 0 for _, thing in children
+    )
 
 
 @contextmanager
