@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
@@ -69,3 +71,15 @@ def bench(session: nox.Session) -> None:
     """Side by side with peers, into ``docs/benchmarks.md``; root."""
     install(session, ".")
     session.run("python", "benchmarks/bench.py", *session.posargs)
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """The kernel tests on Debian's kernel, in a virtual machine, with version 1, 2 and both of control groups; root, qemu.
+
+    ``-- --suite trixie`` takes another kernel, ``-- --layout v2`` one layout. Skipped, saying why, where qemu is missing.
+    """
+    install(session, ".")
+    session.run(
+        "python", "tests/vm/run.py", "--work", str(Path(session.create_tmp()) / "vm"), *session.posargs, success_codes=[0, 77]
+    )
