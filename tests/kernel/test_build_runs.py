@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from contain.build.host_root import image_trees
 from contain.build.execute import build
+from contain.build.host_root import image_trees
 from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.errors import BuildStepFailed
 from contain.progress import Silent
