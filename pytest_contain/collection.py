@@ -118,6 +118,11 @@ class Collection:
             self.order.extend(message["items"])
         elif kind == "deselected":
             self.deselected.extend(message["items"])
+        elif kind == "marks":
+            for number, marks, extra in message["changed"]:
+                record = self.records[number]
+                record["marks"] = marks
+                record["extra"] = sorted({*record.get("extra", ()), *extra})
 
     # -- proxies --------------------------------------------------------------------------------------------------------
 

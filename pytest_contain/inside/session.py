@@ -111,6 +111,7 @@ class Inside:
         self.session: Any = None
         self.node_numbers: dict[int, int] = {}
         self.nodes: list[Any] = []  # keeps nodes alive, so that id() stays theirs
+        self.marked: list[tuple[int, int]] = []  # how many marks and keywords each had when it was told of
         self.session_collecting = False
         self.in_child = False
         self.children: dict[int, int] = {}
@@ -224,6 +225,7 @@ class Inside:
             parent = self.node_number(node.parent, records)
         number = len(self.nodes)
         self.nodes.append(node)
+        self.marked.append((len(node.own_markers), len(node.extra_keyword_matches)))
         self.node_numbers[id(node)] = number
         extra = set(node.extra_keyword_matches)
         record: dict[str, Any] = {
@@ -305,6 +307,7 @@ class Inside:
 
     def pytest_collection_finish(self, session: Any) -> None:
         """The order of the items, after every hook had its say."""
+        self.send_later_marks()
         items = list(session.items)
         first = True
         while first or items:
@@ -313,6 +316,16 @@ class Inside:
             numbers = [self.node_number(item, records) for item in batch]
             self.send({"type": "items", "nodes": records, "items": numbers})
             first = False
+
+    def send_later_marks(self) -> None:
+        """What nodes were marked with since they were told of: modules and classes show their marks only once they are collected
+        themselves, and the suite's hooks mark items."""
+        changed = []
+        for number, node in enumerate(self.nodes):
+            if self.marked[number] != (len(node.own_markers), len(node.extra_keyword_matches)):
+                changed.append([number, [mark_record(mark) for mark in node.own_markers], sorted(node.extra_keyword_matches)])
+        for start in range(0, len(changed), NODES_PER_MESSAGE):
+            self.send({"type": "marks", "changed": changed[start : start + NODES_PER_MESSAGE]})
 
     def serialise(self, report: Any) -> dict[str, Any]:
         """A report as its own plugin writes it down. Enormous sections are cut."""

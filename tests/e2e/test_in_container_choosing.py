@@ -42,6 +42,25 @@ def test_last_failed_failed_first_and_new_first_use_the_hosts_cache(project: pyt
     assert order(run(project, "--nf", "-v"))[0] == "test_new"
 
 
+def test_marks_of_modules_classes_and_hooks_choose_tests(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nmarkers =\n    slow\n    late")
+    project.makepyfile(
+        test_one="import pytest\npytestmark = pytest.mark.slow\ndef test_a(): pass\nclass TestB:\n    def test_b(self): pass",
+        test_two="import pytest\n@pytest.mark.slow\nclass TestC:\n    def test_c(self): pass\ndef test_d(): pass\ndef test_e(): pass",
+    )
+    project.makeconftest(
+        "def pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n"
+        "        if item.name == 'test_e':\n"
+        "            item.add_marker('late')\n"
+        "            item.extra_keyword_matches.add('special')\n"
+    )
+    run(project, "-m", "slow").assert_outcomes(passed=3, deselected=2)
+    run(project, "-m", "not slow").assert_outcomes(passed=2, deselected=3)
+    run(project, "-m", "late").assert_outcomes(passed=1, deselected=4)
+    run(project, "-k", "special").assert_outcomes(passed=1, deselected=4)
+
+
 def test_stepwise_stops_and_goes_on(project: pytest.Pytester) -> None:
     assert order(run(project, "--sw", "-v")) == ["test_a", "test_b"]
     assert order(run(project, "--sw", "--sw-skip", "-v")) == ["test_b", "test_c", "test_d", "test_e"]
