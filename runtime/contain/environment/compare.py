@@ -361,7 +361,8 @@ def _sort_files(differing: Mapping[str, FileDifference], changed_packages: set[s
 
 
 def _classify(difference: FileDifference, changed_packages: set[str], changed_dimensions: set[str]) -> _Class:
-    owners = [fact.package for fact in (difference.before, difference.after) if fact is not None and fact.package]
+    # sorted: which side is which must not matter
+    owners = sorted({fact.package for fact in (difference.before, difference.after) if fact is not None and fact.package})
     for owner in owners:
         if owner in changed_packages:
             return ("package", owner, "")
