@@ -282,13 +282,13 @@ def processes_in(cgroup: Cgroup) -> tuple[int, ...]:
     return ()
 
 
-def remove_cgroup(cgroup: Cgroup, *, patience_seconds: float = 2.0) -> bool:
+def remove_cgroup(cgroup: Cgroup, *, patience_seconds: float = 10.0) -> bool:
     """Remove the groups and their then empty parents. True when all are gone; dying processes are waited for."""
     gone = [remove_directory(directory, patience_seconds=patience_seconds) for directory in cgroup.paths()]  # each one is tried
     return all(gone)
 
 
-def remove_directory(directory: str, *, patience_seconds: float = 2.0) -> bool:
+def remove_directory(directory: str, *, patience_seconds: float = 10.0) -> bool:
     """Remove one group with the groups below it, then its parents up to and with ``contain`` as far as they are empty."""
     deadline = time.monotonic() + patience_seconds
     while True:
