@@ -208,6 +208,10 @@ class Engine:
 
     def prune(self) -> PruneReport:
         """``contain system prune``: remove what no name, container or cache row in use reaches."""
+        from contain.container.workspaces import sweep, sweep_groups_without_owner
+
+        sweep(self.run_home)
+        sweep_groups_without_owner()
         return self.store.prune(keep=[record.image_digest for record in self.records.all()])
 
     # -- containers ----------------------------------------------------------------------------------------------------------

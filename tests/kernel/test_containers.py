@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contain.container import CommandNotStarted
-from contain.container.workspaces import sweep
+from contain.container.workspaces import sweep, sweep_groups_without_owner
 from contain.linux.capabilities import DEFAULT_CAPABILITIES, mask_of
-from contain.linux.cgroups import probe_hierarchies
+from contain.linux.cgroups import make_cgroup, probe_hierarchies, remove_cgroup
 from contain.spec import Bind, CopyOnWrite, Identity, Limits, Network, Tmpfs
 
 if TYPE_CHECKING:
@@ -453,3 +453,23 @@ def test_ctrl_c_leaves_nothing(ground: Ground) -> None:
         caller.send_signal(signal.SIGINT)
         caller.wait(timeout=10)
         ground.check_nothing_is_left()
+
+
+@pytest.mark.root
+def test_empty_groups_of_a_deleted_store_go_and_groups_with_processes_stay() -> None:
+    hierarchies = probe_hierarchies()
+    empty = make_cgroup(hierarchies, "f" * 63 + "0", Limits())
+    used = make_cgroup(hierarchies, "f" * 63 + "1", Limits())
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        for path in used.paths():
+            Path(path, "cgroup.procs").write_text(str(sleeper.pid))
+        removed = sweep_groups_without_owner(older_than_seconds=0)
+        assert "f" * 63 + "0" in removed
+        assert not any(os.path.exists(path) for path in empty.paths())
+        assert all(os.path.exists(path) for path in used.paths())
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        remove_cgroup(empty)
+        remove_cgroup(used)

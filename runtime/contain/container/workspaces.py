@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 
 from contain.linux.cgroups import PARENT, Hierarchy, probe_hierarchies, remove_directory
@@ -108,3 +109,26 @@ def sweep(home: HostPath) -> list[str]:
 
         network.sweep(alive, run_home=home)
     return removed
+
+
+def sweep_groups_without_owner(*, older_than_seconds: float = 60.0) -> list[str]:
+    """Remove control groups of ours that hold no process and whose workspace nobody can find any more, because its store was deleted
+    by hand; the names of what was removed. Young ones are spared: their container may be about to start."""
+    removed: list[str] = []
+    for hierarchy in probe_hierarchies():
+        parent = f"{hierarchy.mount}/{PARENT}"
+        with contextlib.suppress(FileNotFoundError):
+            for entry in list(os.scandir(parent)):
+                if not entry.is_dir() or time.time() - entry.stat().st_mtime < older_than_seconds:
+                    continue
+                if not _has_processes(entry.path) and remove_directory(entry.path, patience_seconds=0):
+                    removed.append(entry.name)
+    return sorted(set(removed))
+
+
+def _has_processes(directory: str) -> bool:
+    for place, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError), open(f"{place}/cgroup.procs") as file:
+            if file.read(1):
+                return True
+    return False
