@@ -44,8 +44,11 @@ def make_held_directory(path: HostPath) -> int:
 
 
 def remove_held_directory(path: HostPath, descriptor: int) -> None:
-    """Remove the directory, then let go."""
+    """Remove the directory, then let go. While control groups of its name are left, because a process of theirs takes long to
+    die, its empty self stays, for a later `sweep`."""
     shutil.rmtree(path, ignore_errors=True)
+    if any(os.path.exists(f"{hierarchy.mount}/{PARENT}/{path.name}") for hierarchy in probe_hierarchies()):
+        path.mkdir(mode=0o700, exist_ok=True)
     os.close(descriptor)
 
 
