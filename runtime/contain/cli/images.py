@@ -72,9 +72,6 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the image")
 
 
-add_import__arguments = add_import_arguments
-
-
 def import_(options: argparse.Namespace) -> int:
     """One layer, no config."""
     from contain.engine import Engine

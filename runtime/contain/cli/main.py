@@ -71,7 +71,7 @@ def run_command(arguments: Sequence[str]) -> int:
         _become_root()
     module = importlib.import_module(f"contain.cli.{command.module}")
     parser = Parser(prog=f"contain {name}", description=command.summary)
-    getattr(module, f"add_{command.function}_arguments")(parser)
+    getattr(module, f"add_{command.function.rstrip('_')}_arguments")(parser)
     status: int = getattr(module, command.function)(parser.parse_args(rest))
     return status
 

@@ -91,10 +91,7 @@ def parse_volume(value: str) -> Mount:
 
 def parse_limits(options: argparse.Namespace) -> Limits:
     """``--memory``, ``--cpus``, ``--pids-limit``."""
-    try:
-        memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
-    except OverflowError:
-        memory = _LARGEST_MEMORY_BYTES + 1
+    memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
     if memory is not None and memory > _LARGEST_MEMORY_BYTES:
         raise UsageError(f"--memory: {options.memory[:20]!r} is more than any machine has", code="bad-limit")
     if memory is not None and memory < _SMALLEST_MEMORY_BYTES:
@@ -171,9 +168,6 @@ def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-u", "--user", metavar="USER", help="name, uid, name:group or uid:gid")
     parser.add_argument("container", metavar="CONTAINER", help="name or id")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments")
-
-
-add_exec__arguments = add_exec_arguments
 
 
 def exec_(options: argparse.Namespace) -> int:
