@@ -24,7 +24,7 @@ from contain.registry.platform import runs_on
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.build.fold import StageState
+    from contain.build.state import StageState
     from contain.store import Store
 
 _KEY_DIGITS = 12

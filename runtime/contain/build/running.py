@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 
 from contain.build.request import BuildHost
 from contain.build.steps import RunStep
+from contain.build.tasks import Readable, Work
 from contain.errors import BuildStepFailed
 from contain.oci import Platform
 from contain.paths import HostPath, run_home
@@ -159,11 +160,10 @@ class OutputLog:
         return "\n".join([*self._lines, *([self._partial] if self._partial else [])])
 
 
-def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
-    """Run the container; both output streams go to ``log`` in the order in which they came.
+def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> Work[None]:
+    """Run the container; both output streams go to ``log`` in the order in which they came. Waits where there is no output yet.
 
-    Raises `BuildStepFailed` with the command's place and the end of its output. No thread reads: a process with threads must
-    not fork, and starting a container forks.
+    Raises `BuildStepFailed` with the command's place and the end of its output.
     """
     from contain.container import CommandNotStarted
     from contain.container.run import finish, open_workspace, start
@@ -180,8 +180,10 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> None:
         except CommandNotStarted as error:
             raise step_failed(step, status=error.exit_status, why=error.message, tail="") from error
         writing_end.close()  # the container holds the only other end, so that its end is the end of the output
+        yield Readable(reading)
         while data := os.read(reading, _READ_BYTES):
             log.feed(data)
+            yield Readable(reading)
         log.feed(b"", final=True)
         state = finish(running)
     if state.status != 0:

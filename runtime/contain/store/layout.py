@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from contain.errors import HostError, InternalError
@@ -131,6 +131,17 @@ class Layout:
 
         with FileLock(self.locks / f"{_plain(name)}.lock", poll_interval=0.02):
             yield
+
+    def try_lock(self, name: str) -> Callable[[], None] | None:
+        """Take the lock of this name if nobody holds it; returns what releases it, or None."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.locks / f"{_plain(name)}.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        return lock.release
 
     @contextmanager
     def collection_barrier(self, *, collecting: bool) -> Iterator[None]:

@@ -6,7 +6,7 @@ killed at any moment: what is visible is always whole.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -149,6 +149,10 @@ class Store:
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Only one process, and one thread of it, is in the block of one name at a time."""
         return self._layout.lock(name)
+
+    def try_lock(self, name: str) -> Callable[[], None] | None:
+        """The same lock without waiting: what releases it, or None when somebody holds it."""
+        return self._layout.try_lock(name)
 
     def lease(self, *digests: str) -> AbstractContextManager[None]:
         """Images and layers that `prune` and `remove_image` must spare while the block runs and this process lives."""

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from contain.build.fold import StageState, absolute_path, begin_stage, fold
+from contain.build.fold import begin_stage, fold
+from contain.build.state import StageState, absolute_path
 from contain.build.steps import CopyStep, RunStep, Step, WorkdirStep
 from contain.dockerfile.parse import parse_dockerfile
 from contain.errors import NotSupported, UsageError

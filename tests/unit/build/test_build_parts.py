@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from contain.build.execute import complete_history, rfc3339
+from contain.build.execute import complete_history
 from contain.build.fold import begin_stage, fold
 from contain.build.keys import base_chain, key_of, run_ingredients
 from contain.build.memory import sweep
@@ -24,6 +24,7 @@ from contain.build.running import (
 )
 from contain.build.sources import read_build_host, read_sources
 from contain.build.steps import RunStep
+from contain.build.workbench import rfc3339
 from contain.dockerfile.parse import parse_dockerfile
 from contain.errors import NotFound, UsageError
 from contain.oci import History, ImageConfig, Platform

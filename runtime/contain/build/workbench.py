@@ -1,0 +1,165 @@
+"""What all steps of one build share: the request, the store, the bases found so far, the context; how a layer begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from contain.build.bases import BaseFinder, FoundBase
+from contain.build.context import ContextTree
+from contain.build.graph import BuildGraph, StagePlan
+from contain.build.keys import base_chain
+from contain.build.memory import open_memory_directory
+from contain.build.request import BuildHost, BuildRequest
+from contain.build.sources import BuildSources
+from contain.build.state import StageState
+from contain.build.tasks import Work
+from contain.dockerfile.suggestion import suggest
+from contain.errors import ContainError, NotFound, SourceSpan
+from contain.oci import Descriptor, ImageConfig, Platform
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.reference import Reference
+from contain.store import FileDigests, RootView, Store
+from contain.store.layers import CommittedLayer
+from contain.values import dataclass
+
+
+def rfc3339(epoch_seconds: int) -> str:
+    """``2000-01-01T00:00:00Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """A finished stage: its last state and its layers. ``fingerprint``: of the machine's root below them, or empty."""
+
+    state: StageState
+    layers: tuple[Descriptor, ...]
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class Stage:
+    """A stage that is being built. ``progress`` names the stage where several are built."""
+
+    plan: StagePlan
+    state: StageState
+    layers: tuple[Descriptor, ...]
+    fingerprint: str
+    progress: Progress
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """The layers so far."""
+        return self.state.config.diff_ids
+
+    @property
+    def chain(self) -> str:
+        """One name for everything that the next step stands on."""
+        return base_chain(self.diff_ids, self.fingerprint)
+
+
+NeedStage = Callable[["Stage", int], Work[StageResult]]
+"""Called by a stage that needs another one: waits for it, and gives its result."""
+
+
+class Workbench:
+    """Handed to every step. ``cleanup`` is closed at the end of the build: leases and open directories belong there."""
+
+    need_stage: NeedStage
+
+    def __init__(
+        self,
+        *,
+        request: BuildRequest,
+        sources: BuildSources,
+        graph: BuildGraph,
+        store: Store,
+        progress: Progress,
+        bases: BaseFinder,
+        host: BuildHost,
+        index: FileDigests,
+        cleanup: contextlib.ExitStack,
+    ) -> None:
+        self.request, self.sources, self.graph, self.store = request, sources, graph, store
+        self.progress, self.host, self.index, self.cleanup = progress, host, index, cleanup
+        self.created = rfc3339(host.epoch_seconds)
+        self.found: dict[tuple[str, str], FoundBase] = {}
+        self.cached_steps = self.executed_steps = 0
+        self._bases = bases
+        self._context: ContextTree | None = None
+
+    @property
+    def epoch_seconds(self) -> int:
+        """The time of everything that the build makes."""
+        return self.host.epoch_seconds
+
+    def base(self, reference: Reference, platform: Platform, span: SourceSpan) -> FoundBase:
+        """The image of that name, looked up once per build. An error points at ``span``, where the name is written."""
+        key = (str(reference), str(platform))
+        if key not in self.found:
+            try:
+                found = self._bases(reference, platform, self.progress)
+            except ContainError as error:
+                error.span = error.span or span
+                stage = suggest(reference.familiar.removesuffix(":latest"), self.graph.dockerfile.stage_names)
+                if isinstance(error, NotFound) and stage is not None:
+                    error.remedy = f"did you mean the stage {stage!r}?"
+                raise
+            self.cleanup.enter_context(self.store.lease(found.image.digest))
+            self.found[key] = found
+        return self.found[key]
+
+    def context_tree(self) -> ContextTree | None:
+        """The build context, opened once; None when the build has none."""
+        if self._context is None and self.request.context is not None:
+            tree = ContextTree(
+                self.request.context,
+                ignore=self.sources.ignore,
+                strict=self.request.strict_modes,
+                epoch_seconds=self.epoch_seconds,
+                index=self.index,
+            )
+            self._context = self.cleanup.enter_context(tree)
+        return self._context
+
+    def trees(self, config: ImageConfig, fingerprint: str) -> tuple[HostPath, ...]:
+        """The layer trees of an image in the making, the lowest first."""
+        trees = tuple(self.store.layer_tree(diff_id) for diff_id in config.diff_ids)
+        return (Path("/"), *trees) if fingerprint else trees
+
+    def stage_trees(self, stage: Stage) -> tuple[HostPath, ...]:
+        """What a stage's next step stands on."""
+        return self.trees(stage.state.config, stage.fingerprint)
+
+    @contextlib.contextmanager
+    def upper(self, trees: tuple[HostPath, ...], *, away_from_root: bool = False) -> Iterator[tuple[HostPath, HostPath]]:
+        """A scratch directory and in it an upper directory that has the merged root's own attributes.
+
+        ``away_from_root``: not on the machine's root's own file system, where memory can take its place.
+        """
+        from contain.container.workspaces import memory_takes_attributes
+
+        with contextlib.ExitStack() as stack:
+            if away_from_root and memory_takes_attributes():
+                scratch = stack.enter_context(open_memory_directory())
+            else:
+                scratch = stack.enter_context(self.store.scratch("build-step"))
+            upper = scratch / "upper"
+            upper.mkdir()
+            with RootView(trees) as view:
+                root = view.lookup("/")
+                upper.chmod(0o755 if root is None else root.mode)
+                if root is not None and os.geteuid() == 0:
+                    os.chown(upper, root.uid, root.gid)
+                    for name, value in root.xattrs.items():
+                        os.setxattr(upper, name, value)
+            yield scratch, upper
+
+    def commit(self, upper: HostPath, trees: tuple[HostPath, ...]) -> CommittedLayer | None:
+        """Make a layer of what a step wrote; None when it changed nothing."""
+        return self.store.commit_layer(upper, lower=trees, epoch_seconds=self.epoch_seconds)
