@@ -27,7 +27,9 @@ _IMAGES, _CONTAINERS, _ENVIRONMENTS, _SYSTEM = "Images", "Containers", "Environm
 COMMANDS = {
     "build": Command(module="build", function="build", summary="Build an image from a Dockerfile", group=_IMAGES),
     "images": Command(module="images", function="images", summary="List images", group=_IMAGES),
-    "pull": Command(module="images", function="pull", summary="Get an image from a registry or a base provider", group=_IMAGES),
+    "pull": Command(
+        module="registry", function="pull", summary="Get an image from a registry or a base provider", group=_IMAGES
+    ),
     "import": Command(
         module="images", function="import_", summary="Make an image from a root file system archive", group=_IMAGES
     ),
