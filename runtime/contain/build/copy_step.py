@@ -8,19 +8,17 @@ import os
 from contain.build.archives import is_archive, unpack_archive
 from contain.build.caching import cached_layer
 from contain.build.copying import CREATED_DIRECTORY_MODE, CopyOptions, perform_copy
-from contain.build.graph import find_source_stage
 from contain.build.keys import copy_ingredients
 from contain.build.owners import parse_owner
 from contain.build.selection import CopyPlan, Placement, digest_selection, plan_copy, select_sources
+from contain.build.source_trees import open_source
 from contain.build.steps import CopyStep
 from contain.build.tasks import Work
 from contain.build.tree import Kind, Tree, join, parent_of
 from contain.build.viewtree import ViewTree
 from contain.build.workbench import Stage, Workbench
 from contain.build.writer import Attributes, UpperWriter
-from contain.errors import UsageError
 from contain.paths import HostPath
-from contain.reference import parse_reference
 from contain.store import RootView, StepRecord
 from contain.store.layers import CommittedLayer
 
@@ -107,24 +105,6 @@ def _owner(step: CopyStep, trees: tuple[HostPath, ...]) -> tuple[int, int] | Non
 
 def _source_tree(bench: Workbench, stage: Stage, step: CopyStep, stack: contextlib.ExitStack) -> Work[tuple[Tree, str]]:
     """The tree that the sources are looked up in, and its name for messages."""
-    if step.source_name is None:
-        context = bench.context_tree()
-        if context is not None:
-            return context, "the build context"
-        if step.sources:
-            raise UsageError(
-                f"{step.instruction.keyword} needs a build context, and this build has none",
-                code="no-context",
-                span=step.instruction.span,
-            )
-        return ViewTree(RootView(())), "the build context"
-    span = step.instruction.span_of(step.source_name)
-    index = find_source_stage(bench.graph.dockerfile, stage.plan.index, step.source_name, span=span)
-    if index is not None:
-        result = yield from bench.need_stage(stage, index)
-        trees = bench.trees(result.state.config, result.fingerprint)
-        place = f"the stage {step.source_name}"
-    else:
-        found = bench.base(parse_reference(step.source_name), stage.plan.platform, span)
-        trees, place = found.trees, f"the image {step.source_name}"
-    return ViewTree(stack.enter_context(RootView(trees)), index=bench.index), place
+    if not step.sources and step.source_name is None:  # heredocs only
+        return ViewTree(RootView(())), "the Dockerfile"
+    return (yield from open_source(bench, stage, step.source_name or "", instruction=step.instruction, stack=stack))

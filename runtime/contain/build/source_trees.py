@@ -1,0 +1,43 @@
+"""Opens what ``--from`` names, for COPY, ADD and the mounts of RUN: a named context, a stage, or an image; or the build context."""
+
+from __future__ import annotations
+
+import contextlib
+
+from contain.build.graph import find_source_stage
+from contain.build.tasks import Work
+from contain.build.tree import Tree
+from contain.build.viewtree import ViewTree
+from contain.build.workbench import Stage, Workbench
+from contain.dockerfile.instructions import Instruction
+from contain.errors import UsageError
+from contain.reference import parse_reference
+from contain.store import RootView
+
+
+def open_source(
+    bench: Workbench, stage: Stage, name: str, *, instruction: Instruction, stack: contextlib.ExitStack
+) -> Work[tuple[Tree, str]]:
+    """The tree that ``name`` stands for, and what messages call it. An empty name is the build context. Waits for a stage.
+
+    Raises `UsageError` (``no-context``), `NotFound`; they point at the name.
+    """
+    if not name:
+        context = bench.context_tree()
+        if context is None:
+            raise UsageError(
+                f"{instruction.keyword} needs a build context, and this build has none",
+                code="no-context",
+                span=instruction.span,
+            )
+        return context, "the build context"
+    span = instruction.span_of(name)
+    index = find_source_stage(bench.graph.dockerfile, stage.plan.index, name, span=span)
+    if index is not None:
+        result = yield from bench.need_stage(stage, index)
+        trees = bench.trees(result.state.config, result.fingerprint)
+        place = f"the stage {name}"
+    else:
+        found = bench.base(parse_reference(name), stage.plan.platform, span)
+        trees, place = found.trees, f"the image {name}"
+    return ViewTree(stack.enter_context(RootView(trees)), index=bench.index), place
