@@ -83,8 +83,12 @@ def parse_dockerfile(text: str, *, file: str = "Dockerfile") -> Dockerfile:
         global_args=tuple(global_args),
         stages=tuple(Stage(start=start, instructions=tuple(instructions)) for start, instructions in stages),
         findings=tuple(
-            LintFinding(rule="NoEmptyContinuation", message="an empty line inside an instruction", span=span)
-            for span in lexer.empty_continuations
+            LintFinding(
+                rule="NoEmptyContinuation", message="an empty line inside an instruction", span=instruction.line.empty_line
+            )
+            for start, instructions in stages
+            for instruction in (start, *instructions)
+            if instruction.line.empty_line is not None
         ),
     )
 

@@ -88,6 +88,8 @@ class LogicalLine:
     text: str
     pieces: tuple[_Piece, ...]
     end_line: int  # the last physical line, heredoc bodies included
+    comments: tuple[str, ...] = ()  # the comment lines above it, without their "#"; an empty comment forgets those before it
+    empty_line: SourceSpan | None = None  # the first empty line inside it
 
     def span(self, start: int, end: int) -> SourceSpan:
         """The place of ``text[start:end]``, to be shown by the physical line on which it begins."""
@@ -170,7 +172,7 @@ class _Reader:
     number: int = 0
     directives: dict[str, str] = field(default_factory=dict)
     directives_possible: bool = True
-    empty_continuations: list[SourceSpan] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
 
     def next(self) -> str | None:
         if self.number >= len(self.lines):
@@ -193,7 +195,7 @@ class _Reader:
 class Lexer:
     """Reads nodes one after the other, so that the first error of a file is the one that is reported.
 
-    ``directives`` and ``empty_continuations`` are complete after `nodes` is exhausted.
+    ``directives`` is complete after `nodes` is exhausted.
     """
 
     def __init__(self, text: str, *, file: str) -> None:
@@ -206,11 +208,6 @@ class Lexer:
         """What the directives read so far say."""
         found = self._reader.directives
         return Directives(syntax=found.get("syntax"), escape=found.get("escape", DEFAULT_ESCAPE), check=found.get("check"))
-
-    @property
-    def empty_continuations(self) -> tuple[SourceSpan, ...]:
-        """Where an empty line stands inside an instruction."""
-        return tuple(self._reader.empty_continuations)
 
     def nodes(self) -> Iterator[Node]:
         """Every instruction. Raises `UsageError`; ``empty-dockerfile`` if there is none."""
@@ -238,13 +235,18 @@ class Lexer:
             return None
         source = raw.rstrip("\r\n")
         content = source.lstrip(GO_SPACE)
-        if reader.directives_possible:
-            self._directive(content)
+        is_directive = reader.directives_possible and self._directive(content)
         if content.startswith("#"):
+            comment = content[1:].strip(GO_SPACE)
+            if not comment:
+                reader.comments.clear()
+            elif not is_directive:
+                reader.comments.append(comment)
             content = ""
         continuation = _CONTINUATIONS[self.directives.escape]
         pieces = [_Piece(start=0, line=reader.number, column=len(source) - len(source.lstrip(GO_SPACE)), source=source)]
         text, continued = _cut_continuation(content, continuation)
+        empty_line: SourceSpan | None = None
         while continued:
             raw = reader.next()
             if raw is None:
@@ -253,21 +255,31 @@ class Lexer:
             if source.lstrip(GO_SPACE).startswith("#"):
                 continue
             if not source.strip(GO_SPACE):
-                reader.empty_continuations.append(reader.place())
+                empty_line = empty_line or reader.place()
                 continue
             content, continued = _cut_continuation(source, continuation)
             pieces.append(_Piece(start=len(text), line=reader.number, column=0, source=source))
             text += content
-        return _stripped(LogicalLine(file=reader.file, text=text, pieces=tuple(pieces), end_line=reader.number))
+        line = LogicalLine(
+            file=reader.file,
+            text=text,
+            pieces=tuple(pieces),
+            end_line=reader.number,
+            comments=tuple(reader.comments),
+            empty_line=empty_line,
+        )
+        if text.strip(GO_SPACE):
+            reader.comments.clear()
+        return _stripped(line)
 
-    def _directive(self, content: str) -> None:
-        """Records the directive on this line, or ends the zone in which there may be one."""
+    def _directive(self, content: str) -> bool:
+        """Records the directive on this line, or ends the zone in which there may be one. Whether there was one."""
         reader = self._reader
         name, _, value = content[1:].partition("=") if content.startswith("#") else ("", "", "")
         name, value = name.strip(GO_SPACE).lower(), value.strip(GO_SPACE)
         if name not in _DIRECTIVES or not value:
             reader.directives_possible = False
-            return
+            return False
         if name in reader.directives:
             raise UsageError(f"the directive {name!r} is given twice", code="bad-directive", span=reader.place())
         if name == "escape" and value not in _CONTINUATIONS:
@@ -278,6 +290,7 @@ class Lexer:
                 span=reader.place(),
             )
         reader.directives[name] = value
+        return True
 
     def _with_heredocs(self, node: Node) -> Node:
         reader = self._reader
@@ -307,7 +320,7 @@ class Lexer:
             )
         if not found:
             return node
-        line = LogicalLine(file=node.line.file, text=node.line.text, pieces=node.line.pieces, end_line=reader.number)
+        line = _line_with(node.line, end_line=reader.number)
         child = node.child and _replaced(node.child, line, tuple(found))
         return _replaced(node, line, () if child else tuple(found), child)
 
@@ -367,7 +380,20 @@ def _stripped(line: LogicalLine) -> LogicalLine:
             )
             for piece in kept
         )
-    return LogicalLine(file=line.file, text=line.text.strip(GO_SPACE), pieces=pieces, end_line=line.end_line)
+    return _line_with(line, text=line.text.strip(GO_SPACE), pieces=pieces)
+
+
+def _line_with(
+    line: LogicalLine, *, text: str | None = None, pieces: tuple[_Piece, ...] | None = None, end_line: int | None = None
+) -> LogicalLine:
+    return LogicalLine(
+        file=line.file,
+        text=line.text if text is None else text,
+        pieces=line.pieces if pieces is None else pieces,
+        end_line=line.end_line if end_line is None else end_line,
+        comments=line.comments,
+        empty_line=line.empty_line,
+    )
 
 
 # -- one logical line -------------------------------------------------------------------------------------------------------
