@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contain.environment.facts import Package
 
 
-def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+def parse_paragraphs(text: str) -> Iterator[dict[str, str]]:
     """Debian control paragraphs, folded lines joined. Source: deb822(5)."""
     for block in re.split(r"\n(?:[ \t]*\n)+", text.replace("\r\n", "\n")):
         fields: dict[str, str] = {}
@@ -36,7 +36,7 @@ def parse_dpkg_status(text: str) -> dict[str, tuple[Package, ...]]:
     A package that was removed but still has its configuration is not installed. ``place`` is the architecture.
     """
     found: dict[str, list[Package]] = {}
-    for fields in _paragraphs(text):
+    for fields in parse_paragraphs(text):
         name, version = fields.get("Package"), fields.get("Version")
         if name and version and fields.get("Status", "install ok installed").endswith(" installed"):
             found.setdefault(name, []).append(Package(version=version, place=fields.get("Architecture", "")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 
@@ -33,6 +33,7 @@ from contain.store.database import Database
 from contain.store.durable import remove_tree
 from contain.store.layers import Layers
 from contain.store.layout import Layout
+from contain.store.referrers import Referrers, StoredReferrer
 from contain.values import dataclass
 
 GRACE_SECONDS = 3600
@@ -81,6 +82,7 @@ class Images:
 
     def __init__(self, layout: Layout, database: Database, blobs: Blobs, layers: Layers) -> None:
         self._layout, self._database, self._blobs, self._layers = layout, database, blobs, layers
+        self._referrers = Referrers(database, blobs)
 
     def put(self, config: ImageConfig, layers: Sequence[Descriptor], *, source: str) -> Image:
         """Write manifest and config of an image whose layers are here."""
@@ -136,6 +138,18 @@ class Images:
     def _require(self, digest: str) -> None:
         if not DIGEST_PATTERN.match(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
             raise no_such_image(digest)
+
+    def put_referrer(
+        self, subject: str, manifest: bytes, contents: Sequence[bytes], *, artifact_type: str, annotations: Mapping[str, str]
+    ) -> str:
+        """Keep an artifact with an image; it goes when the image goes. Raises `NotFound` without the image."""
+        with self._layout.collection_barrier(collecting=False):
+            self._require(subject)
+            return self._referrers.put(subject, manifest, contents, artifact_type=artifact_type, annotations=annotations)
+
+    def referrers(self, subject: str) -> tuple[StoredReferrer, ...]:
+        """The artifacts about an image, the newest first."""
+        return self._referrers.of(subject)
 
     def trees(self, image: Image) -> tuple[HostPath, ...]:
         """The image's layer trees, lowest first."""
@@ -259,9 +273,11 @@ class Images:
                 mine = _references(self._load(digest))
             except (NotFound, IntegrityError):
                 mine = _Found(blobs={digest})  # damaged: what else it had is found by `prune`
+            mine.blobs |= self._referrers.blobs_of((digest,))
             with self._database.transaction() as database:
                 database.execute("DELETE FROM names WHERE digest = ?", (digest,))
                 database.execute("DELETE FROM images WHERE digest = ?", (digest,))
+                self._referrers.forget((digest,))
             used = self._reachable()
             used.layers |= {str(row[0]) for row in self._database.rows("SELECT diff_id FROM steps WHERE diff_id IS NOT NULL")}
             leased = self._layout.leased()
@@ -273,6 +289,20 @@ class Images:
                 mine.layers - used.layers - leased,
                 cache_rows=0,
                 grace_seconds=grace_seconds,
+            )
+
+    def discard(self, blobs: Collection[str], layers: Collection[str]) -> None:
+        """Remove those of the blobs and layers that no image, no cached step and no living process needs."""
+        with self._layout.collection_barrier(collecting=True):
+            used = self._reachable()
+            steps = {str(row[0]) for row in self._database.rows("SELECT diff_id FROM steps WHERE diff_id IS NOT NULL")}
+            leased = self._layout.leased()
+            self._delete(
+                (),
+                set(blobs) - used.blobs - leased,
+                set(layers) - used.layers - steps - leased,
+                cache_rows=0,
+                grace_seconds=0,
             )
 
     def prune(self, *, keep: Collection[str], grace_seconds: float) -> PruneReport:
@@ -295,6 +325,7 @@ class Images:
                     if row[0] not in spared
                 ]
                 database.executemany("DELETE FROM images WHERE digest = ?", [(digest,) for digest in gone])
+                self._referrers.forget(gone)
             used = self._reachable()
             for digest in leased:
                 # A lease may name an image whose row is gone, or a layer; both keep what they name.
@@ -327,9 +358,11 @@ class Images:
 
     def _reachable(self) -> _Found:
         found = _Found()
-        for (digest,) in self._database.rows("SELECT digest FROM images"):
+        digests = {str(row[0]) for row in self._database.rows("SELECT digest FROM images")}
+        found.blobs |= self._referrers.blobs_of(digests)
+        for digest in digests:
             try:
-                references = _references(self._load(str(digest)))
+                references = _references(self._load(digest))
             except (NotFound, IntegrityError):
                 continue  # a damaged image refers to nothing that could be used
             found.blobs |= references.blobs

@@ -6,7 +6,7 @@ killed at any moment: what is visible is always whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,6 +22,7 @@ from contain.store.database import Database
 from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
 from contain.store.layers import CommittedLayer, Layers
 from contain.store.layout import Layout
+from contain.store.referrers import StoredReferrer
 
 if TYPE_CHECKING:
     from contain.store.tar_reader import TarLimits
@@ -205,9 +206,24 @@ class Store:
         """Remove an image and its names, and what only it needed. Layers that the build cache knows stay until `prune`."""
         return self._images.remove(digest, grace_seconds=grace_seconds)
 
+    def discard(self, *, blobs: Collection[str], layers: Collection[str]) -> None:
+        """Take out again what was brought in for an image that did not come about, as far as nothing else needs it."""
+        self._images.discard(blobs, layers)
+
     def prune(self, *, keep: Collection[str] = (), grace_seconds: float = GRACE_SECONDS) -> PruneReport:
         """Remove images without names (except ``keep``) and whatever no image needs; see `contain.store.images.Images.prune`."""
         return self._images.prune(keep=keep, grace_seconds=grace_seconds)
+
+    def put_referrer(
+        self, subject: str, manifest: bytes, contents: Sequence[bytes], *, artifact_type: str, annotations: Mapping[str, str]
+    ) -> str:
+        """Keep an artifact (manifest, and the contents of its blobs) with the image that is its subject, as long as the image
+        is here. Returns its digest. Raises `NotFound`."""
+        return self._images.put_referrer(subject, manifest, contents, artifact_type=artifact_type, annotations=annotations)
+
+    def referrers(self, subject: str) -> tuple[StoredReferrer, ...]:
+        """The artifacts that are kept with an image, the newest first."""
+        return self._images.referrers(subject)
 
     # Build cache and file digests: `contain.store.cache`.
 
