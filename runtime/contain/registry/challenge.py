@@ -107,6 +107,12 @@ def choose_challenge(challenges: Sequence[Challenge], credentials: Credentials |
     return None
 
 
+def without_scope(challenge: Challenge) -> Challenge:
+    """The challenge as it would stand for any repository."""
+    parameters = {name: value for name, value in challenge.parameters.items() if name != "scope"}
+    return Challenge(scheme=challenge.scheme, parameters=MappingProxyType(parameters))
+
+
 def basic_authorization(credentials: Credentials) -> str:
     """The value of an ``Authorization`` header for Basic authentication (RFC 7617, UTF-8)."""
     return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
@@ -117,12 +123,30 @@ def repository_scope(repository: str, *actions: str) -> str:
     return f"repository:{repository}:{','.join(actions)}"
 
 
+def combine_scopes(demanded: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """What to ask a token for: what the challenge demands, with the actions that we want on the same repositories, and our
+    further scopes (a repository to mount from). The first of ours gives way to the demand: the registry knows better what its
+    repository is called."""
+    if not demanded:
+        return list(ours)
+    combined = {resource: dict.fromkeys(actions.split(",")) for resource, actions in map(_split_scope, demanded)}
+    for index, (resource, actions) in enumerate(map(_split_scope, ours)):
+        if resource in combined or index:
+            combined.setdefault(resource, {}).update(dict.fromkeys(actions.split(",")))
+    return [f"{resource}:{','.join(actions)}" if resource else ",".join(actions) for resource, actions in combined.items()]
+
+
+def _split_scope(scope: str) -> tuple[str, str]:
+    resource, _, actions = scope.rpartition(":")
+    return resource, actions
+
+
 def plan_token_requests(
     challenge: Challenge, *, scopes: Sequence[str], credentials: Credentials | None, registry_url: str
 ) -> tuple[TokenRequest, ...]:
     """Requests for a token, to be tried in turn while the answer is 404 or 405: POST for an identity token, then GET.
 
-    The scope is the challenge's own, else ``scopes``. Raises `RegistryError` (code ``registry-bad-challenge``) if the realm is
+    The scope is that of `combine_scopes`. Raises `RegistryError` (code ``registry-bad-challenge``) if the realm is
     no URL, or if it would send secrets in the clear though the registry itself speaks HTTPS.
     """
     realm = challenge.parameters["realm"]
@@ -134,7 +158,7 @@ def plan_token_requests(
         raise RegistryError(
             f"the registry wants the password sent over plain HTTP to {parts.netloc}; refused", code="registry-bad-challenge"
         )
-    asked = challenge.parameters.get("scope", "").split() or list(scopes)
+    asked = combine_scopes(challenge.parameters.get("scope", "").split(), scopes)
     service = challenge.parameters.get("service", "")
     base = urlunsplit((parts.scheme, parts.netloc, parts.path or "/", "", ""))
     query = [*parse_qsl(parts.query, keep_blank_values=True)]

@@ -26,6 +26,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from contain.errors import ContainError, NotFound, RegistryError
 from contain.progress import Progress
 from contain.registry.challenge import (
+    Challenge,
     Credentials,
     basic_authorization,
     choose_challenge,
@@ -33,6 +34,7 @@ from contain.registry.challenge import (
     parse_token,
     plan_token_requests,
     repository_scope,
+    without_scope,
 )
 from contain.registry.configuration import Endpoint
 from contain.registry.policy import (
@@ -44,7 +46,7 @@ from contain.registry.policy import (
     plan_redirect,
     plan_retry,
 )
-from contain.registry.transport import HttpRequest, HttpResponse, Transport, TransportFailure
+from contain.registry.transport import HttpRequest, HttpResponse, StreamBody, Transport, TransportFailure
 from contain.values import dataclass
 
 _LARGEST_ERROR_BYTES = 64 << 10
@@ -66,7 +68,11 @@ def _nothing() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiRequest:
-    """A request of the distribution API: ``/v2/<repository>/<path>``. ``actions``: what a token must allow there."""
+    """A request of the distribution API: ``/v2/<repository>/<path>``, or ``url`` where a registry's ``Location`` leads.
+
+    ``actions``: what a token must allow there; ``scopes``: what else, as whole scopes. ``repeat``: a failed attempt may be
+    repeated as it is; otherwise whoever asks gets the failure (`TransportFailure`, or the answer).
+    """
 
     method: str
     repository: str
@@ -74,7 +80,10 @@ class ApiRequest:
     actions: tuple[str, ...] = ("pull",)
     headers: Mapping[str, str] = field(default_factory=_nothing)
     query: Mapping[str, str] = field(default_factory=_nothing)
-    body: bytes | None = None
+    body: bytes | StreamBody | None = None
+    url: str = ""
+    scopes: tuple[str, ...] = ()
+    repeat: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +126,7 @@ class RegistryClient:
         self._schemes: dict[str, str] = {}
         self._answered: set[tuple[str, str, int | None]] = set()
         self._authorizations: dict[tuple[str, tuple[str, ...]], _Authorization] = {}
+        self._challenges: dict[str, tuple[Challenge, ...]] = {}  # what each origin asked for last
 
     def open(self, endpoint: Endpoint, request: ApiRequest) -> HttpResponse:
         """The answer to a request, redirects followed, its body unread. Use it as a context manager.
@@ -147,28 +157,35 @@ class RegistryClient:
     def _authorised(self, endpoint: Endpoint, scheme: str, request: ApiRequest) -> HttpResponse:
         base = f"{scheme}://{endpoint.host}"
         repository = endpoint.repository(request.repository)
-        query = dict(request.query) | ({"ns": endpoint.mirror_of} if endpoint.mirror_of else {})
-        # Not urllib's default of leaving out more: digests have colons, which are fine in a path.
-        url = f"{base}/v2/{quote(repository, safe='/')}/{quote(request.path, safe='/:')}"
         plain = HttpRequest(
             method=request.method,
-            url=f"{url}?{urlencode(query)}" if query else url,
+            url=request.url or _api_url(base, endpoint, repository, request),
             headers=request.headers,
             body=request.body,
         )
-        key = (base, (repository_scope(repository, *request.actions),))
+        if origin(urlsplit(plain.url)) != origin(urlsplit(base)):  # a Location elsewhere: our credentials are not for it
+            response = self._send(endpoint, plain, repeat=request.repeat)
+            response.same_origin = False
+            return response
+        own = (repository_scope(repository, *request.actions),) if request.actions else ()
+        key = (base, (*own, *request.scopes))
         used = self._authorization(key)
-        response = self._send(endpoint, _authorising(plain, used))
+        if used is None and isinstance(request.body, StreamBody) and (known := self._challenges.get(base)):
+            with self._login:  # to send a large body only to hear 401 would be a waste
+                used = self._authorization(key) or self._log_in(endpoint, base, repository, key, known)
+        response = self._send(endpoint, _authorising(plain, used), repeat=request.repeat)
         if response.status != 401 or not response.same_origin:
             return response
         with self._login:
             answer = self._authorization(key)
             if answer is None or answer is used:
-                answer = self._log_in(endpoint, base, repository, key, response)
+                challenges = parse_challenges(response.header_lines("WWW-Authenticate"))
+                self._challenges[base] = tuple(without_scope(challenge) for challenge in challenges)
+                answer = self._log_in(endpoint, base, repository, key, challenges)
         if answer is None or answer is used:
             return response
         response.close()
-        return self._send(endpoint, _authorising(plain, answer))
+        return self._send(endpoint, _authorising(plain, answer), repeat=request.repeat)
 
     def _authorization(self, key: tuple[str, tuple[str, ...]]) -> _Authorization | None:
         with self._lock:
@@ -176,10 +193,14 @@ class RegistryClient:
             return found if found is not None and self._clock() < found.expires else None
 
     def _log_in(
-        self, endpoint: Endpoint, base: str, repository: str, key: tuple[str, tuple[str, ...]], response: HttpResponse
+        self,
+        endpoint: Endpoint,
+        base: str,
+        repository: str,
+        key: tuple[str, tuple[str, ...]],
+        challenges: tuple[Challenge, ...],
     ) -> _Authorization | None:
         """What to answer to a 401; None if there is nothing that we could say."""
-        challenges = parse_challenges(response.header_lines("WWW-Authenticate"))
         credentials = self._credentials.find(host=endpoint.host, repository=repository)
         now = self._clock()
         answer: _Authorization | None = None
@@ -225,8 +246,10 @@ class RegistryClient:
         except _Unanswered as failure:  # the registry did answer, so its other scheme is not wanted
             raise failure.error from failure
 
-    def _send(self, endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
+    def _send(self, endpoint: Endpoint, request: HttpRequest, *, repeat: bool = True) -> HttpResponse:
         """One request with its redirects, repeated while that may help."""
+        if not repeat:
+            return self._follow(endpoint, request)
         attempt = 0
         while True:
             attempt += 1
@@ -320,6 +343,14 @@ class _Unanswered(Exception):
     def __init__(self, trouble: Trouble, error: RegistryError) -> None:
         super().__init__(str(error))
         self.trouble, self.error = trouble, error
+
+
+def _api_url(base: str, endpoint: Endpoint, repository: str, request: ApiRequest) -> str:
+    query = dict(request.query) | ({"ns": endpoint.mirror_of} if endpoint.mirror_of else {})
+    # Not urllib's default of leaving out more: digests have colons, which are fine in a path.
+    path = "/".join(part for part in (quote(repository, safe="/"), quote(request.path, safe="/:")) if part)
+    url = f"{base}/v2/{path}"
+    return f"{url}?{urlencode(query)}" if query else url
 
 
 def _authorising(request: HttpRequest, authorization: _Authorization | None) -> HttpRequest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import selectors
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import EINPROGRESS, ETIMEDOUT
 from os import strerror
 from time import monotonic
@@ -92,30 +92,43 @@ def _new_socket(self: connection.HTTPConnection, host: str) -> socket.socket:
         raise exceptions.NewConnectionError(self, f"cannot connect to {self.host}: {error.strerror}") from error
 
 
-class _PlainConnection(connection.HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return _new_socket(self, self._dns_host)
+def with_own_connections(
+    pools: urllib3.PoolManager, *, io_seconds: float, opened: Callable[[socket.socket], None]
+) -> urllib3.PoolManager:
+    """The same pool manager, its new connections made by `connect` and shown to ``opened``. ``io_seconds``: how long sending
+    may stand still; urllib3 would take the time for connecting."""
 
+    def ready(made: connection.HTTPConnection) -> None:
+        if made.sock is not None:
+            made.sock.settimeout(io_seconds)
+            opened(made.sock)
 
-class _TlsConnection(connection.HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return _new_socket(self, self._dns_host)
+    class PlainConnection(connection.HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _new_socket(self, self._dns_host)
 
+        def connect(self) -> None:
+            super().connect()
+            ready(self)
 
-class _PlainPool(connectionpool.HTTPConnectionPool):
-    ConnectionCls = _PlainConnection
+    class TlsConnection(connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _new_socket(self, self._dns_host)
 
+        def connect(self) -> None:
+            super().connect()
+            ready(self)
 
-class _TlsPool(connectionpool.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+    class PlainPool(connectionpool.HTTPConnectionPool):
+        ConnectionCls = PlainConnection
 
-    def _validate_conn(self, conn: BaseHTTPConnection) -> None:
-        # As urllib3 does, without its warning about a certificate that the user's configuration told us not to verify.
-        if conn.is_closed:
-            conn.connect()
+    class TlsPool(connectionpool.HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
 
+        def _validate_conn(self, conn: BaseHTTPConnection) -> None:
+            # As urllib3 does, without its warning about a certificate that the user's configuration told us not to verify.
+            if conn.is_closed:
+                conn.connect()
 
-def with_own_connections(pools: urllib3.PoolManager) -> urllib3.PoolManager:
-    """The same pool manager, its new connections made by `connect`."""
-    pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+    pools.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
     return pools

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import field
 from types import MappingProxyType
@@ -38,13 +39,21 @@ def _no_headers() -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamBody:
+    """A body too large for memory: ``pieces`` gives its ``size_bytes`` bytes from the beginning, each time it is called."""
+
+    size_bytes: int
+    pieces: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
     """What to send. ``verify``: the server's certificate must be valid."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=_no_headers)
-    body: bytes | None = None
+    body: bytes | StreamBody | None = None
     verify: bool = True
 
 
@@ -152,17 +161,21 @@ class Transport:
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, bool], urllib3.PoolManager] = {}
         self._open: weakref.WeakSet[HttpResponse] = weakref.WeakSet()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._aborted = False
 
     def open(self, request: HttpRequest) -> HttpResponse:
-        """Send a request, return the answer with its body unread. Raises `TransportFailure`."""
+        """Send a request, return the answer with its body unread. Raises `TransportFailure`, and what a `StreamBody` raises."""
         pool = self._pool(choose_proxy(request.url, self._environ), request.verify)
+        headers, body = dict(request.headers), request.body
+        if isinstance(body, StreamBody):
+            headers["Content-Length"] = str(body.size_bytes)
         with _translated():
             response = pool.urlopen(
                 request.method,
                 request.url,
-                headers=dict(request.headers),
-                body=request.body,
+                headers=headers,
+                body=iter(body.pieces()) if isinstance(body, StreamBody) else body,
                 redirect=False,
                 retries=False,
                 preload_content=False,
@@ -190,7 +203,7 @@ class Transport:
                     plain = urllib3.PoolManager(num_pools=8, maxsize=4, timeout=timeout, ssl_context=context)
                 else:
                     plain = self._proxied(proxy, timeout, context)
-                pool = with_own_connections(plain)
+                pool = with_own_connections(plain, io_seconds=self._read_seconds, opened=self._remember)
                 self._pools[proxy, verify] = pool
             return pool
 
@@ -221,13 +234,22 @@ class Transport:
             context.verify_mode = ssl.CERT_NONE
         return context
 
+    def _remember(self, opened: socket.socket) -> None:
+        with self._lock:
+            self._sockets.add(opened)
+            too_late = self._aborted
+        if too_late:
+            _shut(opened)
+
     def abort(self) -> None:
-        """Make every read that waits in some thread, or begins from now on, fail at once."""
+        """Make everything that waits for the network in some thread, or begins to from now on, fail at once."""
         with self._lock:
             self._aborted = True
-            waiting = list(self._open)
+            waiting, sockets = list(self._open), list(self._sockets)
         for response in waiting:
             response.abort()
+        for opened in sockets:
+            _shut(opened)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -235,3 +257,9 @@ class Transport:
             for pool in self._pools.values():
                 pool.clear()
             self._pools.clear()
+
+
+def _shut(opened: socket.socket) -> None:
+    """End a connection that another thread may be sending on or waiting for; the thread closes it."""
+    with suppress(OSError):
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)  # not TLS's own: that takes its state from under the other thread

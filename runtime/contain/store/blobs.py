@@ -134,6 +134,18 @@ class Blobs:
             write_aside(self.path(digest), data, aside=self._layout.temporary)
         return digest
 
+    def adopt(self, path: HostPath, digest: str) -> None:
+        """Make a file on the store's file system the blob ``digest``, which it is known to hold."""
+        with explained(digest):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+                os.fchmod(descriptor, 0o644)
+            finally:
+                os.close(descriptor)
+            os.rename(path, self.path(digest))
+            fsync_directory(self._layout.blobs)
+
     @contextmanager
     def ingest(self, digest: str, size_bytes: int) -> Iterator[BlobIngest]:
         """Receive a blob piece by piece. One process at a time does so for one digest; others wait."""

@@ -258,12 +258,12 @@ class Images:
 
     def blob_of_layer(self, diff_id: str) -> tuple[str, str] | None:
         """Digest and media type of a stored blob whose uncompressed content is this layer."""
-        for digest, media_type in self._database.rows(
-            "SELECT digest, media_type FROM layer_blobs WHERE diff_id = ?", (diff_id,)
-        ):
-            if self._blobs.has(str(digest)):
-                return str(digest), str(media_type)
-        return None
+        return next(iter(self.blobs_of_layer(diff_id)), None)
+
+    def blobs_of_layer(self, diff_id: str) -> tuple[tuple[str, str], ...]:
+        """The same for all of them."""
+        rows = self._database.rows("SELECT digest, media_type FROM layer_blobs WHERE diff_id = ?", (diff_id,))
+        return tuple((str(digest), str(media_type)) for digest, media_type in rows if self._blobs.has(str(digest)))
 
     def remove(self, digest: str, *, grace_seconds: float) -> PruneReport:
         """Remove an image, its names, and those of its blobs and layers that nothing else refers to."""
