@@ -34,6 +34,7 @@ from contain.build.workbench import Stage, StageResult, Workbench
 from contain.build.workdir_step import perform_workdir
 from contain.dockerfile.instructions import Instruction
 from contain.dockerfile.parse import parse_trigger
+from contain.dockerfile.syntax import CHECK_ARGUMENT
 from contain.errors import ContainError, HostError, UsageError
 from contain.oci import Descriptor, History, ImageConfig, Platform
 from contain.oci.image import MEDIA_LAYER
@@ -81,6 +82,10 @@ def build(
         platform=request.platform or host.platform,
         host_platform=host.platform,
     )
+    if sources.dockerfile.directives.check is not None or CHECK_ARGUMENT in request.build_args:
+        from contain.build.checking import refuse_warnings
+
+        refuse_warnings(sources, request, store=store, host=host)
     with contextlib.ExitStack() as cleanup:
         index = cleanup.enter_context(store.file_digests())
         bench = Workbench(
@@ -135,11 +140,13 @@ class _Builder:
         bench = self._bench
         for name in self._graph.unused_arguments:
             bench.progress.warn(f"the build argument {name} is not used: no ARG declares it")
-        for finding in self._graph.dockerfile.findings:
-            bench.progress.warn(f"{finding.span.file}:{finding.span.line}: {finding.message} ({finding.rule})")
         for plan in self._graph.stages:
             self._stage(plan.index)
-        result = self._loop.run(self._stage(self._graph.target))
+        try:
+            result = self._loop.run(self._stage(self._graph.target))
+        finally:
+            if bench.executed_steps:
+                self._tell_warnings()
         config = replace(result.state.config, created=bench.created)
         image = bench.store.put_image(config, result.layers)
         for reference in bench.request.tags:
@@ -150,6 +157,14 @@ class _Builder:
             cached_steps=bench.cached_steps,
             executed_steps=bench.executed_steps,
         )
+
+    def _tell_warnings(self) -> None:
+        """What the build checks object to. Not when every step was cached: such a build takes hardly longer than the checks."""
+        from contain.build.checking import warnings_of
+
+        bench = self._bench
+        for finding in warnings_of(bench.sources, bench.request, store=bench.store, host=bench.host):
+            bench.progress.warn(f"{finding.span.file}:{finding.span.line}: {finding.message} ({finding.rule.name})")
 
     # -- stages -----------------------------------------------------------------------------------------------------------------
 

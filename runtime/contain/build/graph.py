@@ -12,6 +12,7 @@ from types import MappingProxyType
 from contain.build.fold import declare_argument, refuse_unsupported
 from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
 from contain.dockerfile.suggestion import suggest
+from contain.dockerfile.syntax import CHECK_ARGUMENT
 from contain.dockerfile.words import expand
 from contain.errors import NotFound, SourceSpan, UsageError
 from contain.oci import Platform
@@ -26,7 +27,7 @@ PROXY_NAMES = frozenset(
 )
 """Build arguments that need no ARG, and are outside the cache key and the history unless one declares them."""
 
-PREDEFINED = PROXY_NAMES | {"SOURCE_DATE_EPOCH"}
+PREDEFINED = PROXY_NAMES | {"SOURCE_DATE_EPOCH", CHECK_ARGUMENT}
 _DEFAULT_STAGE = "default"
 
 

@@ -326,15 +326,6 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LintFinding:
-    """Something that is accepted and better written otherwise. ``rule`` is BuildKit's name for it."""
-
-    rule: str
-    message: str
-    span: SourceSpan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Dockerfile:
     """A whole file. ``global_args`` stand before the first FROM and are seen by FROM only."""
 
@@ -342,7 +333,8 @@ class Dockerfile:
     directives: Directives
     global_args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
-    findings: tuple[LintFinding, ...] = field(default=(), compare=False)
+    source: str = field(default="", compare=False, repr=False)
+    """The whole text."""
 
     @property
     def escape(self) -> str:

@@ -30,7 +30,6 @@ from contain.dockerfile.instructions import (
     Healthcheck,
     Instruction,
     Label,
-    LintFinding,
     Maintainer,
     OnBuild,
     Pair,
@@ -82,14 +81,7 @@ def parse_dockerfile(text: str, *, file: str = "Dockerfile") -> Dockerfile:
         directives=lexer.directives,
         global_args=tuple(global_args),
         stages=tuple(Stage(start=start, instructions=tuple(instructions)) for start, instructions in stages),
-        findings=tuple(
-            LintFinding(
-                rule="NoEmptyContinuation", message="an empty line inside an instruction", span=instruction.line.empty_line
-            )
-            for start, instructions in stages
-            for instruction in (start, *instructions)
-            if instruction.line.empty_line is not None
-        ),
+        source=text,
     )
 
 

@@ -154,6 +154,10 @@ class Node:
         return UsageError(message, code=code, remedy=remedy, span=self.line.span(start, end))
 
 
+CHECK_ARGUMENT = "BUILDKIT_DOCKERFILE_CHECK"
+"""The build argument that takes the place of the directive ``check``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directives:
     """The ``# name=value`` lines at the top. ``syntax`` is only recorded: this parser is the frontend."""

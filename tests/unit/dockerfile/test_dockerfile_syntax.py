@@ -167,9 +167,11 @@ def test_directives_are_recorded() -> None:
     assert (directives.syntax, directives.check, directives.escape) == ("docker/dockerfile:1", "skip=all", "`")
 
 
-def test_an_empty_line_inside_an_instruction_is_a_finding() -> None:
+def test_an_empty_line_inside_an_instruction_is_remembered() -> None:
     dockerfile = parse_dockerfile("FROM a\nRUN a \\\n\n  b\nRUN c \\\n  # comment\n  d\n")
-    assert [(finding.rule, finding.span.line) for finding in dockerfile.findings] == [("NoEmptyContinuation", 3)]
+    first, second = dockerfile.stages[0].instructions
+    assert first.line.empty_line is not None
+    assert (first.line.empty_line.line, second.line.empty_line) == (3, None)
 
 
 def test_the_caret_stands_under_its_word_behind_tabs() -> None:

@@ -13,9 +13,6 @@ from contain.dockerfile.words import GO_SPACE
 from contain.errors import SourceSpan, UsageError
 from contain.values import dataclass
 
-ARGUMENT_NAME = "BUILDKIT_DOCKERFILE_CHECK"
-"""The build argument that takes the place of the directive."""
-
 ALL = "all"
 _DIRECTIVE = re.compile(r"check\s*=\s*(\S+)", re.IGNORECASE)
 
