@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from contain.container.identity import home_of, parse_identity, read_account_files
 from contain.container.resolve import RunRequest, check_name, resolve_spec
 from contain.container.run import ExitState, new_container_id
-from contain.errors import Conflict, ContainError, NotFound, UsageError
+from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
 from contain.oci import Image, ImageConfig, Platform
 from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
@@ -24,6 +24,9 @@ from contain.spec import ContainerSpec, Limits, Network
 from contain.values import dataclass
 
 if TYPE_CHECKING:
+    from contain.archive.compress import Compression
+    from contain.archive.load import LoadedImage
+    from contain.archive.plan import FileFormat, SavedImage
     from contain.build.request import BuildRequest, BuildResult
     from contain.container.execute import ExecRequest
     from contain.container.records import ContainerRecord, Records
@@ -184,6 +187,59 @@ class Engine:
             done.append(f"Deleted: {image.digest}")
         return tuple(done)
 
+    def save(
+        self,
+        names: Sequence[str],
+        output: HostPath | BinaryIO,
+        *,
+        form: FileFormat | None = None,
+        compression: Compression | None = None,
+    ) -> tuple[SavedImage, ...]:
+        """``contain save``: images as one file (default: `FileFormat.DOCKER`). Decided by `contain.archive.plan`, done by
+        `contain.archive.save`."""
+        from contain.archive.compress import prepare
+        from contain.archive.plan import FileFormat, join_names
+        from contain.archive.save import save
+        from contain.build.host_root import is_on_host
+
+        asked = join_names((name, self.store.find_image(name)) for name in names)
+        for image, _ in asked:
+            if is_on_host(image.config):
+                raise NotSupported(
+                    f"image {image.digest} stands on this machine's root, which a file cannot hold",
+                    code="image-on-host",
+                    remedy="build it on another base than `host`",
+                )
+        held = {digest for image, _ in asked for digest in (image.digest, *image.config.diff_ids)}
+        with self.store.lease(*sorted(held)), self.store.scratch("save") as scratch:
+            prepared = [
+                prepare(image, references, compression=compression, store=self.store, scratch=scratch, progress=self.progress)
+                for image, references in asked
+            ]
+            images = tuple(saved for saved, _ in prepared)
+            for (image, _), saved in zip(asked, images, strict=True):
+                if image.digest != saved.digest:
+                    self.progress.note(f"{image.digest[:19]} is {saved.digest} in this compression")
+            sources = [source for _, found in prepared for source in found]
+            save(
+                images,
+                sources,
+                form=form or FileFormat.DOCKER,
+                output=output,
+                store=self.store,
+                progress=self.progress,
+            )
+        return images
+
+    def load(self, source: HostPath | BinaryIO, *, platform: str | None = None) -> tuple[LoadedImage, ...]:
+        """``contain load``: every image of a file, directory or stream. Decided by `contain.archive.layout`, done by
+        `contain.archive.load`."""
+        from contain.archive.load import load
+        from contain.registry.platform import parse_platform
+
+        wanted = None if platform is None else parse_platform(platform)
+        return load(source, store=self.store, progress=self.progress, platform=wanted)
+
     def import_image(self, archive: BinaryIO, name: str) -> Image:
         """``contain import``: any root file system as a tar archive becomes an image of one layer."""
         from contain.oci import Descriptor
@@ -205,6 +261,20 @@ class Engine:
         image = self.store.put_image(config, [layer], source="imported")
         self.store.tag(reference, image.digest, source="imported")
         return image
+
+    def sbom(self, name: str, *, attach: bool = False) -> bytes:
+        """An image's bill of materials, CycloneDX: the attached one, else a new one. ``attach``: make it anew and attach it."""
+        from contain.attestation import image_sbom
+        from contain.build.host_root import is_on_host
+
+        image = self.find_image(name).image
+        return image_sbom(image, self.store, on_host=is_on_host(image.config), keep=attach)
+
+    def provenance(self, name: str) -> bytes:
+        """How an image was made, if it was built with that. Raises `NotFound` (code ``no-provenance``)."""
+        from contain.attestation import image_provenance
+
+        return image_provenance(self.find_image(name).image, self.store)
 
     def prune(self) -> PruneReport:
         """``contain system prune``: remove what no name, container or cache row in use reaches."""

@@ -13,6 +13,7 @@ from contain.attestation.attach import (
     attestations_of,
     render_artifact_manifest,
 )
+from contain.attestation.image import attach_provenance, image_inventory, image_provenance, image_sbom
 from contain.attestation.inventory import Component, Inventory, OperatingSystem, take_inventory
 from contain.attestation.provenance import BUILD_TYPE, BUILDER_ID, BuildInputs, Dependency, render_provenance
 from contain.attestation.sbom import render_sbom
@@ -29,7 +30,11 @@ __all__ = [
     "Inventory",
     "OperatingSystem",
     "attach",
+    "attach_provenance",
     "attestations_of",
+    "image_inventory",
+    "image_provenance",
+    "image_sbom",
     "render_artifact_manifest",
     "render_provenance",
     "render_sbom",

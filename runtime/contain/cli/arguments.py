@@ -33,8 +33,14 @@ COMMANDS = {
     "import": Command(
         module="images", function="import_", summary="Make an image from a root file system archive", group=_IMAGES
     ),
+    "save": Command(module="archives", function="save", summary="Write images to a file", group=_IMAGES),
+    "load": Command(module="archives", function="load", summary="Read images from a file", group=_IMAGES),
     "tag": Command(module="images", function="tag", summary="Give an image one more name", group=_IMAGES),
     "rmi": Command(module="images", function="rmi", summary="Remove images", group=_IMAGES),
+    "sbom": Command(module="attestation", function="sbom", summary="What an image consists of (CycloneDX)", group=_IMAGES),
+    "provenance": Command(
+        module="attestation", function="provenance", summary="How an image was made (SLSA provenance)", group=_IMAGES
+    ),
     "run": Command(
         module="run", function="run", summary="Run a program in a new container", group=_CONTAINERS, error_status=125
     ),
@@ -71,6 +77,7 @@ COMMANDS = {
 NOUNS = {
     "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}},
     "image": {"ls": "images", "list": "images", "rm": "rmi", "inspect": "inspect", "build": "build", "import": "import"}
+    | {"save": "save", "load": "load"}
     | {"pull": "pull", "tag": "tag", "prune": "prune"},
     "system": {"prune": "prune", "info": "doctor"},
 }
