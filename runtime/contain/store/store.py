@@ -6,7 +6,7 @@ killed at any moment: what is visible is always whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -84,6 +84,10 @@ class Store:
         `BlobIngest.commit` when the block ends."""
         return self._blobs.ingest(digest, size)
 
+    def adopt_blob(self, path: HostPath, digest: str) -> None:
+        """A finished file of ours (in `scratch`), whose digest was computed while it was written, becomes a blob."""
+        self._blobs.adopt(path, digest)
+
     def open_blob(self, digest: str) -> BinaryIO:
         """A blob's bytes as a file, not verified again. Raises `NotFound`."""
         return self._blobs.open(digest)
@@ -123,8 +127,12 @@ class Store:
     def write_layer_tar(self, diff_id: str, out: BinaryIO) -> None:
         """The layer's uncompressed archive, byte for byte what ``diff_id`` is the digest of. Raises `NotFound` when it was
         pulled and its blob is gone."""
+        out.writelines(self.layer_pieces(diff_id))
+
+    def layer_pieces(self, diff_id: str) -> Iterator[bytes]:
+        """The same, piece by piece. Raises `NotFound` with the first one."""
         if self._layers.record(diff_id)["canonical"]:
-            out.writelines(self._layers.archive(diff_id))
+            yield from self._layers.archive(diff_id)
             return
         blob = self._images.blob_of_layer(diff_id) or ((diff_id, "") if self.has_blob(diff_id) else None)
         if blob is None:
@@ -136,7 +144,11 @@ class Store:
         with self.open_blob(blob[0]) as file:
             source = Decompressed(file)
             while data := source.read(_CHUNK_BYTES):
-                out.write(data)
+                yield data
+
+    def layer_blobs(self, diff_id: str) -> tuple[tuple[str, str], ...]:
+        """Digest and media type of each stored blob that unpacks to this layer."""
+        return self._images.blobs_of_layer(diff_id)
 
     def is_canonical(self, diff_id: str) -> bool:
         """Whether the layer was made here, so that `write_layer_tar` makes its archive from the tree. Raises `NotFound`."""
@@ -238,6 +250,22 @@ class Store:
     def nearest_steps(self, position: str) -> tuple[StepRecord, ...]:
         """What was recorded at this place of this Dockerfile, the newest first: the material for "why did it miss"."""
         return self._cache.nearest(position)
+
+    def find_step(self, key: str) -> StepRecord | None:
+        """A step carried out before, even if its layer was removed since."""
+        return self._cache.find(key)
+
+    def alike_steps(self, command: str) -> tuple[StepRecord, ...]:
+        """Steps of the same command anywhere, the newest first."""
+        return self._cache.alike(command)
+
+    def put_listing(self, digest: str, data: bytes) -> None:
+        """Keep what a step's input consisted of, under the input's digest."""
+        self._cache.put_listing(digest, data)
+
+    def listing(self, digest: str) -> bytes | None:
+        """What was kept under an input's digest, or None."""
+        return self._cache.listing(digest)
 
     def file_digests(self) -> FileDigests:
         """The index of host files' digests, a context manager."""
