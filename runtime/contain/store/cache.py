@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from typing import cast
 
 from contain.store.database import Database
 from contain.store.layers import Layers
@@ -13,7 +15,8 @@ _BATCH = 500
 _SETTLED_NS = 100_000_000
 _SETTLED_COARSE_NS = 2_000_000_000
 _USED_AGAIN_SECONDS = 3600
-_COLUMNS = "key, position, ingredients, diff_id, size_bytes, result, created_seconds"
+_TOUCH_SECONDS = 24 * 3600
+_COLUMNS = "key, position, ingredients, diff_id, size_bytes, result, created_seconds, command"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,8 @@ class StepRecord:
     """One build step that was carried out.
 
     ``key`` is the digest of ``ingredients`` (canonical JSON). ``position`` says which step of which Dockerfile it was, to find
-    what changed since. ``diff_id`` is None when the step changed no file. ``result``: canonical JSON of whatever else the build
-    wants to know again.
+    what changed since; ``command`` what it did, in short, to find it at another place. ``diff_id`` is None when the step changed no
+    file. ``result``: canonical JSON of whatever else the build wants to know again.
     """
 
     key: str
@@ -32,6 +35,7 @@ class StepRecord:
     size_bytes: int = 0
     result: str = "{}"
     created_seconds: int = 0
+    command: str = ""
 
 
 class Cache:
@@ -39,6 +43,11 @@ class Cache:
 
     def __init__(self, database: Database, layers: Layers) -> None:
         self._database, self._layers = database, layers
+
+    def find(self, key: str) -> StepRecord | None:
+        """A step, whether its layer is still here or not."""
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM steps WHERE key = ?", (key,))  # noqa: S608
+        return _record(rows[0]) if rows else None
 
     def get(self, key: str) -> StepRecord | None:
         """A step whose layer is still here. Asking counts as use."""
@@ -59,7 +68,7 @@ class Cache:
         now = int(time.time())
         with self._database.transaction() as database:
             database.execute(
-                f"INSERT OR REPLACE INTO steps ({_COLUMNS}, used_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO steps ({_COLUMNS}, used_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (
                     record.key,
                     record.position,
@@ -68,6 +77,7 @@ class Cache:
                     record.size_bytes,
                     record.result,
                     record.created_seconds or now,
+                    record.command,
                     now,
                 ),
             )
@@ -80,9 +90,27 @@ class Cache:
         )
         return tuple(_record(row) for row in rows)
 
+    def alike(self, command: str) -> tuple[StepRecord, ...]:
+        """Steps of the same command anywhere, the newest first, at most 20."""
+        rows = self._database.rows(
+            f"SELECT {_COLUMNS} FROM steps WHERE command = ? ORDER BY used_seconds DESC, created_seconds DESC LIMIT 20",  # noqa: S608
+            (command,),
+        )
+        return tuple(_record(row) for row in rows)
+
+    def put_listing(self, digest: str, data: bytes) -> None:
+        """Keep what an input consisted of, under the input's digest."""
+        with self._database.transaction() as database:
+            database.execute("INSERT OR REPLACE INTO listings VALUES (?, ?, ?)", (digest, data, int(time.time())))
+
+    def listing(self, digest: str) -> bytes | None:
+        """What was kept under an input's digest."""
+        rows = self._database.rows("SELECT data FROM listings WHERE digest = ?", (digest,))
+        return bytes(rows[0][0]) if rows else None  # type: ignore[call-overload]
+
 
 def _record(row: tuple[object, ...]) -> StepRecord:
-    key, position, ingredients, diff_id, size_bytes, result, created = row[:7]
+    key, position, ingredients, diff_id, size_bytes, result, created, command = row[:8]
     return StepRecord(
         key=str(key),
         position=str(position),
@@ -91,6 +119,7 @@ def _record(row: tuple[object, ...]) -> StepRecord:
         size_bytes=int(str(size_bytes)),
         result=str(result),
         created_seconds=int(str(created)),
+        command=str(command),
     )
 
 
@@ -105,6 +134,7 @@ class FileDigests:
         self._database = database
         self._known: dict[tuple[int, int], tuple[int, int, int, str]] | None = None
         self._new: dict[tuple[int, int], tuple[int, int, int, str]] = {}
+        self._directories: dict[bytes, bytes] = {}
 
     def __enter__(self) -> FileDigests:
         return self
@@ -130,12 +160,35 @@ class FileDigests:
         if len(self._new) >= _BATCH:
             self.flush()
 
+    def lookup_directories(self, states: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The digests kept for these states of directories."""
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(states), _BATCH):
+            part = tuple(states[start : start + _BATCH])
+            marks = ",".join("?" * len(part))
+            query = f"SELECT state, digest, used_seconds FROM directory_digests WHERE state IN ({marks})"  # noqa: S608
+            now = time.time()
+            for state, digest, used in self._database.rows(query, part):
+                found[bytes(state)] = bytes(digest)  # type: ignore[call-overload]
+                if now - int(str(used)) > _TOUCH_SECONDS:
+                    self._directories[bytes(state)] = bytes(digest)  # type: ignore[call-overload]
+        return found
+
+    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
+        """Keep a directory's digest. ``newest_ns``: the latest time in its state; too recent a one is not remembered."""
+        if time.time_ns() - newest_ns >= (_SETTLED_COARSE_NS if newest_ns % 1_000_000_000 == 0 else _SETTLED_NS):
+            self._directories[state] = digest
+
     def flush(self) -> None:
         """Write what is waiting."""
-        if not self._new:
+        if not self._new and not self._directories:
             return
         now = int(time.time())
         with self._database.transaction() as database:
+            database.executemany(
+                "INSERT OR REPLACE INTO directory_digests VALUES (?, ?, ?)",
+                [(state, digest, now) for state, digest in self._directories.items()],
+            )
             database.executemany(
                 "INSERT OR REPLACE INTO file_digests VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(_signed(device), _signed(inode), *row[:3], row[3], now) for (device, inode), row in self._new.items()],
@@ -143,18 +196,17 @@ class FileDigests:
         if self._known is not None:
             self._known.update(self._new)
         self._new.clear()
+        self._directories.clear()
 
     def _load(self) -> dict[tuple[int, int], tuple[int, int, int, str]]:
         """All rows at once: a build asks for nearly all of them, and one query for each would cost more."""
         if self._known is None:
             self._known = {
-                (int(str(row[0])) % (1 << 64), int(str(row[1])) % (1 << 64)): (
-                    int(str(row[2])),
-                    int(str(row[3])),
-                    int(str(row[4])),
-                    str(row[5]),
+                (device % (1 << 64), inode % (1 << 64)): (ctime_ns, mtime_ns, size, digest)
+                for device, inode, ctime_ns, mtime_ns, size, digest in cast(
+                    "list[tuple[int, int, int, int, int, str]]",
+                    self._database.rows("SELECT device, inode, ctime_ns, mtime_ns, size, digest FROM file_digests"),
                 )
-                for row in self._database.rows("SELECT device, inode, ctime_ns, mtime_ns, size, digest FROM file_digests")
             }
         return self._known
 

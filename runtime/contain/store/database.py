@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contain.errors import HostError, IntegrityError
 from contain.paths import HostPath
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
@@ -53,9 +53,21 @@ CREATE TABLE steps (
   size_bytes INTEGER NOT NULL,
   result TEXT NOT NULL,
   created_seconds INTEGER NOT NULL,
-  used_seconds INTEGER NOT NULL
+  used_seconds INTEGER NOT NULL,
+  command TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX steps_by_position ON steps (position, created_seconds);
+CREATE INDEX steps_by_command ON steps (command, created_seconds);
+CREATE TABLE listings (
+  digest TEXT PRIMARY KEY,
+  data BLOB NOT NULL,
+  used_seconds INTEGER NOT NULL
+);
+CREATE TABLE directory_digests (
+  state BLOB PRIMARY KEY,
+  digest BLOB NOT NULL,
+  used_seconds INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE file_digests (
   device INTEGER NOT NULL,
   inode INTEGER NOT NULL,
@@ -67,6 +79,24 @@ CREATE TABLE file_digests (
   PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 """
+
+_UPGRADES = {
+    1: """
+ALTER TABLE steps ADD COLUMN command TEXT NOT NULL DEFAULT '';
+CREATE INDEX steps_by_command ON steps (command, created_seconds);
+CREATE TABLE listings (
+  digest TEXT PRIMARY KEY,
+  data BLOB NOT NULL,
+  used_seconds INTEGER NOT NULL
+);
+CREATE TABLE directory_digests (
+  state BLOB PRIMARY KEY,
+  digest BLOB NOT NULL,
+  used_seconds INTEGER NOT NULL
+) WITHOUT ROWID;
+""",
+}
+"""From the version of the key to the next one."""
 
 
 class Database:
@@ -122,6 +152,8 @@ class Database:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 version = self._create(connection)
+            if version in _UPGRADES:
+                version = self._upgrade(connection)
             if version != SCHEMA_VERSION:
                 raise HostError(
                     f"the store's database has schema version {version}; this contain knows version {SCHEMA_VERSION}",
@@ -146,6 +178,23 @@ class Database:
                         connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 version = SCHEMA_VERSION
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        return version
+
+    @staticmethod
+    def _upgrade(connection: sqlite3.Connection) -> int:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            while version in _UPGRADES:  # perhaps somebody else was faster
+                for statement in _UPGRADES[version].split(";"):
+                    if statement.strip():
+                        connection.execute(statement)
+                version += 1
+                connection.execute(f"PRAGMA user_version = {version}")
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")

@@ -353,7 +353,8 @@ class Images:
                 if unused and age >= grace_seconds:
                     database.execute("DELETE FROM steps WHERE key = ?", (key,))
                     removed += 1
-            database.execute("DELETE FROM file_digests WHERE used_seconds < ?", (now - 30 * 24 * 3600,))
+            for table in ("file_digests", "directory_digests", "listings"):
+                database.execute(f"DELETE FROM {table} WHERE used_seconds < ?", (now - 30 * 24 * 3600,))  # noqa: S608
         return removed
 
     def _reachable(self) -> _Found:
