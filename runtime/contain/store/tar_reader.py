@@ -81,6 +81,12 @@ class TarReader:
             self._left -= len(data)
             yield data
 
+    def take_payload(self) -> int:
+        """Leave the current entry's content to the caller, who has moved the stream behind it; returns how many bytes of it
+        were still to come."""
+        taken, self._left = self._left, 0
+        return taken
+
     def drain(self) -> int:
         """Read the stream to its end; returns how many bytes that were not zero stood there."""
         stray = 0

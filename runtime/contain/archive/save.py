@@ -1,0 +1,218 @@
+"""Images from the store into a file, a directory or a stream: performs what `contain.archive.plan` lists.
+
+Every byte is verified on its way out: what is damaged on disk does not travel. A file appears under its name only when all of
+it is there. Memory: one piece at a time; recompressed layers go to the store's scratch space first, since a tar header
+holds the size of what follows.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from contain.archive.plan import FileFormat, PlannedMember, SavedImage, plan_members
+from contain.errors import ContainError, HostError, IntegrityError, UsageError
+from contain.oci import Descriptor
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.store import DEFAULT_EPOCH_SECONDS, Store
+from contain.store.durable import remove_tree
+from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+from contain.values import dataclass
+
+_PIECE_BYTES = 1 << 20
+_REPORT_BYTES = 16 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSource:
+    """Where a layer's bytes come from: a scratch file, or the store."""
+
+    layer: Descriptor
+    diff_id: str
+    path: HostPath | None = None
+
+
+def save(
+    images: Sequence[SavedImage],
+    sources: Sequence[LayerSource],
+    *,
+    form: FileFormat,
+    output: HostPath | BinaryIO,
+    store: Store,
+    progress: Progress,
+) -> None:
+    """Write images to a file, a directory (`FileFormat.OCI_DIRECTORY`) or a stream.
+
+    Raises `NotFound` (code ``layer-blob-not-found``), `IntegrityError` for a layer that is damaged in the store, `HostError` (code
+    ``output-full``) and `ContainError` (code ``cannot-write``); then a named file is as it was.
+    """
+    members = plan_members(images, form)
+    writing = _Writing({source.layer.digest: source for source in sources}, store, progress)
+    if not isinstance(output, HostPath):
+        with _explained("standard output"):
+            writing.archive(members, output)
+    elif form is FileFormat.OCI_DIRECTORY:
+        with _explained(str(output)):
+            writing.directory(members, output)
+    else:
+        with _explained(str(output)), _replaced(output) as file:
+            writing.archive(members, file)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Errors of the output. A reader that went away is the caller's to judge."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise HostError(
+                "the disk is full; nothing is left of the unfinished file",
+                call="write",
+                path=name,
+                errno=error.errno,
+                remedy="free space, or write it elsewhere",
+                code="output-full",
+            ) from error
+        raise ContainError(f"cannot write {name}: {error.strerror}", code="cannot-write") from error
+
+
+@contextmanager
+def _replaced(path: HostPath) -> Iterator[BinaryIO]:
+    """A file that takes the name ``path`` when the block ends well. What is no regular file (a pipe, a device) is written to."""
+    path = HostPath(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UsageError(f"{path} is a directory", code="bad-output", remedy="name a file, or use --format oci-dir")
+        if not stat.S_ISREG(path.stat().st_mode):
+            with open(path, "wb") as file:
+                yield file
+            return
+    aside = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}"
+    try:
+        # Private, as Docker's: an image may hold what only its owner may read.
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+class _Writing:
+    def __init__(self, sources: dict[str, LayerSource], store: Store, progress: Progress) -> None:
+        self._sources, self._store, self._progress = sources, store, progress
+
+    def archive(self, members: Sequence[PlannedMember], out: BinaryIO) -> None:
+        """One tar archive."""
+        for member in members:
+            is_directory = member.data is None and member.layer is None
+            entry = TarEntry(
+                path=member.name.encode(),
+                kind=TarKind.DIRECTORY if is_directory else TarKind.FILE,
+                mode=0o755 if is_directory else 0o644,
+                size_bytes=member.size,
+                mtime_ns=DEFAULT_EPOCH_SECONDS * 1_000_000_000,
+            )
+            out.write(render_entry(entry))
+            self._content(member, out.write)
+            out.write(bytes(padding_bytes(member.size)))
+        out.write(END_OF_ARCHIVE)
+        out.flush()
+
+    def directory(self, members: Sequence[PlannedMember], path: HostPath) -> None:
+        """A directory, made beside its place and renamed into it. A place that is taken, other than by an empty directory, is
+        refused."""
+        path = HostPath(os.path.realpath(path))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"{path} exists", code="bad-output", remedy="name a new directory, or an empty one")
+        aside = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}"
+        try:
+            aside.mkdir()
+            for member in members:
+                if member.data is None and member.layer is None:
+                    (aside / member.name).mkdir()
+                    continue
+                with open(aside / member.name, "xb") as file:
+                    self._content(member, file.write)
+            os.rename(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                remove_tree(aside)
+            raise
+
+    def _content(self, member: PlannedMember, write: Callable[[bytes], object]) -> None:
+        if member.data is not None:
+            write(member.data)
+        elif member.layer is not None:
+            source = self._sources[member.layer]
+            checked = _Checked(write, source.layer, self._progress)
+            copy_layer(source, self._store, checked)
+            checked.finish()
+
+
+def copy_layer(source: LayerSource, store: Store, out: _Checked) -> None:
+    """A layer's bytes as its manifest means them: a blob as it was pulled, or the archive made again from the layer's tree."""
+    if source.path is not None:
+        with open(source.path, "rb") as file:
+            _copy(file, out)
+    elif store.has_blob(source.layer.digest):
+        with store.open_blob(source.layer.digest) as file:
+            _copy(file, out)
+    else:
+        store.write_layer_tar(source.diff_id, out)  # type: ignore[arg-type]  # it only writes
+
+
+def _copy(file: BinaryIO, out: _Checked) -> None:
+    while data := file.read(_PIECE_BYTES):
+        out.write(data)
+
+
+class _Checked:
+    """Passes bytes on, as many as were promised and with the promised digest."""
+
+    def __init__(self, write: Callable[[bytes], object], layer: Descriptor, progress: Progress) -> None:
+        self._write, self._layer, self._progress = write, layer, progress
+        self._hash = hashlib.sha256()
+        self._size = self._reported = 0
+        self._label = f"save {layer.digest[7:19]}"
+
+    def write(self, data: bytes) -> int:
+        self._size += len(data)
+        if self._size > self._layer.size:
+            raise self._damaged()
+        self._hash.update(data)
+        self._write(data)
+        if self._size - self._reported >= _REPORT_BYTES:
+            self._reported = self._size
+            self._progress.amount(self._label, self._size, self._layer.size)
+        return len(data)
+
+    def writelines(self, pieces: Iterator[bytes]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
+    def finish(self) -> None:
+        """Raises `IntegrityError` when it was not what was promised."""
+        if self._size != self._layer.size or "sha256:" + self._hash.hexdigest() != self._layer.digest:
+            raise self._damaged()
+        self._progress.amount(self._label, self._size, self._layer.size)
+
+    def _damaged(self) -> IntegrityError:
+        return IntegrityError(
+            f"layer {self._layer.digest} was changed or damaged in the store",
+            code="blob-digest",
+            remedy="pull or build the image again",
+        )
