@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from contain.build.bases import BaseFinder, find_base
 from contain.build.copy_step import perform_copy_step
 from contain.build.fold import begin_stage, fold
-from contain.build.graph import ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
+from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
 from contain.build.host_root import HOST_LABEL
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
 from contain.build.run_step import perform_run_step
@@ -81,6 +81,7 @@ def build(
         build_args=request.build_args,
         platform=request.platform or host.platform,
         host_platform=host.platform,
+        contexts=request.contexts,
     )
     if sources.dockerfile.directives.check is not None or CHECK_ARGUMENT in request.build_args:
         from contain.build.checking import refuse_warnings
@@ -147,7 +148,9 @@ class _Builder:
         finally:
             if bench.executed_steps:
                 self._tell_warnings()
-        config = replace(result.state.config, created=bench.created)
+        config = result.state.config
+        labels = MappingProxyType({**config.labels, **bench.request.labels})
+        config = replace(config, created=bench.created, labels=labels)
         image = bench.store.put_image(config, result.layers)
         for reference in bench.request.tags:
             bench.store.tag(reference, image.digest, source="build")
@@ -235,6 +238,8 @@ class _Builder:
                 found = self._bench.base(reference, plan.platform, plan.stage.start.span_of(plan.stage.base))
                 config, layers = found.image.config, found.image.manifest.layers
                 config = replace(config, history=complete_history(config, len(layers), self._bench.created))
+            case ContextBase():
+                config = ImageConfig(platform=plan.platform, working_directory="/")
         triggers = [parse_trigger(text, file=f"ONBUILD of {plan.stage.base}") for text in config.on_build]
         state = begin_stage(
             config,
@@ -248,6 +253,9 @@ class _Builder:
         if len(self._graph.stages) > 1:
             progress = _StageProgress(progress, plan.title)
         stage = Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint, progress=progress)
+        if isinstance(plan.base, ContextBase):
+            step = _copy_of_everything(plan.stage.start, plan.base.name)
+            _append(stage, step, (yield from self._perform(stage, step, 0)), created=self._bench.created)
         return stage, triggers
 
     def _perform(self, stage: Stage, step: Step, number: int) -> Work[StepRecord | None]:
@@ -261,6 +269,22 @@ class _Builder:
                 return (yield from perform_run_step(self._bench, stage, step, number))
             case CopyStep():
                 return (yield from perform_copy_step(self._bench, stage, step, number))
+
+
+def _copy_of_everything(instruction: Instruction, context: str) -> CopyStep:
+    """``FROM`` a context with files: as if they were copied into an empty image."""
+    return CopyStep(
+        instruction=instruction,
+        created_by=f"COPY --from={context} / /",
+        sources=("/",),
+        documents=(),
+        destination="/",
+        source_name=context,
+        chown=None,
+        chmod=None,
+        mode=None,
+        unpack=False,
+    )
 
 
 def _append(stage: Stage, step: Step, record: StepRecord | None, *, created: str) -> None:

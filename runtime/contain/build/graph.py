@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from contain.build.contexts import ContextKind, ContextPlace, context_key
 from contain.build.fold import declare_argument, refuse_unsupported
 from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
 from contain.dockerfile.suggestion import suggest
@@ -50,7 +51,15 @@ class ImageBase:
     reference: Reference
 
 
-Base = ScratchBase | StageBase | ImageBase
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextBase:
+    """``FROM`` a named context that holds files: a root file system without a configuration."""
+
+    name: str
+    place: ContextPlace
+
+
+Base = ScratchBase | StageBase | ImageBase | ContextBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +90,11 @@ class BuildGraph:
     given: Mapping[str, str]
     global_arguments: Mapping[str, str | None]
     unused_arguments: tuple[str, ...]
+    contexts: Mapping[str, ContextPlace]
+
+    def find_context(self, name: str) -> ContextPlace | None:
+        """The named context that stands in for a stage or an image of this name."""
+        return self.contexts.get(context_key(name))
 
 
 def resolve_build(
@@ -90,6 +104,7 @@ def resolve_build(
     build_args: Mapping[str, str],
     platform: Platform,
     host_platform: Platform,
+    contexts: Mapping[str, ContextPlace] = MappingProxyType({}),
 ) -> BuildGraph:
     """What must be built. Raises `NotFound` (``stage-not-found``), `UsageError`, and `NotSupported` for what cannot be carried out."""
     target_index = find_target(dockerfile, target)
@@ -97,7 +112,7 @@ def resolve_build(
         dockerfile, build_args=build_args, platform=platform, host_platform=host_platform, target=target
     )
     plans: dict[int, StagePlan] = {}
-    _visit(dockerfile, target_index, global_arguments, platform, plans, ())
+    _visit(dockerfile, target_index, global_arguments, platform, contexts, plans, ())
     return BuildGraph(
         dockerfile=dockerfile,
         stages=tuple(plans.values()),
@@ -107,6 +122,7 @@ def resolve_build(
         given=MappingProxyType(dict(build_args)),
         global_arguments=global_arguments,
         unused_arguments=_unused(dockerfile, build_args, global_arguments),
+        contexts=contexts,
     )
 
 
@@ -116,7 +132,7 @@ def plan_stage(graph: BuildGraph, index: int) -> StagePlan:
         if plan.index == index:
             return plan
     plans: dict[int, StagePlan] = {}
-    _visit(graph.dockerfile, index, graph.global_arguments, graph.platform, plans, ())
+    _visit(graph.dockerfile, index, graph.global_arguments, graph.platform, graph.contexts, plans, ())
     return plans[index]
 
 
@@ -172,6 +188,7 @@ def _visit(
     index: int,
     global_arguments: Mapping[str, str | None],
     platform: Platform,
+    contexts: Mapping[str, ContextPlace],
     plans: dict[int, StagePlan],
     waiting: tuple[int, ...],
 ) -> None:
@@ -182,20 +199,22 @@ def _visit(
     if index in waiting:
         names = " -> ".join(dockerfile.stages[each].name or str(each) for each in (*waiting[waiting.index(index) :], index))
         raise UsageError(f"stages need each other in a circle: {names}", code="circular-stages", span=stage.span)
-    base = _resolve_base(dockerfile, index, global_arguments)
+    base = _resolve_base(dockerfile, index, global_arguments, contexts)
     own_platform = _resolve_platform(dockerfile, stage, global_arguments, platform)
     dependencies = [base.index] if isinstance(base, StageBase) else []
     for instruction in stage.instructions:
         refuse_unsupported(instruction)
-        needed = _stage_of_copy(dockerfile, index, instruction)
+        needed = _stage_of_copy(dockerfile, index, instruction, contexts)
         if needed is not None and needed not in dependencies:
             dependencies.append(needed)
     for each in dependencies:
-        _visit(dockerfile, each, global_arguments, platform, plans, (*waiting, index))
+        _visit(dockerfile, each, global_arguments, platform, contexts, plans, (*waiting, index))
     plans[index] = StagePlan(index=index, stage=stage, base=base, platform=own_platform, dependencies=tuple(dependencies))
 
 
-def _resolve_base(dockerfile: Dockerfile, index: int, global_arguments: Mapping[str, str | None]) -> Base:
+def _resolve_base(
+    dockerfile: Dockerfile, index: int, global_arguments: Mapping[str, str | None], contexts: Mapping[str, ContextPlace]
+) -> Base:
     stage = dockerfile.stages[index]
     span = stage.start.span_of(stage.base)
     name = expand(stage.base, global_arguments.get, escape=dockerfile.escape, span=span)
@@ -208,6 +227,11 @@ def _resolve_base(dockerfile: Dockerfile, index: int, global_arguments: Mapping[
         )
     if name == "scratch":
         return ScratchBase()
+    context = contexts.get(context_key(name))
+    if context is not None:
+        if context.kind is ContextKind.IMAGE:
+            return ImageBase(reference=parse_reference(context.value))
+        return ContextBase(name=name, place=context)
     found = dockerfile.index_of_stage(name, before=index, numbers=False)
     if found is not None:
         return StageBase(index=found)
@@ -234,8 +258,10 @@ def _resolve_platform(
         raise
 
 
-def _stage_of_copy(dockerfile: Dockerfile, index: int, instruction: Instruction) -> int | None:
-    if not isinstance(instruction, Copy) or instruction.from_stage is None:
+def _stage_of_copy(
+    dockerfile: Dockerfile, index: int, instruction: Instruction, contexts: Mapping[str, ContextPlace]
+) -> int | None:
+    if not isinstance(instruction, Copy) or instruction.from_stage is None or context_key(instruction.from_stage) in contexts:
         return None
     return find_source_stage(dockerfile, index, instruction.from_stage, span=instruction.span_of(instruction.from_stage))
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.build.fold import begin_stage, fold
-from contain.build.graph import BuildGraph, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
+from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
 from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
 from contain.build.keys import base_chain, key_of, run_ingredients
 from contain.build.request import BuildHost, BuildRequest
@@ -48,6 +48,7 @@ def plan(request: BuildRequest, *, store: Store | None = None, host: BuildHost |
         build_args=request.build_args,
         platform=request.platform or host.platform,
         host_platform=host.platform,
+        contexts=request.contexts,
     )
     return render_plan(graph, store=store, host=host)
 
@@ -82,6 +83,8 @@ def _render_stage(
         case StageBase(index=index):
             state, known = states[index]
             config, arguments, title = state.config, state.arguments, f"{title}stage {index}"
+        case ContextBase(name=name, place=place):
+            config, title = ImageConfig(platform=stage.platform), f"{title}the context {name} ({place.value})"
         case ImageBase(reference=reference) if reference.name == HOST_NAME:
             config, title = host_config(), f"{title}{reference.familiar}, this machine's root"
             known = Stack(fingerprint=config.labels[HOST_LABEL])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from types import MappingProxyType
 
+from contain.build.contexts import ContextPlace
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
@@ -21,7 +22,9 @@ class BuildRequest:
 
     ``context``: None for a Dockerfile that copies nothing from one. ``dockerfile``: a path; default ``Dockerfile`` in the
     context. ``dockerfile_text``: the text itself, then ``dockerfile`` only names it in messages. ``platform``: None for this
-    machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`.
+    machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`. ``context_name``: where
+    the context came from, if it is no directory of the user's; its Dockerfile is then looked up inside it, and its .dockerignore
+    has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image.
     """
 
     context: HostPath | None
@@ -33,6 +36,9 @@ class BuildRequest:
     no_cache: bool = False
     platform: Platform | None = None
     strict_modes: bool = False
+    context_name: str = ""
+    contexts: Mapping[str, ContextPlace] = field(default_factory=lambda: MappingProxyType({}))
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from contain.build.contexts import ContextKind
 from contain.build.graph import find_source_stage
 from contain.build.tasks import Work
 from contain.build.tree import Tree
@@ -32,6 +33,12 @@ def open_source(
             )
         return context, "the build context"
     span = instruction.span_of(name)
+    named = bench.graph.find_context(name)
+    if named is not None and named.kind is not ContextKind.IMAGE:
+        return bench.named_context_tree(named), f"the context {name}"
+    if named is not None:
+        found = bench.base(parse_reference(named.value), stage.plan.platform, span)
+        return ViewTree(stack.enter_context(RootView(found.trees)), index=bench.index), f"the image {named.value}"
     index = find_source_stage(bench.graph.dockerfile, stage.plan.index, name, span=span)
     if index is not None:
         result = yield from bench.need_stage(stage, index)

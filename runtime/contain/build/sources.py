@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from contain.build.context import ContextTree
 from contain.build.graph import PROXY_NAMES
 from contain.build.request import DEFAULT_EPOCH_SECONDS, BuildHost, BuildRequest
 from contain.build.running import find_ca_bundle
@@ -38,14 +39,40 @@ def read_sources(request: BuildRequest) -> BuildSources:
         name = str(request.dockerfile or "Dockerfile")
         dockerfile = parse_dockerfile(request.dockerfile_text, file=name)
         return BuildSources(
-            dockerfile=dockerfile, ignore=_read_ignore(None, request.context), position=f"{request.context or ''}|{name}"
+            dockerfile=dockerfile,
+            ignore=IgnorePatterns() if request.context_name else read_ignore(None, request.context),
+            position=f"{request.context_name or request.context or ''}|{name}",
+        )
+    if request.context_name and request.context is not None:
+        name = str(request.dockerfile or "Dockerfile")
+        return BuildSources(
+            dockerfile=parse_dockerfile(_read_text(_find_inside(request.context, name, request.context_name)), file=name),
+            ignore=IgnorePatterns(),
+            position=f"{request.context_name}|{name}",
         )
     path = find_dockerfile(request)
     text = _read_text(path)
     return BuildSources(
         dockerfile=parse_dockerfile(text, file=_shown(path)),
-        ignore=_read_ignore(path, request.context),
+        ignore=read_ignore(path, request.context),
         position=str(path.absolute()),
+    )
+
+
+def _find_inside(context: HostPath, name: str, context_name: str) -> HostPath:
+    """A Dockerfile of a context that somebody else made: links in it lead nowhere else."""
+    from contain.build.tree import Kind, resolve_path
+
+    with ContextTree(context) as tree:
+        for candidate in dict.fromkeys((name, "dockerfile" if name == "Dockerfile" else name)):
+            path = resolve_path(tree.lookup, candidate)
+            node = tree.lookup(path)
+            if node is not None and node.kind is Kind.FILE:
+                return context / path
+    raise NotFound(
+        f"there is no Dockerfile {name!r} in the context from {context_name if context_name != '-' else 'standard input'}",
+        code="dockerfile-not-found",
+        remedy="name it with -f PATH, a path inside that context",
     )
 
 
@@ -73,7 +100,8 @@ def _shown(path: HostPath) -> str:
         return str(path)
 
 
-def _read_ignore(dockerfile: HostPath | None, context: HostPath | None) -> IgnorePatterns:
+def read_ignore(dockerfile: HostPath | None, context: HostPath | None) -> IgnorePatterns:
+    """What a context leaves out: ``NAME.dockerignore`` beside the Dockerfile, else the context's own ``.dockerignore``."""
     places = [] if dockerfile is None else [dockerfile.with_name(dockerfile.name + ".dockerignore")]
     if context is not None:
         places.append(context / ".dockerignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +11,17 @@ from pathlib import Path
 
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.context import ContextTree
+from contain.build.contexts import ContextPlace
 from contain.build.graph import BuildGraph, StagePlan
 from contain.build.keys import base_chain
 from contain.build.memory import open_memory_directory
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.sources import BuildSources
+from contain.build.sources import BuildSources, read_ignore
 from contain.build.state import StageState
 from contain.build.tasks import Work
+from contain.dockerfile.patterns import IgnorePatterns
 from contain.dockerfile.suggestion import suggest
-from contain.errors import ContainError, NotFound, SourceSpan
+from contain.errors import ContainError, NotFound, SourceSpan, UsageError
 from contain.oci import Descriptor, ImageConfig, Platform
 from contain.paths import HostPath
 from contain.progress import Progress
@@ -92,6 +95,7 @@ class Workbench:
         self.cached_steps = self.executed_steps = 0
         self._bases = bases
         self._context: ContextTree | None = None
+        self._named: dict[ContextPlace, ContextTree] = {}
 
     @property
     def epoch_seconds(self) -> int:
@@ -126,6 +130,26 @@ class Workbench:
             )
             self._context = self.cleanup.enter_context(tree)
         return self._context
+
+    def named_context_tree(self, place: ContextPlace) -> ContextTree:
+        """The files of a named context, opened once. Raises `NotFound`, `NotSupported`."""
+        from contain.build.open_contexts import open_context
+
+        if place not in self._named:
+            opened = self.cleanup.enter_context(
+                open_context(place, standard_input=io.BytesIO(), store=self.store, progress=self.progress)
+            )
+            if opened.directory is None:
+                raise UsageError(f"the context {place.value!r} holds no files", code="context")
+            tree = ContextTree(
+                opened.directory,
+                ignore=IgnorePatterns() if opened.name else read_ignore(None, opened.directory),
+                strict=self.request.strict_modes,
+                epoch_seconds=self.epoch_seconds,
+                index=self.index,
+            )
+            self._named[place] = self.cleanup.enter_context(tree)
+        return self._named[place]
 
     def trees(self, config: ImageConfig, fingerprint: str) -> tuple[HostPath, ...]:
         """The layer trees of an image in the making, the lowest first."""

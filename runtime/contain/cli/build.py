@@ -3,64 +3,96 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
 from contain.cli.output import TerminalProgress
-from contain.errors import BuildStepFailed, NotSupported, UsageError
+from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from contain.build.outputs import Output
+    from contain.build.request import BuildRequest, BuildResult
+    from contain.engine import Engine
+
+_PROGRESS = ("auto", "plain", "tty", "quiet")
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument(
-        "context", metavar="CONTEXT", help="directory whose files COPY and ADD may use; '-' is not supported yet"
+        "context",
+        metavar="CONTEXT",
+        help="whose files COPY and ADD may use: a directory, '-' (a tar archive or a Dockerfile on standard input), a URL of one, "
+        "or a git repository",
     )
     parser.add_argument("-t", "--tag", action="append", default=[], metavar="NAME", help="name of the image; may be repeated")
-    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: CONTEXT/Dockerfile)")
+    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile, or '-' (default: CONTEXT/Dockerfile)")
     parser.add_argument("--target", metavar="STAGE", help="build this stage (default: the last)")
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="K=V", help="value of an ARG; K alone takes the caller's"
     )
+    parser.add_argument(
+        "--build-context",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a directory, docker-image://, oci-layout:// or URL that stands in for the stage or image NAME",
+    )
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label of the image; may be repeated")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="what to build for (default: this machine)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="DEST",
+        help="a directory for the files, or type=local|tar|oci|docker|image|registry,dest=PATH; '-' is a tar on standard output",
+    )
+    parser.add_argument("--push", action="store_true", help="the same as --output=type=registry")
+    parser.add_argument("--load", action="store_true", help="the same as --output=type=docker: the image goes to the store")
     parser.add_argument("--no-cache", action="store_true", help="carry out every step")
     parser.add_argument("--plan", action="store_true", help="show stages and steps, and do nothing")
     parser.add_argument("--iidfile", metavar="FILE", help="write the image's digest to FILE")
+    parser.add_argument("--metadata-file", metavar="FILE", help="write what was built to FILE, as JSON")
+    parser.add_argument("--progress", choices=_PROGRESS, default="auto", help="quiet: the digest and nothing else")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the digest")
+    for legacy in ("--rm", "--force-rm"):  # containers of steps never stay, so both are true whatever is said
+        parser.add_argument(legacy, nargs="?", const="true", help=argparse.SUPPRESS)
 
 
 def build(options: argparse.Namespace) -> int:
     """Build, and print the digest last."""
-    import os
-
-    from contain.build.request import BuildRequest
+    from contain.build.contexts import ContextKind, parse_context
+    from contain.build.open_contexts import open_context
     from contain.engine import Engine
-    from contain.reference import parse_reference
 
-    if options.context == "-" or "://" in options.context:
-        raise NotSupported(
-            f"a build context of {options.context!r} is not supported yet", code="context", remedy="name a directory"
+    place = parse_context(options.context)
+    if options.file == "-" and place.kind is ContextKind.STANDARD_INPUT:
+        raise UsageError("standard input cannot be both the context and the Dockerfile", code="bad-arguments")
+    outputs = _outputs(options)
+    request = _request(options)
+    if options.file == "-":
+        request = replace(request, dockerfile=None, dockerfile_text=_read_standard_input())
+    progress = TerminalProgress(quiet=options.quiet or options.progress == "quiet")
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(Engine.open(progress=progress))
+        stack.callback(progress.close)
+        opened = stack.enter_context(
+            open_context(place, standard_input=sys.stdin.buffer, store=engine.store, progress=progress)
         )
-    context = Path(options.context)
-    if not context.is_dir():
-        raise UsageError(
-            f"the build context {str(context)!r} is not a directory", code="context", remedy="name a directory, often '.'"
+        request = replace(
+            request,
+            context=opened.directory,
+            context_name=opened.name,
+            dockerfile_text=request.dockerfile_text if request.dockerfile_text is not None else opened.dockerfile_text,
         )
-    arguments: list[tuple[str, str]] = []
-    for value in options.build_arg:
-        if "=" in value:
-            arguments += parse_pairs([value], flag="--build-arg")
-        elif value in os.environ:
-            arguments.append((value, os.environ[value]))
-    request = BuildRequest(
-        context=context,
-        dockerfile=Path(options.file) if options.file else None,
-        target=options.target,
-        build_args=dict(arguments),
-        tags=tuple(parse_reference(name) for name in options.tag),
-        no_cache=options.no_cache,
-    )
-    progress = TerminalProgress(quiet=options.quiet)
-    with Engine.open(progress=progress) as engine:
         if options.plan:
             sys.stdout.write(engine.plan_build(request))
             return 0
@@ -72,7 +104,103 @@ def build(options: argparse.Namespace) -> int:
             raise
         finally:
             progress.close()
+        for output in outputs:
+            _export(engine, request, result, output)
     if options.iidfile:
-        Path(options.iidfile).write_text(result.digest)
-    sys.stdout.write(result.digest + "\n")
+        _write(options.iidfile, result.digest)
+    if options.metadata_file:
+        _write(options.metadata_file, json.dumps(_metadata(request, result), indent=2, sort_keys=True) + "\n")
+    if not any(output.destination == "-" for output in outputs):
+        sys.stdout.write(result.digest + "\n")
     return 0
+
+
+def _request(options: argparse.Namespace) -> BuildRequest:
+    """What the flags ask for; the context is opened later."""
+    from contain.build.contexts import parse_named_contexts
+    from contain.build.request import BuildRequest
+    from contain.reference import parse_reference
+    from contain.registry.platform import parse_platform
+
+    return BuildRequest(
+        context=None,
+        dockerfile=Path(options.file) if options.file else None,
+        target=options.target,
+        build_args=_build_arguments(options.build_arg),
+        tags=tuple(parse_reference(name) for name in options.tag),
+        no_cache=options.no_cache,
+        platform=parse_platform(options.platform) if options.platform else None,
+        contexts=parse_named_contexts(options.build_context),
+        labels=dict(parse_pairs([text if "=" in text else f"{text}=" for text in options.label], flag="--label")),
+    )
+
+
+def _build_arguments(values: Sequence[str]) -> dict[str, str]:
+    arguments: list[tuple[str, str]] = []
+    for value in values:
+        if "=" in value:
+            arguments += parse_pairs([value], flag="--build-arg")
+        elif value in os.environ:
+            arguments.append((value, os.environ[value]))
+    return dict(arguments)
+
+
+def _read_standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the Dockerfile on standard input is not UTF-8: {error}", code="not-utf-8") from error
+
+
+def _outputs(options: argparse.Namespace) -> tuple[Output, ...]:
+    if not (options.output or options.push or options.load):
+        return ()
+    from contain.build.outputs import Output, OutputKind, parse_output
+    from contain.reference import parse_reference
+
+    outputs = [parse_output(text) for text in options.output]
+    outputs += [Output(kind=OutputKind.REGISTRY, push=True)] if options.push else []
+    outputs += [Output(kind=OutputKind.DOCKER)] if options.load else []
+    for output in outputs:
+        for name in output.names:
+            parse_reference(name)
+        if output.push and not (output.names or options.tag):
+            raise UsageError("an image without a name cannot be pushed", code="bad-output", remedy="name it with -t")
+    if sum(output.destination == "-" for output in outputs) > 1:
+        raise UsageError("two outputs cannot share standard output", code="bad-output")
+    return tuple(outputs)
+
+
+def _export(engine: Engine, request: BuildRequest, result: BuildResult, output: Output) -> None:
+    from contain.build.outputs import OutputKind, export_directory, export_tar, open_destination
+
+    for name in output.names:
+        engine.tag(result.digest, name)
+    names = (*(reference.familiar for reference in request.tags), *output.names)
+    trees = engine.store.layer_trees(result.image)
+    if output.kind is OutputKind.LOCAL:
+        export_directory(trees, Path(output.destination), progress=engine.progress)
+    elif output.kind is OutputKind.TAR:
+        with open_destination(output.destination) as out:
+            export_tar(trees, out)
+    elif output.destination:
+        raise NotSupported(f"--output type={output.kind.value} is not supported yet", code="flag-not-supported")
+    if output.push:
+        raise NotSupported("--push is not supported yet", code="flag-not-supported", remedy=f"`contain push {names[0]}`")
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"cannot write {path}", path=path, errno=error.errno or 0, code="output-io") from error
+
+
+def _metadata(request: BuildRequest, result: BuildResult) -> dict[str, object]:
+    """The keys that buildx writes, as far as they have a meaning here."""
+    return {
+        "containerimage.digest": result.digest,
+        "containerimage.config.digest": result.image.manifest.config.digest,
+        "image.name": ",".join(reference.familiar for reference in request.tags),
+        "contain.bases": {source.name: source.digest for source in result.sources},
+    }

@@ -1,0 +1,109 @@
+"""Opens a context that is no directory here: an archive or a Dockerfile from standard input or an address, or a git repository.
+
+What arrives is put into a scratch directory of the store and is gone when the block ends. An archive is recognised by its content, and
+unpacked so that no name or link in it leads out of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+from contain.build.contexts import ContextKind, ContextPlace
+from contain.errors import HostError, IntegrityError, NotSupported, UsageError
+from contain.paths import HostPath
+from contain.progress import Progress
+from contain.values import dataclass
+
+if TYPE_CHECKING:
+    from contain.store import Store
+
+_LARGEST_DOCKERFILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedContext:
+    """``directory``: None where there is only ``dockerfile_text``. ``name``: what it is called; empty for a directory here."""
+
+    directory: HostPath | None
+    dockerfile_text: str | None = None
+    name: str = ""
+
+
+@contextlib.contextmanager
+def open_context(place: ContextPlace, *, standard_input: BinaryIO, store: Store, progress: Progress) -> Iterator[OpenedContext]:
+    """The context of a build. Raises `UsageError`, `NotFound`, `RegistryError`, `IntegrityError` for what cannot be had."""
+    if place.kind is ContextKind.DIRECTORY:
+        directory = HostPath(place.value)
+        if not directory.is_dir():
+            raise UsageError(
+                f"the build context {place.value!r} is not a directory", code="context", remedy="name a directory, often '.'"
+            )
+        yield OpenedContext(directory=directory)
+        return
+    with store.scratch("context") as scratch:
+        if place.kind is ContextKind.GIT:
+            yield OpenedContext(directory=_clone(place.value, scratch, progress), name=place.value)
+            return
+        received = scratch / "received"
+        if place.kind is ContextKind.STANDARD_INPUT:
+            progress.step("[context] reading standard input")
+            with received.open("wb") as out:
+                shutil.copyfileobj(standard_input, out, 1 << 20)
+        else:
+            progress.step(f"[context] {place.value}")
+            _download(place.value, received, store, progress)
+        yield _open_received(received, scratch, name=place.value, progress=progress)
+
+
+def _open_received(received: HostPath, scratch: HostPath, *, name: str, progress: Progress) -> OpenedContext:
+    from contain.build.archives import is_archive
+
+    with received.open("rb") as stream:
+        if is_archive(stream):
+            directory = scratch / "files"
+            directory.mkdir()
+            unpack_context(stream, directory, progress)
+            return OpenedContext(directory=directory, name=name)
+        data = stream.read(_LARGEST_DOCKERFILE_BYTES + 1)
+    if not data.strip():
+        raise UsageError(
+            f"nothing came from {name if name != '-' else 'standard input'}",
+            code="context",
+            remedy="send a Dockerfile, or a context as a tar archive",
+        )
+    if len(data) > _LARGEST_DOCKERFILE_BYTES or b"\0" in data:
+        raise UsageError(
+            f"what came from {name if name != '-' else 'standard input'} is neither a tar archive nor a Dockerfile",
+            code="context",
+        )
+    try:
+        return OpenedContext(directory=None, dockerfile_text=data.decode("utf-8"), name=name)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the Dockerfile is not UTF-8: {error}", code="not-utf-8") from error
+
+
+def unpack_context(stream: BinaryIO, directory: HostPath, progress: Progress) -> None:
+    """The archive's files below ``directory``."""
+    from contain.build.archives import unpack_archive
+    from contain.build.writer import UpperWriter
+
+    try:
+        with UpperWriter(directory, lower=lambda _path: None, epoch_seconds=0) as writer:
+            unpack_archive(stream, "", writer, epoch_seconds=1 << 40, owner=(0, 0), warn=progress.warn)
+    except IntegrityError as error:
+        raise UsageError(f"the context's archive is damaged: {error.message}", code="bad-archive") from error
+    except OSError as error:
+        raise HostError(
+            "the context cannot be unpacked", path=str(directory), errno=error.errno or 0, code="build-io"
+        ) from error
+
+
+def _download(address: str, received: HostPath, store: Store, progress: Progress) -> None:  # noqa: ARG001
+    raise NotSupported(f"a context from {address} is not supported yet", code="context", remedy="download it first")
+
+
+def _clone(address: str, scratch: HostPath, progress: Progress) -> HostPath:  # noqa: ARG001
+    raise NotSupported(f"a context from {address} is not supported yet", code="context", remedy="clone it first")
