@@ -11,12 +11,15 @@ the time is the build's. The strict form keeps the permission bits as they are.
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 import stat
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
+from contain.build.selection import combine_digests, describe_entry, hash_lines
 from contain.build.tree import Kind, Node, join, parent_of
 from contain.dockerfile.patterns import IgnorePatterns
 from contain.errors import Conflict, NotFound
@@ -24,6 +27,8 @@ from contain.paths import HostPath
 
 _BLOCK_BYTES = 1 << 20
 _RACY_NS = 2_000_000_000
+_FORMAT, _DIRECTORY = 0o170000, stat.S_IFDIR
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -45,6 +50,12 @@ class DigestIndex(Protocol):
     def remember(self, status: os.stat_result, digest: str) -> None:
         """Keep a digest for later builds."""
 
+    def lookup_directories(self, states: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The digests of directories in these states, as far as they are known."""
+
+    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
+        """Keep a directory's digest; ``newest_ns`` is the latest time in its state."""
+
 
 class NoIndex:
     """Remembers nothing."""
@@ -54,6 +65,13 @@ class NoIndex:
         return None
 
     def remember(self, status: os.stat_result, digest: str) -> None:
+        """Nothing."""
+
+    def lookup_directories(self, states: Sequence[bytes]) -> dict[bytes, bytes]:  # noqa: ARG002 - the protocol's shape
+        """None."""
+        return {}
+
+    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
         """Nothing."""
 
 
@@ -120,8 +138,9 @@ class ContextTree:
         self._strict = strict
         self._mtime_ns = epoch_seconds * 1_000_000_000
         self._index: DigestIndex = index or NoIndex()
-        self._listings: dict[str, dict[str, Node]] = {}
-        self._status: dict[str, os.stat_result] = {}
+        self._state_kind = b"strict" if strict else b"portable"
+        self._listings: dict[str, dict[str, os.stat_result]] = {}
+        self._nodes: dict[str, Node] = {}
         self._digests: dict[str, str] = {}
         try:
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -146,45 +165,147 @@ class ContextTree:
             descriptor = inner
         return descriptor
 
-    def _listing(self, path: str) -> dict[str, Node]:
+    def _listing(self, path: str) -> dict[str, os.stat_result]:
+        """What is in a directory and not ignored, sorted bytewise."""
         found = self._listings.get(path)
-        if found is not None:
-            return found
-        found = {}
-        descriptor = self._open_directory(path)
-        try:
-            with os.scandir(descriptor) as entries:
+        if found is None:
+            descriptor = self._open_directory(path)
+            try:
+                found = self._read(path, descriptor)
+            finally:
+                os.close(descriptor)
+        return found
+
+    def _read(self, path: str, descriptor: int) -> dict[str, os.stat_result]:
+        ignore = self._ignore or None
+        found: dict[str, os.stat_result] = {}
+        with os.scandir(descriptor) as entries:
+            if ignore is None:
+                for entry in entries:
+                    found[entry.name] = entry.stat(follow_symlinks=False)
+            else:
                 for entry in entries:
                     inner = join(path, entry.name)
-                    excluded = bool(self._ignore) and self._ignore.ignores(inner)
-                    if excluded and (not entry.is_dir(follow_symlinks=False) or self._ignore.prunes(inner)):
+                    excluded = ignore.ignores(inner)
+                    if excluded and (not entry.is_dir(follow_symlinks=False) or ignore.prunes(inner)):
                         continue
                     status = entry.stat(follow_symlinks=False)
-                    target = os.readlink(entry.name, dir_fd=descriptor) if stat.S_ISLNK(status.st_mode) else ""
-                    node = _portable(node_of(inner, status, target), strict=self._strict, mtime_ns=self._mtime_ns)
                     if excluded and not self._listing(inner):
                         continue
-                    found[entry.name] = node
-                    self._status[inner] = status
-        finally:
-            os.close(descriptor)
+                    found[entry.name] = status
+        names = sorted(found) if "".join(found).isascii() else sorted(found, key=os.fsencode)
+        found = {name: found[name] for name in names}
         self._listings[path] = found
         return found
+
+    def _node(self, path: str, status: os.stat_result) -> Node:
+        node = self._nodes.get(path)
+        if node is None:
+            target = self._link_target(path) if stat.S_ISLNK(status.st_mode) else ""
+            node = _portable(node_of(path, status, target), strict=self._strict, mtime_ns=self._mtime_ns)
+            self._nodes[path] = node
+        return node
+
+    def _link_target(self, path: str) -> str:
+        directory, _, name = path.rpartition("/")
+        try:
+            descriptor = self._open_directory(directory)
+            try:
+                return os.readlink(name, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _changed(path) from error
+
+    def _status(self, path: str) -> os.stat_result:
+        directory, _, name = path.rpartition("/")
+        return self._listing(directory)[name]
 
     def lookup(self, path: str) -> Node | None:
         """The entry at a path without links on the way; None if there is none or it is ignored."""
         if not path:
             return Node(path="", kind=Kind.DIRECTORY, mode=0o755, mtime_ns=self._mtime_ns)
-        directory = parent_of(path)
-        if directory:
+        directory, _, name = path.rpartition("/")
+        if directory and directory not in self._listings:  # what was listed is a directory
             parent = self.lookup(directory)
             if parent is None or parent.kind is not Kind.DIRECTORY:
                 return None
-        return self._listing(directory).get(path.rpartition("/")[2])
+        status = self._listing(directory).get(name)
+        return None if status is None else self._node(path, status)
 
     def listdir(self, path: str) -> tuple[str, ...]:
         """The names that are not ignored, sorted bytewise."""
-        return tuple(sorted(self._listing(path), key=os.fsencode))
+        return tuple(self._listing(path))
+
+    def digest_directory(self, path: str, links: dict[tuple[int, int], str]) -> tuple[bytes, int]:
+        """What `contain.build.selection.digest_directory_slowly` says of a directory, without looking at what is known.
+
+        One ``lstat`` for each entry. A directory in which no entry's state has changed keeps the digest of its entries: the index knows
+        it by a hash of all those states, so nothing is asked of it file by file.
+        """
+        descriptor = self._open_directory(path)
+        try:
+            walked: list[_Walked] = []
+            self._walk(path, "", descriptor, walked)
+        finally:
+            os.close(descriptor)
+        known = self._index.lookup_directories([each.state for each in walked if each.state])
+        for each in walked:
+            own = known.get(each.state)
+            if own is None:
+                own = self._digest_own(each, links)
+            each.digest = own
+        for each in reversed(walked):  # what is below comes later
+            each.digest = combine_digests(each.digest, [inner.digest for inner in each.below])
+        return walked[0].digest, sum(len(each.entries) for each in walked)
+
+    def _walk(self, path: str, shown: str, descriptor: int, walked: list[_Walked]) -> _Walked:
+        entries = self._listings.get(path)
+        if entries is None:
+            entries = self._read(path, descriptor)
+        directories: list[str] = []
+        states: list[tuple[str | int, ...]] = []
+        linked = False
+        newest_ns = 0
+        for name, status in entries.items():
+            mode = status.st_mode
+            if mode & _FORMAT == _DIRECTORY:
+                directories.append(name)
+                states.append((name, mode))
+                continue
+            changed_ns = status.st_ctime_ns
+            if changed_ns > newest_ns:
+                newest_ns = changed_ns
+            if status.st_nlink > 1:
+                linked = True
+            states.append((name, mode, status.st_size, status.st_mtime_ns, changed_ns, status.st_ino, status.st_dev))
+        # A file with several names can be told only together with its other names. Version 2 of marshal has no references, so
+        # that equal values are equal bytes.
+        state = b"" if linked else hashlib.sha256(self._state_kind + marshal.dumps(states, 2)).digest()
+        mine = _Walked(path, shown, entries, state, newest_ns)
+        walked.append(mine)
+        for name in directories:
+            try:
+                inner = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+            except PermissionError as error:
+                raise _unreadable(join(path, name), error) from error
+            except OSError as error:
+                raise _changed(join(path, name)) from error
+            try:
+                mine.below.append(self._walk(join(path, name), join(shown, name), inner, walked))
+            finally:
+                os.close(inner)
+        return mine
+
+    def _digest_own(self, walked: _Walked, links: dict[tuple[int, int], str]) -> bytes:
+        lines = []
+        for name, status in walked.entries.items():
+            path = join(walked.path, name)
+            lines.append(f"{name}{describe_entry(self, self._node(path, status), links, join(walked.shown, name))}\0")
+        digest = hash_lines(lines)
+        if walked.state:
+            self._index.remember_directory(walked.state, digest, walked.newest_ns)
+        return digest
 
     def excluded(self, path: str) -> bool:
         """Whether something is there on disk and only ``.dockerignore`` hides it: for error messages."""
@@ -210,10 +331,10 @@ class ContextTree:
             finally:
                 os.close(parent)
         except PermissionError as error:
-            raise Conflict(f"cannot read {path!r} in the build context: {error.strerror}", code="context-unreadable") from error
+            raise _unreadable(path, error) from error
         except OSError as error:
             raise _changed(path) from error
-        known, now = self._status[path], os.fstat(descriptor)
+        known, now = self._status(path), os.fstat(descriptor)
         if (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns) != (
             now.st_dev,
             now.st_ino,
@@ -230,7 +351,7 @@ class ContextTree:
         found = self._digests.get(path)
         if found is not None:
             return found
-        status = self._status[path]
+        status = self._status(path)
         found = self._index.lookup(status)
         if found is None:
             descriptor = self.open(path)
@@ -243,6 +364,21 @@ class ContextTree:
                 self._index.remember(status, found)
         self._digests[path] = found
         return found
+
+
+class _Walked:
+    """One directory of a walk. ``state``: a hash of all that ``lstat`` says, or empty if that cannot name the content."""
+
+    __slots__ = ("below", "digest", "entries", "newest_ns", "path", "shown", "state")
+
+    def __init__(self, path: str, shown: str, entries: dict[str, os.stat_result], state: bytes, newest_ns: int) -> None:
+        self.path, self.shown, self.entries, self.state, self.newest_ns = path, shown, entries, state, newest_ns
+        self.below: list[_Walked] = []
+        self.digest = b""
+
+
+def _unreadable(path: str, error: OSError) -> Conflict:
+    return Conflict(f"cannot read {path!r} in the build context: {error.strerror}", code="context-unreadable")
 
 
 def _changed(path: str) -> Conflict:

@@ -18,7 +18,7 @@ from contain.build.selection import InputDigest
 from contain.build.steps import CopyStep, RunStep, WorkdirStep
 from contain.oci import Platform, canonical_json, digest_of
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the same ingredients give other bytes than before."""
 
 Ingredients = Mapping[str, Any]
@@ -63,7 +63,6 @@ def copy_ingredients(step: CopyStep, *, base: str, inputs: InputDigest, epoch_se
         "documents": [list(document) for document in step.documents],
         "input": inputs.digest,
         "entries": inputs.entries,
-        "listing": dict(inputs.listing),
         "epoch_seconds": epoch_seconds,
     }
 

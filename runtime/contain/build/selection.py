@@ -22,8 +22,8 @@ from contain.dockerfile.suggestion import suggest
 from contain.errors import InternalError, NotFound, SourceSpan, UsageError
 from contain.values import dataclass
 
-_LISTED_ENTRIES = 400
-"""Inputs of at most so many entries keep a listing in the cache record, so that a miss can be explained file by file."""
+_LISTED_DIGITS = 16
+"""So much of a content's digest tells two versions of a file apart, where nobody has a reason to make them look alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,10 @@ class CopyPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputDigest:
-    """What a copy reads, as one digest, with the number of entries and, if they are few, each of them."""
+    """What a copy reads, as one digest, with the number of entries."""
 
     digest: str
     entries: int
-    listing: tuple[tuple[str, str], ...]
 
 
 def select_sources(
@@ -162,41 +161,96 @@ def walk_source(tree: Tree, node: Node, below: str = "") -> Iterator[tuple[str, 
 def digest_selection(tree: Tree, selected: Sequence[Selected]) -> InputDigest:
     """The identity of everything the selection holds: names, kinds, modes, owners, link targets, attributes, contents, hard links.
 
-    Times are no part of it, except where a tree's entries keep theirs; then they follow from content that is.
+    Times are no part of it, except where a tree's entries keep theirs; then they follow from content that is. A directory's digest
+    is made from its own entries and from its directories' digests, so that a tree which knows a digest need not be asked again.
     """
     total = hashlib.sha256()
-    listing: list[tuple[str, str]] = []
     count = 0
     links: dict[tuple[int, int], str] = {}
+    for item in selected:
+        name = "" if item.node.kind is Kind.DIRECTORY else item.name
+        total.update(os.fsencode(f"{name}{describe_entry(tree, item.node, links, name)}\0"))
+        count += 1
+        if item.node.kind is Kind.DIRECTORY:
+            digest, entries = _digest_directory(tree, item.node.path, links)
+            total.update(digest)
+            count += entries
+    return InputDigest(digest="sha256:" + total.hexdigest(), entries=count)
+
+
+def _digest_directory(tree: Tree, path: str, links: dict[tuple[int, int], str]) -> tuple[bytes, int]:
+    known = getattr(tree, "digest_directory", None)
+    if known is not None:
+        found: tuple[bytes, int] = known(path, links)
+        return found
+    return digest_directory_slowly(tree, path, links)
+
+
+def digest_directory_slowly(tree: Tree, path: str, links: dict[tuple[int, int], str], shown: str = "") -> tuple[bytes, int]:
+    """What a directory holds, as one digest, and the number of entries: own entries first, then directory by directory."""
+    lines: list[str] = []
+    directories: list[str] = []
+    for name in tree.listdir(path):
+        node = tree.lookup(join(path, name))
+        if node is None:
+            raise InternalError(f"{join(path, name)!r} vanished while it was read")
+        lines.append(f"{name}{describe_entry(tree, node, links, join(shown, name))}\0")
+        if node.kind is Kind.DIRECTORY:
+            directories.append(name)
+    below = []
+    count = len(lines)
+    for name in directories:
+        digest, entries = digest_directory_slowly(tree, join(path, name), links, join(shown, name))
+        below.append(digest)
+        count += entries
+    return combine_digests(hash_lines(lines), below), count
+
+
+def hash_lines(lines: Sequence[str]) -> bytes:
+    """The digest of a directory's own entries."""
+    return hashlib.sha256(os.fsencode("".join(lines))).digest()
+
+
+def combine_digests(own: bytes, below: Sequence[bytes]) -> bytes:
+    """The digest of a directory: of its own entries, and of its directories in order."""
+    return hashlib.sha256(own + b"".join(below)).digest()
+
+
+def list_selection(tree: Tree, selected: Sequence[Selected]) -> bytes:
+    """Everything that `digest_selection` saw, entry by entry, in little space: for `contain.build.explain`. Never compared as a
+    whole: contents are told apart by the beginning of their digests. zlib of ``path NUL description NUL``...
+    """
+    import zlib
+
+    links: dict[tuple[int, int], str] = {}
+    pieces: list[str] = []
     for item in selected:
         base = "" if item.node.kind is Kind.DIRECTORY else item.name
         for relative, node in walk_source(tree, item.node):
             path = join(base, relative) if relative else base
-            line = describe_entry(tree, node, links, path)
-            count += 1
-            total.update(os.fsencode(f"{len(os.fsencode(path))}:{path}{line}\n"))
-            if count <= _LISTED_ENTRIES:
-                listing.append((_printable(path or "."), _printable(line)))
-        total.update(b"\n")
-    return InputDigest(
-        digest="sha256:" + total.hexdigest(), entries=count, listing=tuple(listing) if count <= _LISTED_ENTRIES else ()
-    )
+            pieces += (path or ".", describe_entry(tree, node, links, path, digits=_LISTED_DIGITS))
+    return zlib.compress(os.fsencode("\0".join(pieces)), 1)
 
 
-def _printable(text: str) -> str:
-    """File names are bytes; what cannot be text is shown escaped, so that the record stays JSON."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+def read_listing(data: bytes) -> dict[str, str]:
+    """What `list_selection` wrote: path to description. File names are bytes; what cannot be text is shown escaped."""
+    import zlib
+
+    if not data:
+        return {}
+    pieces = zlib.decompress(data).decode("utf-8", "backslashreplace").split("\0")
+    return dict(zip(pieces[::2], pieces[1::2], strict=True))
 
 
-def describe_entry(tree: Tree, node: Node, links: dict[tuple[int, int], str], path: str) -> str:
-    """One entry's identity as text: ``file 644 0:0 <sha256>`` and the like."""
+def describe_entry(tree: Tree, node: Node, links: dict[tuple[int, int], str], path: str, digits: int = 64) -> str:
+    """One entry's identity as text: ``file 644 0:0 <sha256>`` and the like. It holds no NUL."""
     text = f" {node.kind.value} {node.mode:o} {node.user_id}:{node.group_id}"
     if node.hard_link is not None:
         first = links.setdefault(node.hard_link, path)
         if first != path:
             text += f" = {len(os.fsencode(first))}:{first}"
     if node.kind is Kind.FILE:
-        text += f" {tree.digest(node.path).removeprefix('sha256:')}"
+        text += f" {tree.digest(node.path).removeprefix('sha256:')[:digits]}"
     elif node.kind is Kind.SYMLINK:
         text += f" -> {len(os.fsencode(node.link_target))}:{node.link_target}"
     elif node.kind in (Kind.CHARACTER, Kind.BLOCK):

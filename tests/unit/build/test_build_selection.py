@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from contain.build.selection import CopyPlan, digest_selection, plan_copy, select_sources
+from contain.build.selection import CopyPlan, digest_selection, list_selection, plan_copy, read_listing, select_sources
 from contain.build.tree import Kind, Node, resolve_path
 from contain.errors import NotFound, UsageError
 
@@ -126,10 +126,14 @@ def test_the_input_digest_sees_which_source_a_file_came_from() -> None:
     assert digest(tree, "a", "b") != digest(tree, "b", "a")
 
 
-def test_the_listing_tells_files_apart_for_a_small_input() -> None:
-    found = digest_selection(TREE, select_sources(TREE, ["d"], place="x")[0])
-    assert found.entries == 3
-    assert [path for path, _ in found.listing] == [".", "up", "x"]
+def test_the_listing_tells_files_apart() -> None:
+    selected = select_sources(TREE, ["d"], place="x")[0]
+    assert digest_selection(TREE, selected).entries == 3
+    listing = read_listing(list_selection(TREE, selected))
+    assert list(listing) == [".", "up", "x"]
+    assert listing["x"].startswith(" file 644 0:0 ")
+    assert listing["up"].startswith(" symlink ")
+    assert read_listing(b"") == {}
 
 
 def test_links_resolve_inside_the_tree_and_a_loop_is_an_error() -> None:

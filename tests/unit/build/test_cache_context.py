@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contain.build.context import ContextTree
+from contain.build.selection import digest_directory_slowly, digest_selection, select_sources
+from contain.dockerfile.patterns import parse_dockerignore
+
+
+class Index:
+    """Remembers everything, and counts what it is asked for file by file."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[int, ...], str] = {}
+        self.directories: dict[bytes, bytes] = {}
+        self.lookups = 0
+
+    def lookup(self, status: os.stat_result) -> str | None:
+        self.lookups += 1
+        return self.files.get((status.st_ino, status.st_ctime_ns, status.st_size))
+
+    def remember(self, status: os.stat_result, digest: str) -> None:
+        self.files[(status.st_ino, status.st_ctime_ns, status.st_size)] = digest
+
+    def lookup_directories(self, states: list[bytes]) -> dict[bytes, bytes]:
+        return {state: self.directories[state] for state in states if state in self.directories}
+
+    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
+        assert newest_ns >= 0
+        self.directories[state] = digest
+
+
+def digest_of_context(directory: Path, index: Index, *, ignore: str = "", strict: bool = False) -> str:
+    with ContextTree(directory, index=index, ignore=parse_dockerignore(ignore), strict=strict) as tree:  # type: ignore[arg-type]
+        selected, _ = select_sources(tree, ["."], place="here")
+        return digest_selection(tree, selected).digest
+
+
+def make(directory: Path) -> None:
+    for name, text in {"a": "1", "d/b": "2", "d/e/c": "3", "z/q": "4"}.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (directory / "d/link").symlink_to("b")
+
+
+def test_an_unchanged_directory_is_not_looked_at_file_by_file(tmp_path: Path) -> None:
+    make(tmp_path)
+    index = Index()
+    first = digest_of_context(tmp_path, index)
+    index.lookups = 0
+    assert digest_of_context(tmp_path, index) == first
+    assert index.lookups == 0
+    (tmp_path / "d/e/c").write_text("33")
+    assert digest_of_context(tmp_path, index) != first
+    assert index.lookups == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["content", "mode", "name", "added", "removed", "link", "kind", "moved up", "empty directory"]
+)
+def test_every_change_is_seen_also_where_all_digests_are_known(tmp_path: Path, change: str) -> None:
+    make(tmp_path)
+    index = Index()
+    first = digest_of_context(tmp_path, index)
+    match change:
+        case "content":
+            (tmp_path / "d/e/c").write_text("X")
+        case "mode":
+            (tmp_path / "d/e/c").chmod(0o755)
+        case "name":
+            (tmp_path / "d/e/c").rename(tmp_path / "d/e/cc")
+        case "added":
+            (tmp_path / "d/e/new").write_text("")
+        case "removed":
+            (tmp_path / "d/e/c").unlink()
+        case "link":
+            (tmp_path / "d/link").unlink()
+            (tmp_path / "d/link").symlink_to("e/c")
+        case "kind":
+            (tmp_path / "d/link").unlink()
+            (tmp_path / "d/link").write_text("2")
+        case "moved up":
+            (tmp_path / "d/e").rename(tmp_path / "e")
+        case "empty directory":
+            (tmp_path / "d/empty").mkdir()
+    assert digest_of_context(tmp_path, index) != first
+    assert digest_of_context(tmp_path, Index()) == digest_of_context(tmp_path, index)
+
+
+def test_times_umask_place_and_group_bits_are_no_part_of_it(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name)
+    for path in (tmp_path / "two").rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o775 if path.is_dir() else 0o664)
+            os.utime(path, (1, 1))
+    index = Index()
+    assert digest_of_context(tmp_path / "one", index) == digest_of_context(tmp_path / "two", index)
+    assert digest_of_context(tmp_path / "one", index, strict=True) != digest_of_context(tmp_path / "two", index, strict=True)
+
+
+def test_what_is_ignored_is_no_part_of_a_directory_that_is_known(tmp_path: Path) -> None:
+    make(tmp_path)
+    index = Index()
+    whole = digest_of_context(tmp_path, index)
+    assert digest_of_context(tmp_path, index, ignore="d/e") != whole
+    (tmp_path / "d/e/c").write_text("other")
+    assert digest_of_context(tmp_path, index, ignore="d/e") == digest_of_context(tmp_path, Index(), ignore="d/e")
+
+
+def test_hard_links_inside_count_and_those_to_the_outside_do_not(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    make(context)
+    index = Index()
+    plain = digest_of_context(context, index)
+    os.link(context / "a", tmp_path / "outside")
+    assert digest_of_context(context, index) == plain
+    (context / "z/copy").write_text("1")
+    copied = digest_of_context(context, index)
+    (context / "z/copy").unlink()
+    os.link(context / "a", context / "z/copy")
+    assert digest_of_context(context, index) != copied
+    assert digest_of_context(context, index) == digest_of_context(context, Index())
+
+
+_NAMES = st.sampled_from(["a", "b", "B", "é", "a.b", "a-b", "\udcff"])
+_TREES = st.dictionaries(st.lists(_NAMES, min_size=1, max_size=3).map("/".join), st.sampled_from(["", "x", "y"]), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=_TREES)
+def test_the_quick_walk_gives_what_the_plain_one_gives(tmp_path_factory: pytest.TempPathFactory, files: dict[str, str]) -> None:
+    directory = tmp_path_factory.mktemp("context")
+    for name, text in files.items():
+        path = os.path.join(directory, name)
+        if os.path.lexists(path) or any(os.path.isfile(parent) for parent in Path(path).parents):
+            continue
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(path).write_text(text)
+    index = Index()
+    with ContextTree(directory, index=index) as tree:  # type: ignore[arg-type]
+        quick = tree.digest_directory("", {})
+    with ContextTree(directory) as tree:
+        assert digest_directory_slowly(tree, "", {}) == quick
+    with ContextTree(directory, index=index) as tree:  # type: ignore[arg-type]
+        assert tree.digest_directory("", {}) == quick
