@@ -13,7 +13,7 @@ from contain.values import dataclass
 _DOMAIN_PART = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"^(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?\Z")
 _PATH = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
-_TAG = re.compile(r"^\w[\w.-]{0,127}\Z", re.ASCII)
+TAG_PATTERN = re.compile(r"^\w[\w.-]{0,127}\Z", re.ASCII)
 _DIGEST = re.compile(r"^sha256:[a-f0-9]{64}\Z")
 _LONGEST_NAME = 255
 
@@ -78,7 +78,7 @@ def parse_reference(text: str) -> Reference:
     tag: str | None = None
     if ":" in remainder:
         remainder, tag = remainder.rsplit(":", 1)
-        if not _TAG.match(tag):
+        if not TAG_PATTERN.match(tag):
             raise bad(f"{tag!r} is not a tag", "a tag has letters, digits, '_', '.', '-', at most 128 of them")
     if not _DOMAIN.match(domain):
         raise bad(f"{domain!r} is not a registry host")

@@ -88,11 +88,14 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A small answer, whole. ``media_type`` is what the header says, ``digest`` what the registry claims; "" if nothing."""
+    """A small answer, whole. ``media_type`` is what the header says, ``digest`` what the registry claims; "" if nothing.
+    ``link``: that header (where a long list goes on), ``url``: where the answer came from."""
 
     data: bytes
     media_type: str
     digest: str
+    link: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +302,8 @@ class RegistryClient:
                         data=read_limited(response, limit_bytes),
                         media_type=response.header("Content-Type").partition(";")[0].strip().lower(),
                         digest=response.header("Docker-Content-Digest").strip(),
+                        link=response.header("Link"),
+                        url=response.url,
                     )
                 except TransportFailure as error:
                     failure, why = Failure(trouble=error.trouble, answered=True), str(error)
