@@ -9,6 +9,7 @@ from contain.store.blobs import BlobIngest
 from contain.store.cache import FileDigests, StepRecord
 from contain.store.images import PruneReport, StoredImage
 from contain.store.layers import CommittedLayer
+from contain.store.naming import NameRecord
 from contain.store.rootview import Entry, Kind, RootView
 from contain.store.store import DEFAULT_EPOCH_SECONDS, Store
 
@@ -24,6 +25,7 @@ __all__ = [
     "Extracted",
     "FileDigests",
     "Kind",
+    "NameRecord",
     "PruneReport",
     "RootView",
     "StepRecord",

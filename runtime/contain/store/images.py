@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 
 from contain.errors import Conflict, IntegrityError, NotFound, UsageError
 from contain.oci import (
@@ -33,6 +33,7 @@ from contain.store.database import Database
 from contain.store.durable import remove_tree
 from contain.store.layers import Layers
 from contain.store.layout import Layout
+from contain.store.naming import ROLLBACK, NameRecord, choose_rollback
 from contain.store.referrers import Referrers, StoredReferrer
 from contain.values import dataclass
 
@@ -67,6 +68,7 @@ class PruneReport:
     blobs: tuple[str, ...] = ()
     cache_rows: int = 0
     freed_bytes: int = 0
+    former_names: tuple[tuple[str, str], ...] = ()  # (digest, name): what a name can no longer be rolled back to
 
 
 @dataclass(slots=True)
@@ -249,12 +251,48 @@ class Images:
             row = self._database.rows("SELECT digest, source FROM names WHERE name = ?", (_row_name(reference),))
         return (str(row[0][0]), str(row[0][1])) if row else None
 
-    def history(self, reference: Reference) -> tuple[tuple[str | None, str, int], ...]:
-        """What a name pointed at over time, the newest first: digest (None: taken away), source, seconds."""
+    def history(self, reference: Reference) -> tuple[NameRecord, ...]:
+        """What a name pointed at over time, the newest first."""
         rows = self._database.rows(
-            "SELECT digest, source, set_seconds FROM name_history WHERE name = ? ORDER BY id DESC", (_row_name(reference),)
+            "SELECT digest, source, set_seconds, digest IN (SELECT digest FROM images) FROM name_history WHERE name = ?"
+            " ORDER BY id DESC",
+            (_row_name(reference),),
         )
-        return tuple((None if row[0] is None else str(row[0]), str(row[1]), int(str(row[2]))) for row in rows)
+        return tuple(
+            NameRecord(
+                digest=None if row[0] is None else str(row[0]),
+                source=str(row[1]),
+                set_seconds=int(str(row[2])),
+                present=bool(row[3]),
+            )
+            for row in rows
+        )
+
+    def rollback(self, reference: Reference, *, to: str | None) -> tuple[str | None, str]:
+        """Make a name point at what it pointed at before: `contain.store.naming.choose_rollback`. Returns both digests, that of
+        before first. The name gets back the source that the image had under it, too.
+
+        In one transaction: two rollbacks at once are two rollbacks one after the other.
+        """
+        name = _row_name(reference)
+        with self._layout.collection_barrier(collecting=False), self._database.transaction() as database:
+            rows = database.execute("SELECT digest, source FROM name_history WHERE name = ? ORDER BY id", (name,)).fetchall()
+            present = {
+                row[0]
+                for row in database.execute(
+                    "SELECT digest FROM images WHERE digest IN (SELECT digest FROM name_history WHERE name = ?)", (name,)
+                )
+            }
+            before = database.execute("SELECT digest FROM names WHERE name = ?", (name,)).fetchone()
+            target = choose_rollback(reference.familiar, rows, present=present, to=to)
+            source = next(source for digest, source in reversed(rows) if digest == target and source != ROLLBACK)
+            now = int(time.time())
+            database.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", (name, target, source, now))
+            database.execute(
+                "INSERT INTO name_history (name, digest, source, set_seconds) VALUES (?, ?, ?, ?)",
+                (name, target, ROLLBACK, now),
+            )
+        return (None if before is None else str(before[0])), target
 
     def blob_of_layer(self, diff_id: str) -> tuple[str, str] | None:
         """Digest and media type of a stored blob whose uncompressed content is this layer."""
@@ -275,6 +313,11 @@ class Images:
                 mine = _Found(blobs={digest})  # damaged: what else it had is found by `prune`
             mine.blobs |= self._referrers.blobs_of((digest,))
             with self._database.transaction() as database:
+                database.execute(
+                    "INSERT INTO name_history (name, digest, source, set_seconds) SELECT name, NULL, 'untag', ? FROM names"
+                    " WHERE digest = ?",
+                    (int(time.time()), digest),
+                )
                 database.execute("DELETE FROM names WHERE digest = ?", (digest,))
                 database.execute("DELETE FROM images WHERE digest = ?", (digest,))
                 self._referrers.forget((digest,))
@@ -324,6 +367,7 @@ class Images:
                     )
                     if row[0] not in spared
                 ]
+                former = self._former_names(gone)
                 database.executemany("DELETE FROM images WHERE digest = ?", [(digest,) for digest in gone])
                 self._referrers.forget(gone)
             used = self._reachable()
@@ -342,7 +386,15 @@ class Images:
                 with suppress(FileNotFoundError):
                     if now - path.stat().st_mtime > max(_PARTIAL_SECONDS, grace_seconds):
                         path.unlink()
-            return self._delete(tuple(gone), blobs, layers, cache_rows=cache_rows, grace_seconds=grace_seconds)
+            report = self._delete(tuple(gone), blobs, layers, cache_rows=cache_rows, grace_seconds=grace_seconds)
+            return replace(report, former_names=former)
+
+    def _former_names(self, digests: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        found = []
+        for digest in digests:
+            rows = self._database.rows("SELECT DISTINCT name FROM name_history WHERE digest = ? ORDER BY name", (digest,))
+            found += [(digest, str(row[0])) for row in rows]
+        return tuple(found)
 
     def _prune_rows(self, layers: set[str], now: float, grace_seconds: float) -> int:
         removed = 0

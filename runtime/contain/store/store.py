@@ -22,6 +22,7 @@ from contain.store.database import Database
 from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
 from contain.store.layers import CommittedLayer, Layers
 from contain.store.layout import Layout
+from contain.store.naming import NameRecord
 from contain.store.referrers import StoredReferrer
 
 if TYPE_CHECKING:
@@ -210,9 +211,14 @@ class Store:
         """What a name points at and where that came from, or None."""
         return self._images.name_source(reference)
 
-    def name_history(self, reference: Reference) -> tuple[tuple[str | None, str, int], ...]:
-        """What a name pointed at over time, the newest first: digest or None, source, seconds since 1970."""
+    def name_history(self, reference: Reference) -> tuple[NameRecord, ...]:
+        """What a name pointed at over time, the newest first."""
         return self._images.history(reference)
+
+    def rollback(self, reference: Reference, *, to: str | None = None) -> tuple[str | None, str]:
+        """Make a name point at what it pointed at before, or at the image of its history whose digest begins with ``to``.
+        Returns the digest of before (None: it had been taken away) and the present one. Raises `NotFound`, `Conflict`."""
+        return self._images.rollback(reference, to=to)
 
     def remove_image(self, digest: str, *, grace_seconds: float = 0) -> PruneReport:
         """Remove an image and its names, and what only it needed. Layers that the build cache knows stay until `prune`."""

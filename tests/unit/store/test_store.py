@@ -414,7 +414,7 @@ def test_names_lead_to_images_and_remember_where_they_came_from(store: Store) ->
     store.tag(name, first.digest, source="build")
     store.tag(name, second.digest, source="imported")
     assert store.name_source(parse_reference("docker.io/library/app:latest")) == (second.digest, "imported")
-    assert [(digest, source) for digest, source, _ in store.name_history(name)] == [
+    assert [(record.digest, record.source) for record in store.name_history(name)] == [
         (second.digest, "imported"),
         (first.digest, "build"),
     ]
