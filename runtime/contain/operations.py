@@ -67,6 +67,17 @@ class WriteHostFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WriteMemoryFile:
+    """A file of the given bytes, mode and owner at a host path that only this mount namespace sees: below a `MountScratch`."""
+
+    path: str
+    data: bytes
+    mode: int
+    user_id: int
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
     """The container's root: an overlay. ``lower`` is highest first. ``volatile``: what is written need not survive a crash."""
 
@@ -219,6 +230,15 @@ class StartSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetResourceLimit:
+    """setrlimit(2), by its name there in small letters, without ``rlimit_``; -1 is no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Execute:
     """Replace this process by a program found on the PATH of ``environment``, as execvpe(3)."""
 
@@ -233,6 +253,7 @@ Operation = (
     | BindHostDirectory
     | MountLayers
     | WriteHostFile
+    | WriteMemoryFile
     | MountRoot
     | MountCopyOnWrite
     | MountFilesystem
@@ -250,6 +271,7 @@ Operation = (
     | BecomeUser
     | InstallSeccomp
     | StartSession
+    | SetResourceLimit
     | Execute
 )
 
@@ -262,6 +284,8 @@ def render_operation(operation: Operation) -> str:
         match field.name, value:
             case "program", bytes():
                 value = f"<{len(value) // 8} instructions>"
+            case "data", bytes():
+                value = f"<{len(value)} bytes>"
             case "environment", _:
                 value = [name for name, _ in value]
             case (("bounding" | "effective" | "held"), int()):

@@ -5,6 +5,7 @@ A `ContainerSpec` has no defaults that depend on the machine or the image: `cont
 
 from __future__ import annotations
 
+from dataclasses import field
 from enum import Enum
 
 from contain.paths import ContainerPath, HostPath
@@ -12,6 +13,9 @@ from contain.values import dataclass
 
 DEFAULT_PIDS_LIMIT = 2048
 """Processes per container unless asked otherwise; Docker sets none, podman 2048. A fork bomb must end inside its container."""
+
+SHARED_MEMORY_BYTES = 64 << 20
+"""The size of /dev/shm unless asked otherwise: Docker's."""
 
 
 class Network(Enum):
@@ -34,22 +38,46 @@ class Bind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOnWrite:
     """Host directories, one over the other (highest first), at a container path: readable there, and what is written is kept in
-    the container and thrown away with it."""
+    the container and thrown away with it. ``read_only``: nothing can be written."""
 
     sources: tuple[HostPath, ...]
     target: ContainerPath
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tmpfs:
-    """A fresh memory file system at a container path. ``size_bytes`` 0: the kernel's default."""
+    """A fresh memory file system at a container path. ``size_bytes`` 0: the kernel's default. ``executable``: programs in it can be
+    started."""
 
     target: ContainerPath
     size_bytes: int = 0
     mode: int = 0o1777
+    executable: bool = False
+    read_only: bool = False
 
 
-Mount = Bind | CopyOnWrite | Tmpfs
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFile:
+    """A read-only file at a container path that exists in this container's memory only: a secret. Its content is never shown."""
+
+    target: ContainerPath
+    content: bytes = field(repr=False)
+    mode: int = 0o400
+    user_id: int = 0
+    group_id: int = 0
+
+
+Mount = Bind | CopyOnWrite | Tmpfs | MemoryFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLimit:
+    """One of setrlimit(2)'s, by its name there in small letters, without ``rlimit_``. -1: no limit."""
+
+    name: str
+    soft: int
+    hard: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +103,9 @@ class ContainerSpec:
     """Everything about one container.
 
     ``layers``: extracted layer trees, lowest first, that make its root. ``upper``: a directory of the caller's that receives
-    what is written (a build step's layer), or None for one that is thrown away with the container.
+    what is written (a build step's layer), or None for one that is thrown away with the container. ``confined``: system calls are
+    filtered, parts of /proc and /sys hidden, privileges never gained; what the user namespace forbids stays forbidden without it.
+    ``extra_hosts``: (name, address) for /etc/hosts; the address ``host-gateway`` is this machine, seen from the container.
     """
 
     container_id: str  # 64 hexadecimal digits
@@ -97,3 +127,7 @@ class ContainerSpec:
     stop_signal: int
     capabilities: frozenset[str]
     labels: tuple[tuple[str, str], ...] = ()
+    confined: bool = True
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    shared_memory_bytes: int = SHARED_MEMORY_BYTES
+    resource_limits: tuple[ResourceLimit, ...] = ()

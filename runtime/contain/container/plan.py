@@ -33,12 +33,14 @@ from contain.operations import (
     MountScratch,
     Operation,
     SetHostname,
+    SetResourceLimit,
     SetSysctl,
     StartSession,
     WriteHostFile,
+    WriteMemoryFile,
 )
 from contain.paths import ContainerPath, HostPath
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Network, Tmpfs
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, MemoryFile, Mount, Network, Tmpfs
 from contain.values import dataclass
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -59,7 +61,7 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 ETC_FILES = ("hosts", "hostname", "resolv.conf")
 STUBS = ("proc", "sys", "dev", "etc")
-SHARED_MEMORY_BYTES = 64 << 20
+_MEMORY_FILES_BYTES = 16 << 20
 _TTY_GROUP = "5"
 _SAFE = ("nosuid", "noexec", "nodev")
 
@@ -81,6 +83,11 @@ class Workspace:
     def writes(self) -> HostPath:
         """Where upper and work directories lie."""
         return self.directory if self.scratch is None else self.scratch
+
+    @property
+    def memory(self) -> HostPath:
+        """Where files that exist in memory only are kept."""
+        return self.directory / "memory"
 
     @property
     def etc(self) -> HostPath:
@@ -105,7 +112,7 @@ def stub_paths(spec: ContainerSpec) -> tuple[tuple[str, bool], ...]:
         if ".." in mount.target.parts or mount.target == mount.target.parent:
             continue
         found |= {str(parent): True for parent in reversed(mount.target.parents[:-1])}
-        found[str(mount.target)] = not isinstance(mount, Bind) or mount.source.is_dir()
+        found[str(mount.target)] = mount.source.is_dir() if isinstance(mount, Bind) else not isinstance(mount, MemoryFile)
     return tuple(found.items())
 
 
@@ -158,7 +165,7 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
     return replace(spec, layers=layers, mounts=tuple(mounts)), operations
 
 
-def _plan_devices(*, tty_group: bool) -> list[Operation]:
+def _plan_devices(shared_memory_bytes: int, *, tty_group: bool) -> list[Operation]:
     tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
     return [
         MountFilesystem(kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid",)),
@@ -172,7 +179,7 @@ def _plan_devices(*, tty_group: bool) -> list[Operation]:
             attributes=("nosuid", "noexec"),
         ),
         MountFilesystem(
-            kind="tmpfs", target="/dev/shm", options=(("mode", "1777"), ("size", str(SHARED_MEMORY_BYTES))), attributes=_SAFE
+            kind="tmpfs", target="/dev/shm", options=(("mode", "1777"), ("size", str(shared_memory_bytes))), attributes=_SAFE
         ),
         MountFilesystem(kind="mqueue", target="/dev/mqueue", attributes=_SAFE, optional=True),
     ]
@@ -211,17 +218,27 @@ def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operati
     match mount:
         case Bind(source=source, target=target, read_only=read_only):
             return [MountBind(source=str(source), target=str(target), read_only=read_only)]
-        case Tmpfs(target=target, size_bytes=size, mode=mode):
+        case Tmpfs(target=target, size_bytes=size, mode=mode, executable=executable, read_only=read_only):
             options: tuple[tuple[str, str], ...] = (("mode", f"{mode:o}"),)
             if size:
                 options += (("size", str(size)),)
-            return [MountFilesystem(kind="tmpfs", target=str(target), options=options, attributes=_SAFE)]
-        case CopyOnWrite(sources=sources, target=target):
+            attributes = ("nosuid",) if executable else _SAFE
+            if read_only:
+                attributes = ("ro", *attributes)
+            return [MountFilesystem(kind="tmpfs", target=str(target), options=options, attributes=attributes)]
+        case MemoryFile(target=target, content=content, mode=mode, user_id=user_id, group_id=group_id):
+            place = str(workspace.memory / str(number))
+            return [
+                WriteMemoryFile(path=place, data=content, mode=mode, user_id=user_id, group_id=group_id),
+                MountBind(source=place, target=str(target), read_only=True),
+            ]
+        case CopyOnWrite(sources=sources, target=target, read_only=read_only):
             upper, work = str(workspace.writes / f"upper{number}"), str(workspace.writes / f"work{number}")
             return [
                 MakeHostDirectory(path=upper),
                 MakeHostDirectory(path=work),
                 MountCopyOnWrite(lower=tuple(str(path) for path in sources), upper=upper, work=work, target=str(target)),
+                *([MakePathReadOnly(target=str(target))] if read_only else []),
             ]
 
 
@@ -246,9 +263,14 @@ def plan_root(
             volatile=workspace.scratch is not None or workspace.volatile,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
-        *_plan_devices(tty_group=tty_group),
+        *_plan_devices(spec.shared_memory_bytes, tty_group=tty_group),
         *_plan_sys(spec.network, hierarchies),
     ]
+    if any(isinstance(mount, MemoryFile) for mount in spec.mounts):
+        operations += [
+            MakeHostDirectory(path=str(workspace.memory), mode=0o700),
+            MountScratch(path=str(workspace.memory), size_bytes=_MEMORY_FILES_BYTES, inodes=4096),
+        ]
     for number, mount in enumerate(sorted(spec.mounts, key=lambda mount: len(mount.target.parts))):
         operations += _plan_mount(number, mount, workspace)
     taken = {str(mount.target) for mount in spec.mounts}
@@ -264,8 +286,8 @@ def plan_root(
         ]
     return [
         *operations,
-        *(MaskPath(target=path) for path in MASKED),
-        *(MakePathReadOnly(target=path) for path in READ_ONLY),
+        *(MaskPath(target=path) for path in MASKED if spec.confined),
+        *(MakePathReadOnly(target=path) for path in READ_ONLY if spec.confined),
         MakeDirectory(target=str(spec.working_directory), user_id=spec.identity.user_id, group_id=spec.identity.group_id),
         EnterRoot(read_only=spec.read_only),
         SetHostname(name=spec.hostname),
@@ -285,8 +307,9 @@ def plan_credentials(spec: ContainerSpec, seccomp: bytes, *, held: tuple[str, ..
             bounding=mask,
             effective=mask,
             held=mask_of(held),
+            no_new_privileges=spec.confined,
         ),
-        InstallSeccomp(program=seccomp),
+        *([InstallSeccomp(program=seccomp)] if spec.confined else []),
     ]
 
 
@@ -301,6 +324,7 @@ def plan_launch(
         start=(
             StartSession(terminal=spec.terminal),
             ChangeDirectory(path=str(spec.working_directory)),
+            *(SetResourceLimit(name=each.name, soft=each.soft, hard=each.hard) for each in spec.resource_limits),
             *plan_credentials(spec, seccomp),
             Execute(arguments=spec.arguments, environment=spec.environment),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from contain.container.launch import Launched, launch
@@ -16,6 +16,9 @@ from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, Network
 from contain.values import dataclass
+
+HOST_GATEWAY = "host-gateway"
+"""In ``--add-host NAME:host-gateway``: this machine. Docker's word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,12 @@ def exit_state(wait_status: int, counters: CgroupCounters, memory_limit_bytes: i
     )
 
 
-def render_hosts(hostname: str, address: str | None) -> str:
-    """The text of /etc/hosts."""
+def render_hosts(hostname: str, address: str | None, extra: Sequence[tuple[str, str]] = ()) -> str:
+    """The text of /etc/hosts. ``extra``: (name, address)."""
     own = f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"
     return (
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
-        "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" + own
+        "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" + "".join(f"{where}\t{name}\n" for name, where in extra) + own
     )
 
 
@@ -76,8 +79,12 @@ def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
-def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) -> None:
-    """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network."""
+def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None, gateway: str = "127.0.0.1") -> None:
+    """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network.
+
+    ``gateway``: this machine, seen from the container.
+    """
+    extra = [(name, gateway if where == HOST_GATEWAY else where) for name, where in spec.extra_hosts]
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
     resolver = ""
     if spec.network is not Network.NONE:
@@ -85,7 +92,7 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None) ->
 
         resolver = read_resolver().text
     for name, text in (
-        ("hosts", render_hosts(spec.hostname, address)),
+        ("hosts", render_hosts(spec.hostname, address, extra)),
         ("hostname", spec.hostname + "\n"),
         ("resolv.conf", resolver),
     ):
@@ -153,6 +160,7 @@ def start(
         def prepare(process_id: int) -> dict[str, object]:
             answer: dict[str, object] = {}
             address: str | None = None
+            gateway = "127.0.0.1"
             if spec.network is Network.BRIDGE:
                 namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
                 try:
@@ -160,14 +168,14 @@ def start(
                 finally:
                     os.close(namespace)
                 cleanup.callback(network.detach, attachment, wait=False)
-                address = attachment.address
+                address, gateway = attachment.address, attachment.gateway
                 answer["interface"] = {
                     "interface": attachment.interface,
                     "address": attachment.address,
                     "prefix": attachment.prefix,
                     "gateway": attachment.gateway,
                 }
-            write_etc(workspace, spec, address)
+            write_etc(workspace, spec, address, gateway)
             if started is not None:
                 started(process_id)
             return answer

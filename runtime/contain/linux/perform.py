@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import struct
@@ -41,9 +42,11 @@ from contain.operations import (
     MountScratch,
     Operation,
     SetHostname,
+    SetResourceLimit,
     SetSysctl,
     StartSession,
     WriteHostFile,
+    WriteMemoryFile,
 )
 
 _ATTRIBUTES = {
@@ -93,6 +96,8 @@ class Performer:
             case WriteHostFile(path=path, text=text):
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(text)
+            case WriteMemoryFile():
+                _write_memory_file(operation)
             case MountRoot():
                 self._mount_root(operation)
             case MountCopyOnWrite():
@@ -149,6 +154,8 @@ class Performer:
                     self._open_terminal()
                 else:
                     _replace_null_devices()
+            case SetResourceLimit(name=name, soft=soft, hard=hard):
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
             case Execute(arguments=arguments, environment=environment):
                 _execute(arguments, environment)
 
@@ -379,6 +386,18 @@ class Performer:
         # Until execve(2), which sets it back, nobody inside may trace this process or reach its program file, which is the host's
         # (CVE-2016-9962, CVE-2019-5736).
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _write_memory_file(operation: WriteMemoryFile) -> None:
+    descriptor = os.open(operation.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        data = memoryview(operation.data)
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fchown(descriptor, operation.user_id, operation.group_id)
+        os.fchmod(descriptor, operation.mode)
+    finally:
+        os.close(descriptor)
 
 
 def _is_null_device(descriptor: int) -> bool:

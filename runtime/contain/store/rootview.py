@@ -107,6 +107,11 @@ class Entry:
         """Equal for two names of one file (hard links)."""
         return (self.host_stat.st_dev, self.host_stat.st_ino)
 
+    @property
+    def host_path(self) -> HostPath:
+        """Where it lies on this machine: one tree's, of a directory the topmost."""
+        return self._view.trees[-1 - self._tree] / os.fsdecode(self._raw)
+
     def open(self) -> BinaryIO:
         """A file's content. Raises `NotFound` for anything but a regular file."""
         if self.kind is not Kind.FILE:
@@ -145,6 +150,11 @@ class RootView:
 
     def __del__(self) -> None:
         self.close()
+
+    @property
+    def trees(self) -> tuple[HostPath, ...]:
+        """The layer trees, lowest first."""
+        return tuple(reversed(self._paths))
 
     def close(self) -> None:
         """Give all descriptors back."""
@@ -197,6 +207,15 @@ class RootView:
         if entry is None or entry.kind is not Kind.DIRECTORY:
             raise NotFound(f"{path}: no such directory in the image", code="no-such-file")
         return tuple(os.fsdecode(name) for name, _, _ in self._children(os.fsencode(entry.path)[1:]))
+
+    def parts(self, path: PurePosixPath | str) -> tuple[HostPath, ...]:
+        """The host directories that make up a directory, topmost first: what an overlay of it alone consists of. A directory on the
+        way that is a link is followed; none if it is no directory."""
+        entry = self.lookup(path)
+        if entry is None or entry.kind is not Kind.DIRECTORY:
+            return ()
+        raw = os.fsencode(entry.path)[1:]
+        return tuple(self._paths[tree] / os.fsdecode(raw) for tree in self._contributors(raw))
 
     def walk(self, path: PurePosixPath | str = "/") -> Iterator[Entry]:
         """The entry at ``path`` (not following a link) and everything below it: parents first, names sorted bytewise, no
