@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from contain.container.identity import home_of, parse_identity, read_account_files
 from contain.container.resolve import RunRequest, check_name, resolve_spec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contain.archive.compress import Compression
     from contain.archive.load import LoadedImage
     from contain.archive.plan import FileFormat, SavedImage
+    from contain.build.checking import CheckReport
     from contain.build.request import BuildRequest, BuildResult
     from contain.container.execute import ExecRequest
     from contain.container.records import ContainerRecord, Records
@@ -101,6 +102,12 @@ class Engine:
         from contain.build.plan import plan
 
         return plan(request, store=self.store)
+
+    def check_build(self, request: BuildRequest) -> CheckReport:
+        """What the build checks find in the Dockerfile."""
+        from contain.build.checking import check
+
+        return check(request, store=self.store)
 
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
@@ -180,8 +187,9 @@ class Engine:
             raise Conflict(f"conflict: unable to delete {name}: it has several names", code="image-in-use", remedy="use -f")
         else:
             for other in names:
-                self.store.untag(parse_reference(other))
-                done.append(f"Untagged: {other}")
+                known = parse_reference(other)
+                self.store.untag(known)
+                done.append(f"Untagged: {known.familiar}")
         if not users:
             self.store.remove_image(image.digest)
             done.append(f"Deleted: {image.digest}")
@@ -230,6 +238,28 @@ class Engine:
                 progress=self.progress,
             )
         return images
+
+    def describe_manifest(self, name: str, *, verbose: bool = False) -> dict[str, Any]:
+        """``contain manifest inspect``: an image's manifest as JSON values; ``verbose``: in Docker's wrapping."""
+        import json
+
+        ready = self.store.find_image(name)
+        data = self.store.read_blob(ready.digest)
+        value: dict[str, Any] = json.loads(data)
+        if not verbose:
+            return value
+        platform = ready.config.platform
+        return {
+            "Ref": str(parse_reference(name)) if not ready.digest.endswith(name.removeprefix("sha256:")) else ready.digest,
+            "Descriptor": {
+                "mediaType": ready.manifest.media_type,
+                "digest": ready.digest,
+                "size": len(data),
+                "platform": {"architecture": platform.architecture, "os": platform.os}
+                | ({"variant": platform.variant} if platform.variant else {}),
+            },
+            "SchemaV2Manifest" if "docker" in ready.manifest.media_type else "OCIManifest": value,
+        }
 
     def load(self, source: HostPath | BinaryIO, *, platform: str | None = None) -> tuple[LoadedImage, ...]:
         """``contain load``: every image of a file, directory or stream. Decided by `contain.archive.layout`, done by

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from contain.build.contexts import context_key
 from contain.build.graph import resolve_build
 from contain.build.host_root import HOST_NAME, host_config
 from contain.build.plan import plan
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.sources import BuildSources, find_dockerfile, read_build_host, read_sources
+from contain.build.sources import BuildSources, read_build_host, read_dockerfile_text, read_sources
 from contain.dockerfile.checks import (
     RULES,
     BaseFacts,
@@ -120,9 +121,7 @@ def _check_sources(sources: BuildSources, request: BuildRequest, *, store: Store
 def _check_before(error: UsageError, request: BuildRequest, *, store: Store, host: BuildHost) -> CheckReport:
     """What stands before the line that is no Dockerfile's."""
     assert error.span is not None
-    text = request.dockerfile_text
-    if text is None:
-        text = find_dockerfile(request).read_text("utf-8")
+    text = read_dockerfile_text(request).text
     lines = text.split("\n")[: error.span.line - 1]
     findings: tuple[Finding, ...] = ()
     try:
@@ -148,6 +147,7 @@ def _first_error(dockerfile: Dockerfile, request: BuildRequest, *, store: Store,
                 build_args=request.build_args,
                 platform=request.platform or host.platform,
                 host_platform=host.platform,
+                contexts=request.contexts,
             )
         except (UsageError, NotFound) as error:
             return error
@@ -170,7 +170,7 @@ def _surroundings(
     ignore: IgnorePatterns, request: BuildRequest, store: Store, host: BuildHost, looked_for: dict[str, bool]
 ) -> Surroundings:
     def find_base(name: str) -> BaseFacts | None:
-        config = _config_of(name, store)
+        config = None if context_key(name) in request.contexts else _config_of(name, store)
         looked_for[name] = config is not None
         if config is None:
             return None

@@ -35,28 +35,36 @@ def read_sources(request: BuildRequest) -> BuildSources:
     """Raises `NotFound` (``dockerfile-not-found``, ``context-not-found``), `UsageError` for what is wrong in the files."""
     if request.context is not None and not request.context.is_dir():
         raise NotFound(f"the build context {str(request.context)!r} is not a directory", code="context-not-found")
+    text = read_dockerfile_text(request)
+    return BuildSources(
+        dockerfile=parse_dockerfile(text.text, file=text.name),
+        ignore=IgnorePatterns() if request.context_name else read_ignore(text.path, request.context),
+        position=text.position,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerfileText:
+    """A Dockerfile before it is parsed: its text, its name in messages, where it lies if it is a file of the user's."""
+
+    text: str
+    name: str
+    position: str
+    path: HostPath | None = None
+
+
+def read_dockerfile_text(request: BuildRequest) -> DockerfileText:
+    """The text that was given, or that of the file, inside the context where somebody else made that."""
     if request.dockerfile_text is not None:
         name = str(request.dockerfile or "Dockerfile")
-        dockerfile = parse_dockerfile(request.dockerfile_text, file=name)
-        return BuildSources(
-            dockerfile=dockerfile,
-            ignore=IgnorePatterns() if request.context_name else read_ignore(None, request.context),
-            position=f"{request.context_name or request.context or ''}|{name}",
-        )
+        position = f"{request.context_name or request.context or ''}|{name}"
+        return DockerfileText(text=request.dockerfile_text, name=name, position=position)
     if request.context_name and request.context is not None:
         name = str(request.dockerfile or "Dockerfile")
-        return BuildSources(
-            dockerfile=parse_dockerfile(_read_text(_find_inside(request.context, name, request.context_name)), file=name),
-            ignore=IgnorePatterns(),
-            position=f"{request.context_name}|{name}",
-        )
+        text = _read_text(_find_inside(request.context, name, request.context_name))
+        return DockerfileText(text=text, name=name, position=f"{request.context_name}|{name}")
     path = find_dockerfile(request)
-    text = _read_text(path)
-    return BuildSources(
-        dockerfile=parse_dockerfile(text, file=_shown(path)),
-        ignore=read_ignore(path, request.context),
-        position=str(path.absolute()),
-    )
+    return DockerfileText(text=_read_text(path), name=_shown(path), position=str(path.absolute()), path=path)
 
 
 def _find_inside(context: HostPath, name: str, context_name: str) -> HostPath:

@@ -59,6 +59,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", action="store_true", help="the same as --output=type=docker: the image goes to the store")
     parser.add_argument("--no-cache", action="store_true", help="carry out every step")
     parser.add_argument("--plan", action="store_true", help="show stages and steps, and do nothing")
+    parser.add_argument("--check", action="store_true", help="show what the build checks find, and build nothing")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of what --check shows")
     parser.add_argument("--iidfile", metavar="FILE", help="write the image's digest to FILE")
     parser.add_argument("--metadata-file", metavar="FILE", help="write what was built to FILE, as JSON")
     parser.add_argument("--progress", choices=_PROGRESS, default="auto", help="quiet: the digest and nothing else")
@@ -93,6 +95,8 @@ def build(options: argparse.Namespace) -> int:
             context_name=opened.name,
             dockerfile_text=request.dockerfile_text if request.dockerfile_text is not None else opened.dockerfile_text,
         )
+        if options.check:
+            return _check(engine, request, as_json=options.format == "json")
         if options.plan:
             sys.stdout.write(engine.plan_build(request))
             return 0
@@ -133,6 +137,31 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         contexts=parse_named_contexts(options.build_context),
         labels=dict(parse_pairs([text if "=" in text else f"{text}=" for text in options.label], flag="--label")),
     )
+
+
+def _check(engine: Engine, request: BuildRequest, *, as_json: bool) -> int:
+    """Show what the checks find. 1 if there is a warning, as ``docker build --check``; a file that cannot be built is an error."""
+    from contain.dockerfile.checks.render import findings_json, render_findings
+
+    report = engine.check_build(request)
+    unknown = [base.name for base in report.unknown_bases]
+    if as_json:
+        sys.stdout.write(findings_json(report.file, report.warnings, report.notes, error=report.error, unknown_bases=unknown))
+        return report.error.exit_status if report.error is not None else 1 if report.warnings else 0
+    for findings in (report.warnings, report.notes):
+        if findings:
+            sys.stdout.write(render_findings(findings, report.text) + "\n")
+    for name in unknown:
+        sys.stdout.write(f"not checked: the variables and the platform of {name}, which is not in the store\n")
+    if report.error is not None:
+        raise report.error
+    counts = [
+        f"{len(found)} {word}{'s' if len(found) != 1 else ''}"
+        for found, word in ((report.warnings, "warning"), (report.notes, "note"))
+        if found
+    ]
+    sys.stdout.write(f"Check complete: {' and '.join(counts) or 'nothing found'}.\n")
+    return 1 if report.warnings else 0
 
 
 def _build_arguments(values: Sequence[str]) -> dict[str, str]:

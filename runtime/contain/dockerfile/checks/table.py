@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from contain.dockerfile.checks import buildkit
+from contain.dockerfile.checks import buildkit, installing, reproducibility
+from contain.dockerfile.checks.installing import Installer
 from contain.dockerfile.checks.rules import Found, Group, Rule, Severity, Subject
 
 
@@ -158,5 +159,109 @@ BUILDKIT_RULES: tuple[Rule, ...] = (
     ),
 )
 
-RULES: tuple[Rule, ...] = BUILDKIT_RULES
+
+def _own(name: str, check: Callable[[Subject], Iterable[Found]], description: str, remedy: str) -> Rule:
+    return Rule(
+        name=name,
+        group=Group.REPRODUCIBILITY,
+        severity=Severity.NOTE,
+        description=description,
+        remedy=remedy,
+        check=check,
+    )
+
+
+def _floating(name: str, installer: Installer, *, more: str = "") -> Rule:
+    return _own(
+        name,
+        reproducibility.floating_packages(installer),
+        f"Packages of {installer.name} are named with their version{more}.",
+        f"name the version, as in {installer.example}",
+    )
+
+
+REPRODUCIBILITY_RULES: tuple[Rule, ...] = (
+    _own(
+        "FloatingBase",
+        reproducibility.floating_base,
+        "Base images are named by digest: a tag is moved to another image at any time.",
+        "write IMAGE:TAG@sha256:DIGEST",
+    ),
+    _own(
+        "UnverifiedAdd",
+        reproducibility.unverified_add,
+        "What ADD fetches is named by checksum or commit.",
+        "give ADD --checksum=sha256:DIGEST, or the commit behind # for a git repository",
+    ),
+    _floating("FloatingAptPackage", installing.APT),
+    _floating("FloatingApkPackage", installing.APK),
+    _floating("FloatingDnfPackage", installing.DNF, more=", also those of yum, microdnf and zypper"),
+    _floating("FloatingPipPackage", installing.PIP, more=", also those of uv and pipx"),
+    _floating("FloatingNpmPackage", installing.NPM, more=", also those of yarn and pnpm"),
+    _floating("FloatingGemPackage", installing.GEM),
+    _floating("FloatingGoPackage", installing.GO),
+    _floating("FloatingCargoPackage", installing.CARGO),
+    _own(
+        "UnlockedDependencies",
+        reproducibility.unlocked_dependencies,
+        "Dependencies come from a lock file that is not changed on the way.",
+        "use npm ci, yarn or pnpm install --frozen-lockfile, bundle install --frozen, cargo build --locked, uv sync --locked",
+    ),
+    _own(
+        "PipWithoutHashes",
+        reproducibility.pip_without_hashes,
+        "Where pip reads a requirements file, it verifies the hashes in it.",
+        "add --require-hashes, and the hashes to the file: pip-compile --generate-hashes, uv pip compile --generate-hashes",
+    ),
+    _own(
+        "SystemUpgrade",
+        reproducibility.system_upgrade,
+        "The packages of the base image are not upgraded: a newer base image is the newer system.",
+        "remove the upgrade, and pin a newer base image",
+    ),
+    _own(
+        "StalePackageIndex",
+        reproducibility.stale_package_index,
+        "apt-get update and apt-get install stand in one RUN: else the cache joins an old index with new wishes.",
+        "write RUN apt-get update && apt-get install ...",
+    ),
+    _own(
+        "AptListsKept",
+        reproducibility.apt_lists_kept,
+        "The package index of apt does not stay in the layer: it is another one every day.",
+        "end the RUN with && rm -rf /var/lib/apt/lists/*, or mount a cache: RUN --mount=type=cache,target=/var/lib/apt/lists",
+    ),
+    _own(
+        "PackageCacheKept",
+        reproducibility.package_cache_kept,
+        "The caches of package managers do not stay in the layer: they hold times and whatever was fetched.",
+        "use apk add --no-cache, pip install --no-cache-dir, dnf clean all in the same RUN, or mount a cache there",
+    ),
+    _own(
+        "PipeToShell",
+        reproducibility.pipe_to_shell,
+        "No program is run straight from a download.",
+        "download to a file, verify its checksum with sha256sum -c, then run it",
+    ),
+    _own(
+        "UnverifiedDownload",
+        reproducibility.unverified_download,
+        "The RUN that downloads a file verifies its checksum or signature.",
+        "add echo 'DIGEST  FILE' | sha256sum -c -, or use ADD --checksum=sha256:DIGEST",
+    ),
+    _own(
+        "FloatingGit",
+        reproducibility.floating_git,
+        "A cloned repository is set to one commit.",
+        "add git checkout COMMIT, or use ADD https://HOST/REPOSITORY.git#COMMIT",
+    ),
+    _own(
+        "TimeAndChance",
+        reproducibility.time_and_chance,
+        "Nothing that is built depends on the time or on chance.",
+        'take the time from SOURCE_DATE_EPOCH: date -d "@$SOURCE_DATE_EPOCH"; make keys and identifiers when the container starts',
+    ),
+)
+
+RULES: tuple[Rule, ...] = (*BUILDKIT_RULES, *REPRODUCIBILITY_RULES)
 """All rules. Names are unique."""
