@@ -239,6 +239,16 @@ class Engine:
             )
         return images
 
+    def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float]:
+        """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named."""
+        import json
+
+        image = self.find_image(name).image if name == HOST_IMAGE else self.store.find_image(name)
+        row = next(row for row in self.images() if row.digest == image.digest)
+        records = [record for known in row.names for record in self.store.name_history(parse_reference(known))[:1]]
+        tagged = max((record.set_seconds for record in records), default=0)
+        return image, row, json.loads(self.store.read_blob(image.manifest.config.digest)), tagged
+
     def describe_manifest(self, name: str, *, verbose: bool = False) -> dict[str, Any]:
         """``contain manifest inspect``: an image's manifest as JSON values; ``verbose``: in Docker's wrapping."""
         import json
@@ -250,7 +260,7 @@ class Engine:
             return value
         platform = ready.config.platform
         return {
-            "Ref": str(parse_reference(name)) if not ready.digest.endswith(name.removeprefix("sha256:")) else ready.digest,
+            "Ref": ready.digest if ready.digest.startswith((name, f"sha256:{name}")) else str(parse_reference(name)),
             "Descriptor": {
                 "mediaType": ready.manifest.media_type,
                 "digest": ready.digest,

@@ -35,6 +35,11 @@ COMMANDS = {
     ),
     "save": Command(module="archives", function="save", summary="Write images to a file", group=_IMAGES),
     "load": Command(module="archives", function="load", summary="Read images from a file", group=_IMAGES),
+    "history": Command(module="images", function="history", summary="The steps that made an image", group=_IMAGES),
+    "manifest": Command(module="images", function="manifest", summary="Show an image's manifest", group=_IMAGES),
+    "rollback": Command(
+        module="images", function="rollback", summary="Make a name point at what it was before", group=_IMAGES
+    ),
     "tag": Command(module="images", function="tag", summary="Give an image one more name", group=_IMAGES),
     "rmi": Command(module="images", function="rmi", summary="Remove images", group=_IMAGES),
     "sbom": Command(module="attestation", function="sbom", summary="What an image consists of (CycloneDX)", group=_IMAGES),
@@ -77,7 +82,7 @@ COMMANDS = {
 NOUNS = {
     "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}},
     "image": {"ls": "images", "list": "images", "rm": "rmi", "inspect": "inspect", "build": "build", "import": "import"}
-    | {"save": "save", "load": "load"}
+    | {"save": "save", "load": "load", "history": "history", "rollback": "rollback"}
     | {"pull": "pull", "tag": "tag", "prune": "prune"},
     "system": {"prune": "prune", "info": "doctor"},
 }

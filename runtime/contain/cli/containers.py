@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from contain.cli.output import render_age, render_table
@@ -104,7 +105,9 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Names of containers or images."""
+    """Docker's flags; names of containers or images."""
+    parser.add_argument("-f", "--format", metavar="TEMPLATE", help="json, or a template such as '{{.Config.Cmd}}'")
+    parser.add_argument("--type", choices=("container", "image"), help="look for one of these only")
     parser.add_argument("names", nargs="+", metavar="NAME")
 
 
@@ -112,18 +115,25 @@ def inspect(options: argparse.Namespace) -> int:
     """A JSON list."""
     from contain.engine import Engine
 
-    found = []
     with Engine.open() as engine:
-        for name in options.names:
-            try:
-                found.append(_describe_container(engine.records.find(name)))
-            except NotFound:
-                try:
-                    found.append(_describe_image(engine, name))
-                except NotFound:
-                    raise NotFound(f"No such object: {name}", code="no-such-object") from None
-    sys.stdout.write(json.dumps(found, indent=4) + "\n")
+        found = [_describe(engine, name, options.type) for name in options.names]
+    if options.format in (None, "json"):
+        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
+    else:
+        from contain.cli.templates import render_rows
+
+        sys.stdout.write(render_rows(options.format, found, headings={}))
     return 0
+
+
+def _describe(engine: Engine, name: str, kind: str | None) -> dict[str, object]:
+    if kind != "image":
+        with suppress(NotFound):
+            return _describe_container(engine.records.find(name))
+    if kind != "container":
+        with suppress(NotFound):
+            return _describe_image(engine, name)
+    raise NotFound(f"No such {kind or 'object'}: {name}", code="no-such-object")
 
 
 def _describe_container(record: ContainerRecord) -> dict[str, object]:
@@ -149,18 +159,9 @@ def _describe_container(record: ContainerRecord) -> dict[str, object]:
 
 
 def _describe_image(engine: Engine, name: str) -> dict[str, object]:
-    from contain.oci import render_config
+    from contain.cli.listing import image_document
 
-    ready = engine.find_image(name)
-    row = next((row for row in engine.images() if row.digest == ready.image.digest), None)
-    return {
-        "Id": ready.image.digest,
-        "RepoTags": list(row.names) if row else [],
-        "Source": (row.source if row else "") or ready.source,
-        "Size": row.size_bytes if row else 0,
-        "Layers": [layer.digest for layer in ready.image.manifest.layers],
-        "Config": json.loads(render_config(ready.config)),
-    }
+    return image_document(*engine.look_at_image(name))
 
 
 def add_stop_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,42 +1,110 @@
-"""``contain images``, ``import``, ``tag``, ``rmi``, ``prune``."""
+"""``contain images``, ``history``, ``manifest``, ``import``, ``tag``, ``rollback``, ``rmi``, ``prune``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
-from contain.cli.output import TerminalProgress, render_age, render_size, render_table
-from contain.errors import ContainError, UsageError
+from contain.cli.output import TerminalProgress, render_size, render_table
+from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
 
 def add_images_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
+    parser.add_argument("-a", "--all", action="store_true", help="no difference: no intermediate images are kept")
+    parser.add_argument("--digests", action="store_true", help="a column of digests")
+    parser.add_argument(
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="dangling=true|false, label=KEY[=VALUE], reference=PATTERN, before=IMAGE, since=IMAGE",
+    )
+    parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.Repository}}:{{.Tag}}'")
     parser.add_argument("-q", "--quiet", action="store_true", help="digests only")
     parser.add_argument("--no-trunc", action="store_true", help="whole digests")
+    parser.add_argument("reference", nargs="?", metavar="REPOSITORY[:TAG]", help="only these; may hold * and ?")
 
 
 def images(options: argparse.Namespace) -> int:
     """A row for each name; newest first."""
+    from contain.cli.listing import IMAGE_HEADINGS, image_row, parse_filters, select_rows
+    from contain.cli.templates import render_rows
     from contain.engine import Engine
-    from contain.reference import parse_reference
 
+    filters = parse_filters(options.filter, options.reference)
     with Engine.open() as engine:
         stored = engine.images()
-    rows = []
-    for image in stored:
-        shown = image.digest if options.no_trunc else image.digest.removeprefix("sha256:")[:12]
-        if options.quiet:
-            sys.stdout.write(shown + "\n")
-            continue
-        for name in image.names or ("",):
-            reference = parse_reference(name) if name else None
-            repository = reference.familiar.rsplit(":", 1)[0].split("@")[0] if reference and reference.tag else name or "<none>"
-            tag = (reference.tag if reference else None) or "<none>"
-            age = render_age(time.time() - image.created_seconds)
-            rows.append((repository, tag, shown, f"{age} ago", render_size(image.size_bytes), image.source))
-    if not options.quiet:
-        sys.stdout.write(render_table(("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SOURCE"), rows))
+        times = {image.digest: image.created_seconds for image in stored}
+        before, since = (
+            [times[engine.store.find_image(name).digest] for name in names] for names in (filters.before, filters.since)
+        )
+    chosen = select_rows(stored, filters, before=before, since=since)
+    now = time.time()
+    rows = [image_row(image, reference, now=now, whole=options.no_trunc) for image, reference in chosen]
+    if options.quiet:
+        sys.stdout.write("".join(f"{shown}\n" for shown in dict.fromkeys(str(row["ID"]) for row in rows)))
+    elif options.format:
+        sys.stdout.write(render_rows(options.format, rows, headings=IMAGE_HEADINGS))
+    else:
+        fields = ["Repository", "Tag", *(["Digest"] if options.digests else []), "ID", "CreatedSince", "Size", "Source"]
+        cells = [[str(row[field]) for field in fields] for row in rows]
+        sys.stdout.write(render_table([IMAGE_HEADINGS[field] for field in fields], cells))
+    return 0
+
+
+def add_history_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-H", "--human", "--human=true", "-H=true", action="store_true", default=True, help="the default")
+    parser.add_argument("--human=false", "-H=false", dest="human", action="store_false", help="bytes, and times as written")
+    parser.add_argument("--no-trunc", action="store_true", help="whole commands and digests")
+    parser.add_argument("-q", "--quiet", action="store_true", help="digests only")
+    parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.CreatedBy}}'")
+    parser.add_argument("image", metavar="IMAGE")
+
+
+def history(options: argparse.Namespace) -> int:
+    """A row for each step, the newest first."""
+    from contain.cli.listing import HISTORY_HEADINGS, history_rows
+    from contain.cli.templates import render_rows
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        image = engine.store.find_image(options.image)
+        sizes = [engine.store.layer_size(diff_id) for diff_id in image.config.diff_ids]
+    rows = history_rows(image, sizes, now=time.time(), whole=options.no_trunc, human=options.human)
+    if options.quiet:
+        sys.stdout.write("".join(f"{row['ID']}\n" for row in rows))
+    elif options.format:
+        sys.stdout.write(render_rows(options.format, rows, headings=HISTORY_HEADINGS))
+    else:
+        fields = ["ID", "CreatedSince" if options.human else "CreatedAt", "CreatedBy", "Size", "Comment"]
+        cells = [[str(row[field]) for field in fields] for row in rows]
+        sys.stdout.write(render_table([HISTORY_HEADINGS[field] for field in fields], cells))
+    return 0
+
+
+def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's subcommand for looking."""
+    parser.add_argument("verb", metavar="inspect")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with name, descriptor and platform")
+    parser.add_argument("image", metavar="IMAGE")
+
+
+def manifest(options: argparse.Namespace) -> int:
+    """The manifest of an image in the store, as JSON."""
+    from contain.engine import Engine
+
+    if options.verb in ("annotate", "create", "push", "rm"):
+        raise NotSupported(f"contain manifest {options.verb} is not supported yet", code="flag-not-supported")
+    if options.verb != "inspect":
+        raise UsageError(f"contain manifest: no command {options.verb!r}; there is inspect", code="unknown-command")
+    with Engine.open() as engine:
+        value = engine.describe_manifest(options.image, verbose=options.verbose)
+    sys.stdout.write(json.dumps(value, indent=3, ensure_ascii=False) + "\n")
     return 0
 
 
@@ -68,17 +136,66 @@ def import_(options: argparse.Namespace) -> int:
 
 
 def add_tag_arguments(parser: argparse.ArgumentParser) -> None:
-    """As Docker's."""
-    parser.add_argument("source", metavar="IMAGE")
-    parser.add_argument("target", metavar="NAME")
+    """As Docker's, and the history of a name."""
+    parser.add_argument("--history", metavar="NAME", help="what a name pointed at, the newest first")
+    parser.add_argument("--format", metavar="TEMPLATE", help="of --history: json, table, or a template")
+    parser.add_argument("--no-trunc", action="store_true", help="of --history: whole digests")
+    parser.add_argument("source", nargs="?", metavar="IMAGE")
+    parser.add_argument("target", nargs="?", metavar="NAME")
 
 
 def tag(options: argparse.Namespace) -> int:
     """The image keeps its other names."""
     from contain.engine import Engine
 
+    if options.history is not None:
+        if options.source is not None:
+            raise UsageError("--history takes one name and nothing else", code="bad-arguments")
+        return _name_history(options)
+    if options.target is None:
+        raise UsageError('"contain tag" requires IMAGE and NAME', code="bad-arguments", remedy="see `contain tag --help`")
     with Engine.open() as engine:
         engine.tag(options.source, options.target)
+    return 0
+
+
+def _name_history(options: argparse.Namespace) -> int:
+    from contain.cli.listing import NAME_HEADINGS, name_rows
+    from contain.cli.templates import render_rows
+    from contain.engine import Engine
+    from contain.reference import parse_reference
+
+    reference = parse_reference(options.history)
+    with Engine.open() as engine:
+        records = engine.store.name_history(reference)
+    if not records:
+        raise NotFound(f"No such image: {reference.familiar}, now or before", code="image-not-found")
+    rows = name_rows(records, now=time.time(), whole=options.no_trunc)
+    if options.format:
+        sys.stdout.write(render_rows(options.format, rows, headings=NAME_HEADINGS))
+        return 0
+    fields = list(NAME_HEADINGS)
+    cells = [[str(row[field]) for field in fields] for row in rows]
+    sys.stdout.write(render_table([NAME_HEADINGS[field] for field in fields], cells))
+    return 0
+
+
+def add_rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    """A name, and perhaps which of its images."""
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--to", metavar="DIGEST", help="or its beginning; default: the image before the present one")
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """The name points at what it pointed at before; again, at what it pointed at before that."""
+    from contain.engine import Engine
+    from contain.reference import parse_reference
+
+    reference = parse_reference(options.name)
+    with Engine.open() as engine:
+        before, after = engine.store.rollback(reference, to=options.to)
+    sys.stdout.write(f"{after}\n")
+    sys.stderr.write(f"{reference.familiar}: {after}; was {before or 'taken away'}\n")
     return 0
 
 
@@ -112,15 +229,24 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
 def prune(options: argparse.Namespace) -> int:
     """What no name, container or cache row in use reaches."""
     from contain.engine import Engine
+    from contain.reference import parse_reference
 
     if not options.force and sys.stdin.isatty():
-        sys.stdout.write("This removes all images without a name, and layers and cache that nothing uses. Go on? [y/N] ")
+        sys.stdout.write(
+            "This removes all images without a name, among them those that names pointed at before, and layers and cache that"
+            " nothing uses. Go on? [y/N] "
+        )
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 1
     with Engine.open() as engine:
         report = engine.prune()
+    names: dict[str, list[str]] = {}
+    for digest, name in report.former_names:
+        names.setdefault(digest, []).append(parse_reference(name).familiar)
     for digest in report.images:
         sys.stdout.write(f"Deleted: {digest}\n")
+        for name in names.get(digest, ()):
+            sys.stdout.write(f"  {name} cannot be rolled back to it any more\n")
     sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes)}\n")
     return 0

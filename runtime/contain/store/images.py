@@ -57,6 +57,7 @@ class StoredImage:
     size_bytes: int
     created_seconds: int
     source: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +168,11 @@ class Images:
             "SELECT digest, source, added_seconds FROM images ORDER BY added_seconds DESC, digest"
         ):
             size = 0
+            labels: dict[str, str] = {}
             with suppress(NotFound, IntegrityError):  # listed, so that it can be removed; using it says what is wrong
-                for diff_id in self._load(str(digest)).config.diff_ids:
+                config = self._load(str(digest)).config
+                labels = dict(config.labels)
+                for diff_id in config.diff_ids:
                     size += int(str(self._layers.record(diff_id)["size_bytes"]))
             found.append(
                 StoredImage(
@@ -177,6 +181,7 @@ class Images:
                     size_bytes=size,
                     created_seconds=int(str(added)),
                     source=str(source),
+                    labels=labels,
                 )
             )
         return tuple(found)
