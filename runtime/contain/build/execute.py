@@ -51,13 +51,13 @@ _TITLE_LENGTH = 160
 
 def default_bases(store: Store) -> BaseFinder:
     """Look-up in the store, the registries of the machine's configuration, and the base providers."""
+    return partial(find_base, store=store, pull=partial(_pull, store=store))
 
-    def pull(reference: Reference, platform: Platform, progress: Progress) -> Image:
-        from contain.registry.pull import pull as pull_image  # brings the HTTP library
 
-        return pull_image(reference, store=store, platform=platform, progress=progress)
+def _pull(reference: Reference, platform: Platform, progress: Progress, *, store: Store) -> Image:
+    from contain.registry.pull import pull as pull_image  # brings the HTTP library
 
-    return partial(find_base, store=store, pull=pull)
+    return pull_image(reference, store=store, platform=platform, progress=progress)
 
 
 def build(
@@ -74,6 +74,13 @@ def build(
     what is understood and cannot be done yet; then nothing was tagged, and the steps that were done stay in the cache.
     """
     host = read_build_host(build_args=request.build_args) if host is None else host
+    bases = default_bases(store) if bases is None else bases
+    if request.lock is not None:
+        from contain.build.locked_bases import locked_bases
+        from contain.build.locking import locked_host
+
+        host = locked_host(host, request.lock, build_args=request.build_args, environ=os.environ)
+        bases = locked_bases(request.lock, bases, store=store, pull=partial(_pull, store=store))
     sources = read_sources(request)
     graph = resolve_build(
         sources.dockerfile,
@@ -95,7 +102,7 @@ def build(
             graph=graph,
             store=store,
             progress=progress,
-            bases=bases or default_bases(store),
+            bases=bases,
             host=host,
             index=index,
             cleanup=cleanup,
@@ -152,6 +159,17 @@ class _Builder:
         labels = MappingProxyType({**config.labels, **bench.request.labels})
         config = replace(config, created=bench.created, labels=labels)
         image = bench.store.put_image(config, result.layers)
+        record = bench.trace.record(
+            bench.request,
+            dockerfile=bench.sources.name,
+            dockerfile_digest=bench.sources.digest,
+            epoch_seconds=bench.epoch_seconds,
+            found=bench.found,
+        )
+        if bench.request.lock is not None:
+            from contain.build.locking import check_lock
+
+            check_lock(bench.request.lock, record, image, bench.store)
         for reference in bench.request.tags:
             bench.store.tag(reference, image.digest, source="build")
         return BuildResult(
@@ -159,6 +177,7 @@ class _Builder:
             sources=tuple({found.source.name: found.source for found in bench.found.values()}.values()),
             cached_steps=bench.cached_steps,
             executed_steps=bench.executed_steps,
+            record=record,
         )
 
     def _tell_warnings(self) -> None:
@@ -215,7 +234,7 @@ class _Builder:
                     errno=error.errno or 0,
                     code="build-io",
                 ) from error
-            _append(stage, step, record, created=self._bench.created)
+            self._finish(stage, step, record)
         return StageResult(state=stage.state, layers=stage.layers, fingerprint=stage.fingerprint)
 
     def _title(self, plan: StagePlan, instruction: Instruction) -> None:
@@ -253,10 +272,15 @@ class _Builder:
         if len(self._graph.stages) > 1:
             progress = _StageProgress(progress, plan.title)
         stage = Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint, progress=progress)
+        self._bench.trace.begin(plan)
         if isinstance(plan.base, ContextBase):
             step = _copy_of_everything(plan.stage.start, plan.base.name)
-            _append(stage, step, (yield from self._perform(stage, step, 0)), created=self._bench.created)
+            self._finish(stage, step, (yield from self._perform(stage, step, 0)))
         return stage, triggers
+
+    def _finish(self, stage: Stage, step: Step, record: StepRecord | None) -> None:
+        _append(stage, step, record, created=self._bench.created)
+        self._bench.trace.add(stage.plan, step, record)
 
     def _perform(self, stage: Stage, step: Step, number: int) -> Work[StepRecord | None]:
         """The record of the step's layer; None for a step that makes none."""

@@ -6,7 +6,6 @@ nothing by itself: the image's digest does. Everything else in it is there to sa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from types import MappingProxyType
@@ -106,7 +105,7 @@ def compare_locks(locked: Lock, built: Lock, *, files_of: FilesOf = lambda _: No
     """What moved, causes first. What follows from something that is named already is left out. Empty only if the digests are equal."""
     if locked.image == built.image:
         return ()
-    rows = [*_inputs(locked, built), *_bases(locked, built)]
+    rows = [*_inputs(locked, built), *compare_bases(locked.bases, built.bases)]
     rows += _mapping("source", locked.sources, built.sources)
     ours = {stage.name: stage for stage in built.stages}
     theirs = {stage.name: stage for stage in locked.stages}
@@ -145,11 +144,12 @@ def _words(options: Mapping[str, bool]) -> dict[str, str]:
     return {name: "on" if value else "off" for name, value in options.items()}
 
 
-def _bases(locked: Lock, built: Lock) -> Iterator[Moved]:
-    was, now = ({name: base.digest for name, base in lock.bases.items()} for lock in (locked, built))
+def compare_bases(locked: Mapping[str, LockedBase], built: Mapping[str, LockedBase]) -> Iterator[Moved]:
+    """The bases that moved, and for each the packages that differ in it."""
+    was, now = ({name: base.digest for name, base in bases.items()} for bases in (locked, built))
     yield from _mapping("base", was, now, "FROM")
-    for name in sorted(locked.bases.keys() & built.bases.keys()):
-        one, other = locked.bases[name], built.bases[name]
+    for name in sorted(locked.keys() & built.keys()):
+        one, other = locked[name], built[name]
         if one.digest != other.digest:
             yield from _packages(one.packages, other.packages, f"base {name}")
 
@@ -167,6 +167,8 @@ def _packages(locked: Versions, built: Versions, where: str) -> Iterator[Moved]:
 
 
 def _stage(locked: LockedStage, built: LockedStage, files_of: FilesOf, explained: bool) -> list[Moved]:
+    import difflib
+
     rows: list[Moved] = []
     if locked.base != built.base and not (locked.base.startswith("stage ") and built.base.startswith("stage ")):
         rows.append(Moved(kind="base", name="FROM", locked=locked.base, built=built.base, where=f"stage {locked.name}"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,21 @@ from contain.attestation import BuildInputs, Dependency, take_inventory
 from contain.attestation.inventory import Component
 from contain.attestation.purl import package_url
 from contain.build.host_root import is_on_host
-from contain.build.lock import Lock, LockedBase, LockedStage, LockedStep, Versions, compare_locks, moved_error
+from contain.build.lock import (
+    Lock,
+    LockedBase,
+    LockedStage,
+    LockedStep,
+    Moved,
+    Versions,
+    compare_bases,
+    compare_locks,
+    moved_error,
+)
 from contain.build.outline import layer_files, outline
 from contain.build.record import BuildRecord, BuiltStage, BuiltStep
+from contain.build.request import BuildHost
+from contain.build.tracing import EPOCH_NAME
 from contain.environment.facts import looks_secret
 from contain.errors import NotFound
 from contain.oci import Image
@@ -77,6 +90,18 @@ def check_lock(lock: Lock, record: BuildRecord, image: Image, store: Store) -> N
 
         rows = compare_locks(lock, built, files_of=files_of)
     raise moved_error(lock, rows, built=image.digest)
+
+
+def base_moved(name: str, locked: LockedBase, image: Image, platform: str, source: str, store: Store) -> tuple[Moved, ...]:
+    """What the rows say when a base is another one than the locked one."""
+    now = _base(name, image.digest, platform, source, store, {})
+    return tuple(compare_bases({name: locked}, {name: now}))
+
+
+def locked_host(host: BuildHost, lock: Lock, *, build_args: Mapping[str, str], environ: Mapping[str, str]) -> BuildHost:
+    """The machine's part with the lock's time, unless the caller asks for another one."""
+    asked = build_args.get(EPOCH_NAME) or environ.get(EPOCH_NAME)
+    return host if asked else replace(host, epoch_seconds=lock.epoch_seconds)
 
 
 def _base(name: str, digest: str, platform: str, source: str, store: Store, unread: dict[str, str]) -> LockedBase:

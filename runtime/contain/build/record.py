@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from contain.oci import ImageConfig
 from contain.values import dataclass
 
 
@@ -23,12 +22,10 @@ class BuiltStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltStage:
-    """One stage. ``base``: the base image's familiar name, ``stage NAME`` or ``scratch``; ``base_layers``: how many layers were its."""
+    """One stage. ``base``: the base image's familiar name, ``stage NAME``, ``context NAME`` or ``scratch``."""
 
     name: str
     base: str
-    base_layers: int
-    config: ImageConfig
     steps: tuple[BuiltStep, ...]
 
 

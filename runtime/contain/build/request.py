@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import field
 from types import MappingProxyType
 
 from contain.build.contexts import ContextPlace
+from contain.build.lock import Lock
+from contain.build.record import BuildRecord
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
@@ -24,7 +27,8 @@ class BuildRequest:
     context. ``dockerfile_text``: the text itself, then ``dockerfile`` only names it in messages. ``platform``: None for this
     machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`. ``context_name``: where
     the context came from, if it is no directory of the user's; its Dockerfile is then looked up inside it, and its .dockerignore
-    has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image.
+    has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image. ``lock``: the
+    build gives the image that it pins, or fails and says what moved.
     """
 
     context: HostPath | None
@@ -39,6 +43,7 @@ class BuildRequest:
     context_name: str = ""
     contexts: Mapping[str, ContextPlace] = field(default_factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +70,26 @@ class BaseSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInputs:
+    """What a build looked at on this machine: directories with what was seen below them, and image names with their digests."""
+
+    trees: tuple[tuple[HostPath, tuple[tuple[str, os.stat_result], ...]], ...]
+    names: Mapping[str, str]
+    texts: Mapping[HostPath, bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """The image, where its bases came from, and how many steps with a layer were taken from the cache or executed."""
+    """The image, where its bases came from, and how many steps with a layer were taken from the cache or executed.
+
+    ``inputs``: None where the result depends on more than they hold: on an address, or on this machine's root.
+    """
 
     image: Image
     sources: tuple[BaseSource, ...]
     cached_steps: int
     executed_steps: int
+    record: BuildRecord
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ from contain.dockerfile.instructions import Dockerfile
 from contain.dockerfile.parse import parse_dockerfile
 from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
 from contain.errors import HostError, NotFound, UsageError
+from contain.oci import digest_of
 from contain.paths import HostPath
 from contain.registry.platform import host_platform
 from contain.values import dataclass
@@ -24,11 +25,16 @@ _LARGEST_FILE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSources:
-    """A parsed Dockerfile, what the context leaves out, and the name that its cached steps are filed under."""
+    """A parsed Dockerfile, what the context leaves out, and the name that its cached steps are filed under.
+
+    ``name``: its path inside the context, or its file name; the same on every machine. ``digest``: of its text.
+    """
 
     dockerfile: Dockerfile
     ignore: IgnorePatterns
     position: str
+    name: str
+    digest: str
 
 
 def read_sources(request: BuildRequest) -> BuildSources:
@@ -40,7 +46,18 @@ def read_sources(request: BuildRequest) -> BuildSources:
         dockerfile=parse_dockerfile(text.text, file=text.name),
         ignore=IgnorePatterns() if request.context_name else read_ignore(text.path, request.context),
         position=text.position,
+        name=_portable_name(text, request.context),
+        digest=digest_of(text.text.encode()),
     )
+
+
+def _portable_name(text: DockerfileText, context: HostPath | None) -> str:
+    if text.path is None:
+        return text.name
+    try:
+        return str(text.path.resolve().relative_to((context or text.path.parent).resolve()))
+    except ValueError:
+        return text.path.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,17 +8,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.context import ContextTree
-from contain.build.contexts import ContextPlace
+from contain.build.contexts import ContextKind, ContextPlace
 from contain.build.graph import BuildGraph, StagePlan
 from contain.build.keys import base_chain
 from contain.build.memory import open_memory_directory
-from contain.build.request import BuildHost, BuildRequest
+from contain.build.request import BuildHost, BuildInputs, BuildRequest
 from contain.build.sources import BuildSources, read_ignore
 from contain.build.state import StageState
 from contain.build.tasks import Work
+from contain.build.tracing import Trace
 from contain.dockerfile.patterns import IgnorePatterns
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
@@ -74,6 +76,8 @@ class Workbench:
     """Handed to every step. ``cleanup`` is closed at the end of the build: leases and open directories belong there."""
 
     need_stage: NeedStage
+    depends_on_more: bool
+    """Whether a step used what is neither a file of a context nor an image of the store."""
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class Workbench:
         self.created = rfc3339(host.epoch_seconds)
         self.found: dict[tuple[str, str], FoundBase] = {}
         self.cached_steps = self.executed_steps = 0
+        self.trace = Trace(graph)
+        self.depends_on_more = False
         self._bases = bases
         self._context: ContextTree | None = None
         self._named: dict[ContextPlace, ContextTree] = {}
@@ -135,6 +141,7 @@ class Workbench:
         """The files of a named context, opened once. Raises `NotFound`, `NotSupported`."""
         from contain.build.open_contexts import open_context
 
+        self.depends_on_more |= place.kind is not ContextKind.DIRECTORY
         if place not in self._named:
             opened = self.cleanup.enter_context(
                 open_context(place, standard_input=io.BytesIO(), store=self.store, progress=self.progress)
@@ -150,6 +157,17 @@ class Workbench:
             )
             self._named[place] = self.cleanup.enter_context(tree)
         return self._named[place]
+
+    def inputs(self) -> BuildInputs | None:
+        """What the build looked at, so far; None where that is not all."""
+        trees = [self._context, *self._named.values()]
+        if self.depends_on_more or self.request.context_name or not all(found.source.local for found in self.found.values()):
+            return None
+        return BuildInputs(
+            trees=tuple((tree.directory, tuple(tree.observed())) for tree in trees if tree is not None),
+            names=MappingProxyType({name: found.image.digest for (name, _), found in self.found.items()}),
+            texts=self.sources.texts,
+        )
 
     def trees(self, config: ImageConfig, fingerprint: str) -> tuple[HostPath, ...]:
         """The layer trees of an image in the making, the lowest first."""

@@ -1,0 +1,99 @@
+"""Keeps what a build does, step by step, and gives it as a `BuildRecord`. Stages are built side by side: each has its own list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from contain.build.bases import FoundBase
+from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan
+from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
+from contain.build.steps import CopyStep, RunStep, Step
+from contain.dockerfile.instructions import Instruction
+from contain.oci import digest_of
+
+if TYPE_CHECKING:
+    from contain.build.request import BuildRequest
+    from contain.store import StepRecord
+
+_TEXT_LENGTH = 300
+EPOCH_NAME = "SOURCE_DATE_EPOCH"
+
+
+def step_text(instruction: Instruction) -> str:
+    """An instruction as it is written, in one line, heredocs included; of a long one the beginning and a digest of the whole."""
+    text = " ".join(instruction.source.split())
+    if len(text) <= _TEXT_LENGTH:
+        return text
+    return f"{text[: _TEXT_LENGTH - 40]}... ({digest_of(text.encode(errors='surrogateescape'))[:23]})"
+
+
+class Trace:
+    """One build's steps. Filled by the builder."""
+
+    def __init__(self, graph: BuildGraph) -> None:
+        self._graph = graph
+        self._stages: dict[int, tuple[StagePlan, list[BuiltStep]]] = {}
+        self.remotes: list[RemoteSource] = []
+
+    def begin(self, plan: StagePlan) -> None:
+        """A stage's base is there."""
+        self._stages[plan.index] = (plan, [])
+
+    def add(self, plan: StagePlan, step: Step, record: StepRecord | None) -> None:
+        """A step is done."""
+        from_context = isinstance(step, CopyStep) and (
+            step.source_name is None or self._graph.find_context(step.source_name) is not None
+        )
+        built = BuiltStep(
+            text=step_text(step.instruction),
+            layer=None if record is None else record.diff_id,
+            networked=isinstance(step, RunStep) and step.network != "none",
+            from_context=from_context,
+        )
+        self._stages[plan.index][1].append(built)
+
+    def record(
+        self,
+        request: BuildRequest,
+        *,
+        dockerfile: str,
+        dockerfile_digest: str,
+        epoch_seconds: int,
+        found: Mapping[tuple[str, str], FoundBase],
+    ) -> BuildRecord:
+        """Everything, in an order that does not depend on which stage was done first."""
+        bases = {
+            base.source.name: BuiltBase(
+                name=base.source.name, digest=base.image.digest, platform=platform, source=base.source.source
+            )
+            for (_, platform), base in sorted(found.items())
+        }
+        remotes = sorted(set(self.remotes), key=lambda each: (each.uri, each.digest, each.commit))
+        return BuildRecord(
+            dockerfile=dockerfile,
+            dockerfile_digest=dockerfile_digest,
+            target=request.target or "",
+            platform=str(self._graph.platform),
+            epoch_seconds=epoch_seconds,
+            build_args=MappingProxyType(
+                {name: value for name, value in sorted(request.build_args.items()) if name != EPOCH_NAME}
+            ),
+            options=MappingProxyType({"strict-modes": True} if request.strict_modes else {}),
+            bases=tuple(bases[name] for name in sorted(bases)),
+            remotes=tuple(remotes),
+            stages=tuple(self._stage(plan, steps) for _, (plan, steps) in sorted(self._stages.items())),
+        )
+
+    def _stage(self, plan: StagePlan, steps: list[BuiltStep]) -> BuiltStage:
+        match plan.base:
+            case ScratchBase():
+                base = "scratch"
+            case StageBase(index=index):
+                base = f"stage {self._stages[index][0].title}"
+            case ImageBase(reference=reference):
+                base = reference.familiar
+            case ContextBase(name=name):
+                base = f"context {name}"
+        return BuiltStage(name=plan.title, base=base, steps=tuple(steps))
