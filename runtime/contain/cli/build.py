@@ -116,7 +116,56 @@ def build(options: argparse.Namespace) -> int:
         _write(options.metadata_file, json.dumps(_metadata(request, result), indent=2, sort_keys=True) + "\n")
     if not any(output.destination == "-" for output in outputs):
         sys.stdout.write(result.digest + "\n")
+    _keep_for_replay(engine.home, request, result, options, progress)
     return 0
+
+
+_REPLAYED = frozenset(
+    [
+        "command_line",
+        "context",
+        "tag",
+        "file",
+        "target",
+        "build_arg",
+        "build_context",
+        "label",
+        "platform",
+        "progress",
+        "quiet",
+        "format",
+    ]
+)
+"""Flags that say what is built. A build with any other one does something besides, and is never answered from its record."""
+
+
+def _keep_for_replay(
+    home: Path, request: BuildRequest, result: BuildResult, options: argparse.Namespace, progress: TerminalProgress
+) -> None:
+    """Write down a build that did nothing new, so that the same one is answered at once: `contain.build.replay`."""
+    inputs = result.inputs
+    others = {name: value for name, value in vars(options).items() if name not in _REPLAYED}
+    if inputs is None or result.executed_steps or any(value not in _UNSAID for value in others.values()):
+        return
+    if any("=" not in argument for argument in options.build_arg) or request.dockerfile_text is not None:
+        return
+    from contain.build.replay import keep
+
+    keep(
+        options.command_line,
+        home=str(home),
+        texts={str(path.absolute()): text for path, text in inputs.texts.items()},
+        trees=[(str(root.absolute()), observed) for root, observed in inputs.trees],
+        names={**inputs.names, **{str(tag): result.digest for tag in request.tags}},
+        images=[result.digest],
+        files=[f"layers/{diff_id.removeprefix('sha256:')}/layer.json" for diff_id in result.image.config.diff_ids],
+        digest=result.digest,
+        shown="".join(line + "\n" for line in progress.said),
+    )
+
+
+_UNSAID = (None, False, "", [])
+"""Values of flags that were not given."""
 
 
 def _request(options: argparse.Namespace) -> BuildRequest:
@@ -147,7 +196,7 @@ def _check(engine: Engine, request: BuildRequest, *, as_json: bool) -> int:
     unknown = [base.name for base in report.unknown_bases]
     if as_json:
         sys.stdout.write(findings_json(report.file, report.warnings, report.notes, error=report.error, unknown_bases=unknown))
-        return report.error.exit_status if report.error is not None else 1 if report.warnings else 0
+        return 1 if report.warnings or report.error is not None else 0
     for findings in (report.warnings, report.notes):
         if findings:
             sys.stdout.write(render_findings(findings, report.text) + "\n")

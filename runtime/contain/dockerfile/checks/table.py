@@ -223,7 +223,7 @@ REPRODUCIBILITY_RULES: tuple[Rule, ...] = (
         "StalePackageIndex",
         reproducibility.stale_package_index,
         "apt-get update and apt-get install stand in one RUN: else the cache joins an old index with new wishes.",
-        "write RUN apt-get update && apt-get install ...",
+        "join both with && in one RUN",
     ),
     _own(
         "AptListsKept",
