@@ -8,24 +8,16 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+from contain.home import find_store_home
+
 HostPath = Path
 ContainerPath = PurePosixPath
 
 
 def store_home(environ: dict[str, str] | None = None, *, user_id: int | None = None) -> HostPath:
-    """The store's directory: ``$CONTAIN_HOME``, else ``/var/lib/contain`` for root, else ``$XDG_DATA_HOME/contain``.
-
-    Source: XDG Base Directory Specification (``$XDG_DATA_HOME`` defaults to ``~/.local/share``; relative values are ignored).
-    """
+    """The store's directory: `contain.home.find_store_home`."""
     environ = dict(os.environ) if environ is None else environ
-    user_id = os.getuid() if user_id is None else user_id
-    if environ.get("CONTAIN_HOME"):
-        return Path(environ["CONTAIN_HOME"]).absolute()
-    if user_id == 0:
-        return Path("/var/lib/contain")
-    data = environ.get("XDG_DATA_HOME", "")
-    base = Path(data) if data.startswith("/") else Path(environ.get("HOME", os.path.expanduser("~"))) / ".local/share"
-    return base / "contain"
+    return Path(find_store_home(environ, user_id=os.getuid() if user_id is None else user_id))
 
 
 def run_home(environ: dict[str, str] | None = None, *, user_id: int | None = None) -> HostPath:

@@ -15,7 +15,7 @@ import marshal
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -140,6 +140,7 @@ class ContextTree:
         self._index: DigestIndex = index or NoIndex()
         self._state_kind = b"strict" if strict else b"portable"
         self._listings: dict[str, dict[str, os.stat_result]] = {}
+        self._directories: dict[str, os.stat_result] = {}
         self._nodes: dict[str, Node] = {}
         self._digests: dict[str, str] = {}
         try:
@@ -178,6 +179,7 @@ class ContextTree:
 
     def _read(self, path: str, descriptor: int) -> dict[str, os.stat_result]:
         ignore = self._ignore or None
+        self._directories[path] = os.fstat(descriptor)
         found: dict[str, os.stat_result] = {}
         with os.scandir(descriptor) as entries:
             if ignore is None:
@@ -197,6 +199,14 @@ class ContextTree:
         found = {name: found[name] for name in names}
         self._listings[path] = found
         return found
+
+    def observed(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Everything that was looked at, as it was then: directories whose names were read, and what they hold."""
+        for directory, status in self._directories.items():
+            yield directory, status
+            for name, inner in self._listings[directory].items():
+                if not stat.S_ISDIR(inner.st_mode):
+                    yield join(directory, name), inner
 
     def _node(self, path: str, status: os.stat_result) -> Node:
         node = self._nodes.get(path)

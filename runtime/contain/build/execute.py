@@ -178,6 +178,7 @@ class _Builder:
             cached_steps=bench.cached_steps,
             executed_steps=bench.executed_steps,
             record=record,
+            inputs=bench.inputs(),
         )
 
     def _tell_warnings(self) -> None:
@@ -268,6 +269,7 @@ class _Builder:
             escape=self._graph.dockerfile.escape,
         )
         fingerprint = config.labels.get(HOST_LABEL, "")
+        self._bench.depends_on_more |= bool(fingerprint)
         progress: Progress = self._bench.progress
         if len(self._graph.stages) > 1:
             progress = _StageProgress(progress, plan.title)
@@ -292,6 +294,7 @@ class _Builder:
             case RunStep():
                 return (yield from perform_run_step(self._bench, stage, step, number))
             case CopyStep():
+                self._bench.depends_on_more |= step.unpack and any(":" in source for source in step.sources)  # an address
                 return (yield from perform_copy_step(self._bench, stage, step, number))
 
 

@@ -28,7 +28,8 @@ class BuildRequest:
     machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`. ``context_name``: where
     the context came from, if it is no directory of the user's; its Dockerfile is then looked up inside it, and its .dockerignore
     has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image. ``lock``: the
-    build gives the image that it pins, or fails and says what moved.
+    build gives the image that it pins, or fails and says what moved. ``reproducible``: take the noise of package managers out of the
+    layers of RUN, see `contain.build.normalise`.
     """
 
     context: HostPath | None
@@ -44,6 +45,7 @@ class BuildRequest:
     contexts: Mapping[str, ContextPlace] = field(default_factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     lock: Lock | None = None
+    reproducible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class BuildResult:
     cached_steps: int
     executed_steps: int
     record: BuildRecord
+    inputs: BuildInputs | None = None
 
     @property
     def digest(self) -> str:

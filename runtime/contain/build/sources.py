@@ -27,7 +27,8 @@ _LARGEST_FILE_BYTES = 16 << 20
 class BuildSources:
     """A parsed Dockerfile, what the context leaves out, and the name that its cached steps are filed under.
 
-    ``name``: its path inside the context, or its file name; the same on every machine. ``digest``: of its text.
+    ``name``: its path inside the context, or its file name; the same on every machine. ``digest``: of its text. ``texts``: the files
+    that were read, None for one that is not there.
     """
 
     dockerfile: Dockerfile
@@ -35,6 +36,7 @@ class BuildSources:
     position: str
     name: str
     digest: str
+    texts: Mapping[HostPath, bytes | None]
 
 
 def read_sources(request: BuildRequest) -> BuildSources:
@@ -42,9 +44,11 @@ def read_sources(request: BuildRequest) -> BuildSources:
     if request.context is not None and not request.context.is_dir():
         raise NotFound(f"the build context {str(request.context)!r} is not a directory", code="context-not-found")
     text = read_dockerfile_text(request)
+    texts = {} if request.context_name else read_ignore_files(text.path, request.context)
     return BuildSources(
         dockerfile=parse_dockerfile(text.text, file=text.name),
-        ignore=IgnorePatterns() if request.context_name else read_ignore(text.path, request.context),
+        ignore=parse_ignore_files(texts),
+        texts=MappingProxyType(texts if text.path is None else {**texts, text.path: text.text.encode()}),
         position=text.position,
         name=_portable_name(text, request.context),
         digest=digest_of(text.text.encode()),
@@ -125,14 +129,20 @@ def _shown(path: HostPath) -> str:
         return str(path)
 
 
-def read_ignore(dockerfile: HostPath | None, context: HostPath | None) -> IgnorePatterns:
-    """What a context leaves out: ``NAME.dockerignore`` beside the Dockerfile, else the context's own ``.dockerignore``."""
+def read_ignore_files(dockerfile: HostPath | None, context: HostPath | None) -> dict[HostPath, bytes | None]:
+    """Where a context's ignore file may be, the first that exists counts: ``NAME.dockerignore`` beside the Dockerfile, and the
+    context's own ``.dockerignore``."""
     places = [] if dockerfile is None else [dockerfile.with_name(dockerfile.name + ".dockerignore")]
     if context is not None:
         places.append(context / ".dockerignore")
-    for place in places:
-        if place.is_file():
-            return parse_dockerignore(_read_text(place), file=_shown(place))
+    return {place: _read_text(place).encode() if place.is_file() else None for place in places}
+
+
+def parse_ignore_files(texts: Mapping[HostPath, bytes | None]) -> IgnorePatterns:
+    """What the context leaves out."""
+    for place, text in texts.items():
+        if text is not None:
+            return parse_dockerignore(text.decode(), file=_shown(place))
     return IgnorePatterns()
 
 

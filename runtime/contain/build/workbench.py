@@ -7,8 +7,10 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.context import ContextTree
@@ -17,18 +19,17 @@ from contain.build.graph import BuildGraph, StagePlan
 from contain.build.keys import base_chain
 from contain.build.memory import open_memory_directory
 from contain.build.request import BuildHost, BuildInputs, BuildRequest
-from contain.build.sources import BuildSources, read_ignore
+from contain.build.sources import BuildSources, parse_ignore_files, read_ignore_files
 from contain.build.state import StageState
 from contain.build.tasks import Work
 from contain.build.tracing import Trace
-from contain.dockerfile.patterns import IgnorePatterns
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
 from contain.oci import Descriptor, ImageConfig, Platform
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
-from contain.store import FileDigests, RootView, Store
+from contain.store import FileDigests, RootView, StepRecord, Store
 from contain.store.layers import CommittedLayer
 from contain.values import dataclass
 
@@ -49,13 +50,15 @@ class StageResult:
 
 @dataclass(slots=True)
 class Stage:
-    """A stage that is being built. ``progress`` names the stage where several are built."""
+    """A stage that is being built. ``progress`` names the stage where several are built. ``outcome``: what the step that is carried out
+    wants to have in its record beside the layer, as JSON."""
 
     plan: StagePlan
     state: StageState
     layers: tuple[Descriptor, ...]
     fingerprint: str
     progress: Progress
+    outcome: dict[str, Any] = field(default_factory=dict)
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -97,11 +100,13 @@ class Workbench:
         self.created = rfc3339(host.epoch_seconds)
         self.found: dict[tuple[str, str], FoundBase] = {}
         self.cached_steps = self.executed_steps = 0
+        self.replaced: dict[str, StepRecord] = {}
         self.trace = Trace(graph)
         self.depends_on_more = False
         self._bases = bases
         self._context: ContextTree | None = None
         self._named: dict[ContextPlace, ContextTree] = {}
+        self._texts = dict(sources.texts)
 
     @property
     def epoch_seconds(self) -> int:
@@ -148,9 +153,11 @@ class Workbench:
             )
             if opened.directory is None:
                 raise UsageError(f"the context {place.value!r} holds no files", code="context")
+            texts = {} if opened.name else read_ignore_files(None, opened.directory)
+            self._texts.update(texts)
             tree = ContextTree(
                 opened.directory,
-                ignore=IgnorePatterns() if opened.name else read_ignore(None, opened.directory),
+                ignore=parse_ignore_files(texts),
                 strict=self.request.strict_modes,
                 epoch_seconds=self.epoch_seconds,
                 index=self.index,
@@ -166,7 +173,7 @@ class Workbench:
         return BuildInputs(
             trees=tuple((tree.directory, tuple(tree.observed())) for tree in trees if tree is not None),
             names=MappingProxyType({name: found.image.digest for (name, _), found in self.found.items()}),
-            texts=self.sources.texts,
+            texts=MappingProxyType(self._texts),
         )
 
     def trees(self, config: ImageConfig, fingerprint: str) -> tuple[HostPath, ...]:
@@ -201,6 +208,30 @@ class Workbench:
                     for name, value in root.xattrs.items():
                         os.setxattr(upper, name, value)
             yield scratch, upper
+
+    def normalise(self, stage: Stage, upper: HostPath, trees: tuple[HostPath, ...], *, started_seconds: int, text: str) -> None:
+        """Take the noise out of what a RUN wrote, if that is wanted, and say so. ``text``: what the author wrote for the step."""
+        if not self.request.reproducible:
+            return
+        from contain.build.normalise import StepFacts, normalise
+
+        step = StepFacts(
+            epoch_seconds=self.epoch_seconds,
+            started_seconds=started_seconds,
+            ended_seconds=int(time.time()),
+            identity=stage.chain,
+            text=text,
+        )
+        found = normalise(upper, trees, step)
+        if found.counts:
+            stage.outcome["normalised"] = dict(found.counts)
+            stage.progress.note(found.render())
+
+    def note_replaced(self, record: StepRecord) -> None:
+        """A step that is in the cache was carried out again: what the cache had stays here until the build's end."""
+        replaced = self.store.find_step(record.key)
+        if replaced is not None and self.hold(replaced.diff_id):
+            self.replaced[record.key] = replaced
 
     def commit(self, upper: HostPath, trees: tuple[HostPath, ...]) -> CommittedLayer | None:
         """Make a layer of what a step wrote; None when it changed nothing."""

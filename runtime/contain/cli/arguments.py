@@ -30,6 +30,9 @@ COMMANDS = {
     "pull": Command(
         module="registry", function="pull", summary="Get an image from a registry or a base provider", group=_IMAGES
     ),
+    "push": Command(module="registry", function="push", summary="Bring an image to a registry", group=_IMAGES),
+    "login": Command(module="registry", function="login", summary="Log in to a registry", group=_IMAGES, needs_root=False),
+    "logout": Command(module="registry", function="logout", summary="Log out of a registry", group=_IMAGES, needs_root=False),
     "import": Command(
         module="images", function="import_", summary="Make an image from a root file system archive", group=_IMAGES
     ),
@@ -37,11 +40,10 @@ COMMANDS = {
     "load": Command(module="archives", function="load", summary="Read images from a file", group=_IMAGES),
     "history": Command(module="images", function="history", summary="The steps that made an image", group=_IMAGES),
     "manifest": Command(module="images", function="manifest", summary="Show an image's manifest", group=_IMAGES),
-    "rollback": Command(
-        module="images", function="rollback", summary="Make a name point at what it was before", group=_IMAGES
-    ),
+    "rollback": Command(module="images", function="rollback", summary="Make a name point at what it was before", group=_IMAGES),
     "tag": Command(module="images", function="tag", summary="Give an image one more name", group=_IMAGES),
     "rmi": Command(module="images", function="rmi", summary="Remove images", group=_IMAGES),
+    "lock": Command(module="lock", function="lock", summary="Pin everything that an image is made of", group=_IMAGES),
     "sbom": Command(module="attestation", function="sbom", summary="What an image consists of (CycloneDX)", group=_IMAGES),
     "provenance": Command(
         module="attestation", function="provenance", summary="How an image was made (SLSA provenance)", group=_IMAGES
@@ -83,7 +85,7 @@ NOUNS = {
     "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}},
     "image": {"ls": "images", "list": "images", "rm": "rmi", "inspect": "inspect", "build": "build", "import": "import"}
     | {"save": "save", "load": "load", "history": "history", "rollback": "rollback"}
-    | {"pull": "pull", "tag": "tag", "prune": "prune"},
+    | {"pull": "pull", "push": "push", "tag": "tag", "prune": "prune"},
     "system": {"prune": "prune", "info": "doctor"},
 }
 
@@ -103,13 +105,6 @@ _NOT_YET = (
 """Flags that Docker has for some command and that are not built yet: refused by name."""
 
 
-def version() -> str:
-    """The installed distribution's version."""
-    from importlib.metadata import version as installed
-
-    return installed("pytest-contain")
-
-
 def suggest_command(name: str) -> str | None:
     """The command that a misspelt one was probably meant to be."""
     from difflib import get_close_matches
@@ -125,6 +120,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             allow_abbrev=False, conflict_handler="resolve", formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )  # resolve: `run -h` is the host name, as in Docker
+        self._switches: set[str] = set()
+
+    def add_switch(self, flag: str, *, metavar: str, help: str) -> None:  # noqa: A002 - argparse's name
+        """A flag that may stand alone, or with a value behind ``=``: never takes the next word. None, ``""`` or the value."""
+        self._switches.add(flag)
+        self.add_argument(flag, metavar=metavar, help=f"{help}; a value only as {flag}={metavar}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; a switch without a value gets an empty one."""
+        given = list(args or ())
+        end = given.index("--") if "--" in given else len(given)
+        given[:end] = [f"{word}=" if word in self._switches else word for word in given[:end]]
+        return super().parse_known_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving."""

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contain.cli.arguments import parse_pairs
+from contain.cli.arguments import Parser, parse_pairs
+from contain.cli.lock import add_lock_flags, attest, find_lock, parse_attestation
 from contain.cli.output import TerminalProgress
 from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PROGRESS = ("auto", "plain", "tty", "quiet")
 
 
-def add_build_arguments(parser: argparse.ArgumentParser) -> None:
+def add_build_arguments(parser: Parser) -> None:
     """Docker's flags."""
     parser.add_argument(
         "context",
@@ -65,6 +66,11 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata-file", metavar="FILE", help="write what was built to FILE, as JSON")
     parser.add_argument("--progress", choices=_PROGRESS, default="auto", help="quiet: the digest and nothing else")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the digest")
+    add_lock_flags(parser)
+    parser.add_switch(
+        "--sbom", metavar="FILE", help="attach a bill of materials (CycloneDX) to the image, and write it to FILE"
+    )
+    parser.add_switch("--provenance", metavar="FILE", help="attach how it was made (SLSA) to the image, and write it to FILE")
     for legacy in ("--rm", "--force-rm"):  # containers of steps never stay, so both are true whatever is said
         parser.add_argument(legacy, nargs="?", const="true", help=argparse.SUPPRESS)
 
@@ -79,7 +85,9 @@ def build(options: argparse.Namespace) -> int:
     if options.file == "-" and place.kind is ContextKind.STANDARD_INPUT:
         raise UsageError("standard input cannot be both the context and the Dockerfile", code="bad-arguments")
     outputs = _outputs(options)
-    request = _request(options)
+    parse_attestation("--sbom", options.sbom)
+    parse_attestation("--provenance", options.provenance)
+    request = parse_request(options)
     if options.file == "-":
         request = replace(request, dockerfile=None, dockerfile_text=_read_standard_input())
     progress = TerminalProgress(quiet=options.quiet or options.progress == "quiet")
@@ -95,6 +103,7 @@ def build(options: argparse.Namespace) -> int:
             context_name=opened.name,
             dockerfile_text=request.dockerfile_text if request.dockerfile_text is not None else opened.dockerfile_text,
         )
+        request = replace(request, lock=find_lock(options, request))
         if options.check:
             return _check(engine, request, as_json=options.format == "json")
         if options.plan:
@@ -108,6 +117,7 @@ def build(options: argparse.Namespace) -> int:
             raise
         finally:
             progress.close()
+        attest(engine, result, request, options)
         for output in outputs:
             _export(engine, request, result, output)
     if options.iidfile:
@@ -164,11 +174,11 @@ def _keep_for_replay(
     )
 
 
-_UNSAID = (None, False, "", [])
+_UNSAID: tuple[object, ...] = (None, False, "", [])
 """Values of flags that were not given."""
 
 
-def _request(options: argparse.Namespace) -> BuildRequest:
+def parse_request(options: argparse.Namespace) -> BuildRequest:
     """What the flags ask for; the context is opened later."""
     from contain.build.contexts import parse_named_contexts
     from contain.build.request import BuildRequest

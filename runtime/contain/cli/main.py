@@ -5,15 +5,13 @@ Only the chosen command's module is imported, so that ``contain --version`` and 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from contain import __version__
 from contain.cli.arguments import COMMANDS, NOUNS, Parser, suggest_command
 from contain.errors import ContainError, UsageError
 
@@ -61,9 +59,7 @@ def run_command(arguments: Sequence[str]) -> int:
         sys.stdout.write(_usage())
         return 0
     if arguments[0] in ("-v", "--version", "version"):
-        from contain.cli.arguments import version
-
-        sys.stdout.write(f"contain {version()}\n")
+        sys.stdout.write(f"contain {__version__}\n")
         return 0
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
@@ -72,7 +68,9 @@ def run_command(arguments: Sequence[str]) -> int:
     module = importlib.import_module(f"contain.cli.{command.module}")
     parser = Parser(prog=f"contain {name}", description=command.summary)
     getattr(module, f"add_{command.function.rstrip('_')}_arguments")(parser)
-    status: int = getattr(module, command.function)(parser.parse_args(rest))
+    options = parser.parse_args(rest)
+    options.command_line = rest
+    status: int = getattr(module, command.function)(options)
     return status
 
 
@@ -122,20 +120,10 @@ def _error_status(arguments: Sequence[str]) -> int:
         return 1
 
 
-def program() -> NoReturn:
-    """The console script: `main`, and then the end at once. To take a Python apart takes longer than to start a container."""
-    gc.set_threshold(20_000, 20, 50)  # what modules make at their import is no garbage
-    status = main()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
-
-
 def _terminate(number: int, _: object) -> None:
     """SIGTERM unwinds like Ctrl-C does, so that everything is cleaned up."""
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    program()
+    sys.exit(main())

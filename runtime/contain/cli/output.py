@@ -34,7 +34,14 @@ def render_size(size_bytes: int) -> str:
 
 def render_age(seconds: float) -> str:
     """``5 minutes``, ``2 hours``: how long, in the largest fitting unit."""
-    for unit, length in (("year", 31536000), ("month", 2592000), ("week", 604800), ("day", 86400), ("hour", 3600), ("minute", 60)):
+    for unit, length in (
+        ("year", 31536000),
+        ("month", 2592000),
+        ("week", 604800),
+        ("day", 86400),
+        ("hour", 3600),
+        ("minute", 60),
+    ):
         if seconds >= 2 * length or (unit in ("minute", "hour") and seconds >= length):
             count = int(seconds // length)
             return f"{count} {unit}{'s' if count != 1 else ''}"
@@ -52,10 +59,11 @@ class TerminalProgress:
         self._tasks: dict[str, TaskID] = {}
         self._refreshed = 0.0
         self._line_open = False
-        self._held: list[str] = []
+        self.said: list[str] = []
 
     def _say(self, text: str) -> None:
         self._end_bars()
+        self.said.append(text)
         if self._line_open:
             self._stream.write("\n")
             self._line_open = False

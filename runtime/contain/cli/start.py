@@ -1,0 +1,44 @@
+"""The console script. Answers at once what can be answered at once, before anything heavy is imported; else starts the command line."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import NoReturn
+
+
+def program() -> NoReturn:
+    """`contain.cli.main.main`, and then the end at once: to take a Python apart takes longer than to start a container."""
+    gc.set_threshold(20_000, 20, 50)  # what modules make at their import is no garbage
+    status = _answer_at_once(sys.argv[1:])
+    if status is None:
+        from contain.cli.main import main
+
+        status = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is not imported yet
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)
+
+
+def _answer_at_once(arguments: list[str]) -> int | None:
+    """The exit status, or None where it takes more."""
+    if arguments in (["--version"], ["-v"], ["version"]):
+        from contain import __version__
+
+        sys.stdout.write(f"contain {__version__}\n")
+        return 0
+    command = arguments[1:] if arguments[:1] == ["image"] else arguments
+    if command[:1] == ["build"]:
+        from contain.build.replay import replay
+
+        if replay(command[1:]):
+            return 0
+    return None
+
+
+if __name__ == "__main__":
+    program()

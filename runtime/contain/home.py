@@ -1,0 +1,20 @@
+"""Where the store is, as text: for what must answer before ``pathlib`` is imported. Decides a name; creates nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+def find_store_home(environ: Mapping[str, str], *, user_id: int) -> str:
+    """The store's directory: ``$CONTAIN_HOME``, else ``/var/lib/contain`` for root, else ``$XDG_DATA_HOME/contain``.
+
+    Source: XDG Base Directory Specification (``$XDG_DATA_HOME`` defaults to ``~/.local/share``; relative values are ignored).
+    """
+    if environ.get("CONTAIN_HOME"):
+        return os.path.join(os.getcwd(), environ["CONTAIN_HOME"])
+    if user_id == 0:
+        return "/var/lib/contain"
+    data = environ.get("XDG_DATA_HOME", "")
+    base = data if data.startswith("/") else os.path.join(environ.get("HOME", os.path.expanduser("~")), ".local/share")
+    return os.path.join(base, "contain")
