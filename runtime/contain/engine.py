@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contain.container.sessions import Session
     from contain.declared import EnvironmentSettings
     from contain.environment import Environment, EnvironmentDiff
+    from contain.registry.push import Pushed
     from contain.store import PruneReport, Store, StoredImage
 
 __all__ = ["Completed", "Engine", "ReadyImage", "RunRequest"]
@@ -150,6 +151,48 @@ class Engine:
 
         found = find_base(reference, host_platform(), self.progress, store=self.store, pull=pull_image)
         return ReadyImage(name=name, image=found.image, trees=found.trees, source=found.source.source)
+
+    def pull(self, name: str, *, platform: Platform | None = None) -> ReadyImage:
+        """``contain pull``: the image of a platform (default: this machine's) from a registry, whatever the store has."""
+        from contain.build.host_root import image_trees
+        from contain.registry.pull import pull
+
+        reference = parse_reference(name)
+        image = pull(reference, store=self.store, platform=platform, progress=self.progress)
+        known = self.store.name_source(reference)
+        return ReadyImage(
+            name=name, image=image, trees=image_trees(image, self.store), source=known[1] if known is not None else ""
+        )
+
+    def push(self, name: str, *, compression: str = "", chunk_bytes: int = 0) -> Pushed:
+        """``contain push``: see `contain.registry.push.push`."""
+        from contain.registry.push import push
+
+        return push(
+            parse_reference(name), store=self.store, compression=compression, chunk_bytes=chunk_bytes, progress=self.progress
+        )
+
+    def tags(self, name: str) -> tuple[str, ...]:
+        """Every tag that the registry has for the name's repository, as whole names."""
+        from contain.registry.pages import list_tags
+        from contain.registry.session import open_session
+
+        reference = parse_reference(name)
+        with open_session(reference.domain, progress=self.progress) as session:
+            return tuple(f"{reference.name}:{tag}" for tag in list_tags(session, reference))
+
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Every name of the store in the name's repository, sorted. Raises `NotFound`."""
+        wanted = parse_reference(name).name
+        found = sorted(
+            other
+            for row in self.store.images()
+            for other in row.names
+            if (reference := parse_reference(other)).name == wanted and reference.digest is None
+        )
+        if not found:
+            raise NotFound(f"No such image: {wanted}", code="image-not-found")
+        return tuple(found)
 
     def images(self) -> tuple[StoredImage, ...]:
         """Every image of the store."""
@@ -301,6 +344,21 @@ class Engine:
         image = self.store.put_image(config, [layer], source="imported")
         self.store.tag(reference, image.digest, source="imported")
         return image
+
+    def lock(self, request: BuildRequest) -> str:
+        """``contain lock``: build, and give the lock file's text. Read from the layers by `contain.build.locking`."""
+        from contain.build.lockfile import render_lock
+        from contain.build.locking import capture_lock
+
+        result = self.build(request)
+        return render_lock(capture_lock(result.record, result.image, self.store))
+
+    def attach_provenance(self, result: BuildResult, request: BuildRequest) -> bytes:
+        """Keep with a built image how it was made; the statement's bytes."""
+        from contain.attestation import attach_provenance
+        from contain.build.locking import build_inputs
+
+        return attach_provenance(result.image, self.store, build_inputs(result.record, lock=request.lock)).document
 
     def sbom(self, name: str, *, attach: bool = False) -> bytes:
         """An image's bill of materials, CycloneDX: the attached one, else a new one. ``attach``: make it anew and attach it."""

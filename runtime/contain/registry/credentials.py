@@ -62,25 +62,35 @@ def plan_lookup(config: Mapping[str, Any], *, host: str, repository: str = "") -
     Raises `UsageError` (code ``bad-docker-config``).
     """
     server = DOCKER_HUB_KEY if host == DOCKER_HUB_HOST else host
-    names = (host, "docker.io", "index.docker.io", DOCKER_HUB_KEY) if host == DOCKER_HUB_HOST else (host,)
-    helpers = config.get("credHelpers") or {}
-    helper = next((helpers[name] for name in names if name in helpers), config.get("credsStore") or "")
+    helper = choose_helper(config, host=host)
     if helper:
-        if not isinstance(helper, str) or not _HELPER_NAME.match(helper):
-            raise UsageError(f"the credential helper for {host} is no program's name", code="bad-docker-config")
         return HelperLookup(helper=helper, server=server)
     auths = config.get("auths") or {}
-    wanted = {_key(name) for name in names}
+    wanted = {bare_key(name) for name in _names(host)}
     best: tuple[int, Any] | None = None
     for written, entry in auths.items():
-        key_host, _, path = _key(written).partition("/")
+        key_host, _, path = bare_key(written).partition("/")
         within = not path or repository == path or repository.startswith(f"{path}/")
         if key_host in wanted and within and (best is None or len(path) > best[0]):
             best = (len(path), entry)
     return None if best is None else parse_entry(best[1], host=host)
 
 
-def _key(text: str) -> str:
+def choose_helper(config: Mapping[str, Any], *, host: str) -> str:
+    """The credential helper for a host: its own, else the one for all hosts, "" for none. Raises `UsageError` (code
+    ``bad-docker-config``)."""
+    helpers = config.get("credHelpers") or {}
+    helper = next((helpers[name] for name in _names(host) if name in helpers), config.get("credsStore") or "")
+    if helper and (not isinstance(helper, str) or not _HELPER_NAME.match(helper)):
+        raise UsageError(f"the credential helper for {host} is no program's name", code="bad-docker-config")
+    return str(helper)
+
+
+def _names(host: str) -> tuple[str, ...]:
+    return (host, "docker.io", "index.docker.io", DOCKER_HUB_KEY) if host == DOCKER_HUB_HOST else (host,)
+
+
+def bare_key(text: str) -> str:
     """``https://index.docker.io/v1/`` and ``host/`` as ``host``; ``host/path`` stays."""
     text = re.sub(r"^https?://", "", text).rstrip("/")
     return re.sub(r"/v[12]$", "", text)
@@ -129,6 +139,13 @@ def parse_helper_answer(status: int, output: bytes) -> Credentials | str | None:
     return Credentials(username=username, password=secret) if secret else None
 
 
+def docker_config_path(environ: Mapping[str, str]) -> HostPath:
+    """Docker's client configuration: ``config.json`` in ``$DOCKER_CONFIG`` or ``~/.docker``."""
+    if environ.get("DOCKER_CONFIG"):
+        return Path(environ["DOCKER_CONFIG"]) / "config.json"
+    return Path(environ.get("HOME") or os.path.expanduser("~")) / ".docker" / "config.json"
+
+
 class CredentialFile:
     """Docker's configuration on this machine: ``$DOCKER_AUTH_CONFIG`` (its text), else ``config.json`` in ``$DOCKER_CONFIG``
     or ``~/.docker``."""
@@ -137,15 +154,10 @@ class CredentialFile:
         self._environ = os.environ if environ is None else environ
         self._progress = progress
 
-    def _path(self) -> HostPath:
-        if self._environ.get("DOCKER_CONFIG"):
-            return Path(self._environ["DOCKER_CONFIG"]) / "config.json"
-        return Path(self._environ.get("HOME") or os.path.expanduser("~")) / ".docker" / "config.json"
-
     def find(self, *, host: str, repository: str = "") -> Credentials | None:
         """Credentials for a host, or None. A helper that fails is a warning, and we go on without a name: most images are
         public. Raises `UsageError` (code ``bad-docker-config``) for a file that cannot be understood."""
-        path = self._path()
+        path = docker_config_path(self._environ)
         if text := self._environ.get("DOCKER_AUTH_CONFIG"):
             config = parse_docker_config(text, file="$DOCKER_AUTH_CONFIG")
         else:
