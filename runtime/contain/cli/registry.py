@@ -113,10 +113,13 @@ def push(options: argparse.Namespace) -> int:
     progress = TerminalProgress(quiet=options.quiet)
     with Engine.open(progress=progress) as engine:
         try:
+            names = engine.names_of(options.name) if options.all_tags else (options.name,)
+            for name in names:
+                engine.store.find_image(name)
             if not options.quiet:
                 sys.stdout.write(f"The push refers to repository [{reference.domain}/{reference.path}]\n")
                 sys.stdout.flush()
-            for name in engine.names_of(options.name) if options.all_tags else (options.name,):
+            for name in names:
                 pushed = engine.push(name, compression=options.compression, chunk_bytes=chunk_bytes)
                 progress.close()
                 if options.quiet:
