@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
+from contain.build.lock import LOCK_NAME
 from contain.build.selection import combine_digests, describe_entry, hash_lines
 from contain.build.tree import Kind, Node, join, parent_of
 from contain.dockerfile.patterns import IgnorePatterns
@@ -195,6 +196,7 @@ class ContextTree:
                     if excluded and not self._listing(inner):
                         continue
                     found[entry.name] = status
+        found.pop(LOCK_NAME, None)  # it holds the digest of the image that it would become a part of
         names = sorted(found) if "".join(found).isascii() else sorted(found, key=os.fsencode)
         found = {name: found[name] for name in names}
         self._listings[path] = found

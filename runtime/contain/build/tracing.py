@@ -79,6 +79,7 @@ class Trace:
             epoch_seconds=epoch_seconds,
             build_args=MappingProxyType(
                 {name: value for name, value in sorted(request.build_args.items()) if name != EPOCH_NAME}
+                | {f"--label {name}": value for name, value in sorted(request.labels.items())}
             ),
             options=MappingProxyType({"strict-modes": True} if request.strict_modes else {}),
             bases=tuple(bases[name] for name in sorted(bases)),

@@ -43,7 +43,7 @@ def provenance(options: argparse.Namespace) -> int:
 
 
 def write_document(document: bytes, output: str | None) -> None:
-    """To a file, or to standard output. Raises `HostError` (code ``output-file``)."""
+    """To a file, or to standard output. Raises `HostError` (code ``output-io``)."""
     if not output or output == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(document)
@@ -52,4 +52,4 @@ def write_document(document: bytes, output: str | None) -> None:
     try:
         Path(output).write_bytes(document)
     except OSError as error:
-        raise HostError(f"cannot write {output}", path=output, errno=error.errno or 0, code="output-file") from error
+        raise HostError(f"cannot write {output}", path=output, errno=error.errno or 0, code="output-io") from error

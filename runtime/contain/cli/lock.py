@@ -1,0 +1,175 @@
+"""``contain lock``, and what ``contain build`` has of locks and attestations."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contain.cli.arguments import Parser
+from contain.cli.attestation import write_document
+from contain.cli.output import TerminalProgress
+from contain.errors import HostError, NotFound, NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from contain.build.lock import Lock
+    from contain.build.request import BuildRequest, BuildResult
+    from contain.engine import Engine
+
+_NO = ("false", "0", "no")
+_YES = ("", "true", "1", "yes")
+
+
+def add_lock_arguments(parser: Parser) -> None:
+    """Those of `contain build` that say what is built, and where the lock goes."""
+    parser.add_argument("context", metavar="CONTEXT", nargs="?", default=".", help="as of contain build (default: '.')")
+    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: CONTEXT/Dockerfile)")
+    parser.add_argument("--target", metavar="STAGE", help="lock this stage (default: the last)")
+    parser.add_argument(
+        "--build-arg", action="append", default=[], metavar="K=V", help="value of an ARG; K alone takes the caller's"
+    )
+    parser.add_argument("--build-context", action="append", default=[], metavar="NAME=VALUE", help="as of contain build")
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label of the image")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="what to build for (default: this machine)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="default: contain.lock beside the Dockerfile; '-': standard output"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing")
+    parser.set_defaults(tag=[], no_cache=False)
+
+
+def lock(options: argparse.Namespace) -> int:
+    """Build, from the cache where possible, and write down what the image is made of."""
+    from contain.build.contexts import ContextKind, parse_context
+    from contain.build.open_contexts import open_context
+    from contain.cli.build import parse_request
+    from contain.engine import Engine
+
+    place = parse_context(options.context)
+    if place.kind is ContextKind.STANDARD_INPUT or options.file == "-":
+        raise NotSupported("a lock of what comes from standard input is not supported", code="context")
+    request = parse_request(options)
+    progress = TerminalProgress(quiet=options.quiet)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(Engine.open(progress=progress))
+        stack.callback(progress.close)
+        opened = stack.enter_context(
+            open_context(place, standard_input=sys.stdin.buffer, store=engine.store, progress=progress)
+        )
+        request = replace(request, context=opened.directory, context_name=opened.name, dockerfile_text=opened.dockerfile_text)
+        path = Path(options.output) if options.output else _lock_path(request)
+        if options.output != "-":
+            _refuse_in_context(path, request)
+        text = engine.lock(request)
+    if options.output == "-":
+        sys.stdout.write(text)
+        return 0
+    _write_aside(path, text)
+    if not options.quiet:
+        sys.stderr.write(f"{path}: written; build against it with `contain build --locked`\n")
+    return 0
+
+
+def _lock_path(request: BuildRequest) -> Path:
+    """Beside the Dockerfile."""
+    from contain.build.lock import LOCK_NAME
+    from contain.build.sources import find_dockerfile
+
+    if request.context_name or request.dockerfile_text is not None:
+        return Path(LOCK_NAME)
+    return find_dockerfile(request).parent / LOCK_NAME
+
+
+def _refuse_in_context(path: Path, request: BuildRequest) -> None:
+    """A lock that is copied into the image would have to hold its own digest."""
+    from contain.build.context import ContextTree
+    from contain.build.lock import LOCK_NAME
+    from contain.build.sources import read_sources
+
+    if request.context is None or request.context_name or path.name == LOCK_NAME:
+        return
+    try:
+        inside = path.absolute().resolve().relative_to(request.context.resolve())
+    except ValueError:
+        return
+    ignore = read_sources(request).ignore
+    with ContextTree(request.context, ignore=ignore):
+        if not ignore.ignores(str(inside)):
+            raise UsageError(
+                f"{path} is inside the build context, so that it could become part of the image whose digest it holds",
+                code="lock-in-context",
+                remedy=f"add {inside} to .dockerignore, or call it {LOCK_NAME}, which is never part of a context",
+            )
+
+
+def _write_aside(path: Path, text: str) -> None:
+    """The old lock or the new one, whenever this is interrupted."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot write {path}", path=str(path), errno=error.errno or 0, code="output-io") from error
+
+
+def add_lock_flags(parser: Parser) -> None:
+    """What ``contain build`` has of locks."""
+    parser.add_switch(
+        "--locked", metavar="FILE", help="give the image that contain.lock (or FILE) pins, or fail and say what moved"
+    )
+    parser.add_argument("--lock", metavar="FILE", help="the same as --locked=FILE")
+
+
+def find_lock(options: argparse.Namespace, request: BuildRequest) -> Lock | None:
+    """The lock that the flags ask for. Raises `NotFound` (``lock-not-found``), `UsageError` (``bad-lock``)."""
+    from contain.build.lockfile import LARGEST_BYTES, parse_lock
+
+    if options.locked in _NO:
+        options.locked = None
+    if options.locked is None and options.lock is None:
+        return None
+    named = options.lock or ("" if options.locked in _YES else options.locked)
+    path = Path(named) if named else _lock_path(request)
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no lock at {path}", code="lock-not-found", remedy="make one with `contain lock`") from error
+    except OSError as error:
+        raise HostError(f"cannot read {path}", path=str(path), errno=error.errno or 0, code="lock-not-found") from error
+    if len(data) > LARGEST_BYTES:
+        raise UsageError(f"{path} cannot be used as a lock: it is larger than {LARGEST_BYTES >> 20} MiB", code="bad-lock")
+    return parse_lock(data, path=str(path))
+
+
+def parse_attestation(flag: str, value: str | None) -> str | None:
+    """None: not wanted; empty: to be attached; else a file to write it to, too. Docker's ``mode=...`` is refused by name."""
+    if value is None or value in _NO:
+        return None
+    if value in _YES:
+        return ""
+    if value.split(",")[0].partition("=")[0] in ("mode", "type", "generator", "builder-id", "disabled") and "=" in value:
+        raise NotSupported(
+            f"{flag}={value} is not supported: there is one form of it", code="flag-not-supported", remedy=f"write {flag}"
+        )
+    return value
+
+
+def attest(engine: Engine, result: BuildResult, request: BuildRequest, options: argparse.Namespace) -> None:
+    """Attach what ``--provenance`` and ``--sbom`` ask for, and write it where a file was named."""
+    provenance = parse_attestation("--provenance", options.provenance)
+    if provenance is not None:
+        document = engine.attach_provenance(result, request)
+        if provenance:
+            write_document(document, provenance)
+    bill = parse_attestation("--sbom", options.sbom)
+    if bill is not None:
+        document = engine.sbom(result.digest, attach=True)
+        if bill:
+            write_document(document, bill)
