@@ -43,7 +43,7 @@ def outline(files: Mapping[str, str], *, limit: int) -> dict[str, str]:
         if path != "/":
             children.setdefault(posixpath.dirname(path.rstrip("/")).rstrip("/") + "/", []).append(path)
     sums: dict[str, str] = {}
-    for path in sorted(files, key=lambda each: -each.count("/")):
+    for path in sorted(files, key=lambda each: -each.rstrip("/").count("/")):
         below = children.get(path, [])
         sums[path] = files[path] if not below else _digest([files[path], *(f"{each} {sums[each]}" for each in below)])
     shown = {"/"}
