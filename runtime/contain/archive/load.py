@@ -11,11 +11,12 @@ Memory: one piece of `_PIECE_BYTES` besides the unpacking.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import BinaryIO
 
 from contain.archive.layout import FileImage, FileLayer, layer_media_type, read_contents
 from contain.archive.members import Members, bad_file, open_members
-from contain.errors import IntegrityError
+from contain.errors import IntegrityError, NotFound
 from contain.oci import Descriptor, Image, Manifest, Platform, digest_of, render_manifest
 from contain.oci.image import MEDIA_CONFIG
 from contain.paths import HostPath
@@ -61,6 +62,34 @@ def load(
         loading = _Loading(members, store, progress)
         try:
             return loading.perform(contents.images)
+        except BaseException:
+            loading.take_back()
+            raise
+
+
+def load_one(
+    source: HostPath, *, tag: str, digest: str, store: Store, progress: Progress, platform: Platform | None = None
+) -> Image:
+    """Bring one image of a file or directory into the store, without naming it there. ``tag`` and ``digest``: which one, where it has
+    several; empty for any.
+
+    Raises `NotFound` (code ``image-not-in-file``) and what `load` raises.
+    """
+    with store.scratch("load") as scratch, open_members(source, scratch=scratch) as members:
+        images = read_contents(members, platform=platform).images
+        fitting = [image for image in images if not digest or (image.manifest and digest_of(image.manifest) == digest)]
+        if not digest and (tag or len(fitting) > 1):
+            fitting = [image for image in fitting if any(name.tag == (tag or "latest") for name in image.names)]
+        if not fitting:
+            raise NotFound(
+                f"{source} has no image {digest or tag or 'latest'}",
+                code="image-not-in-file",
+                remedy="name one of: "
+                + (", ".join(str(name.tag) for image in images for name in image.names) or "none has a name"),
+            )
+        loading = _Loading(members, store, progress)
+        try:
+            return loading.perform((replace(fitting[0], names=()),))[0].image
         except BaseException:
             loading.take_back()
             raise

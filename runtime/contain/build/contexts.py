@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
 
+from contain.build.git_reference import parse_git_reference
 from contain.errors import UsageError
 from contain.reference import parse_reference
 from contain.values import dataclass
 
 IMAGE_SCHEME = "docker-image://"
 LAYOUT_SCHEME = "oci-layout://"
-_GIT_SCHEMES = ("git://", "ssh://", "git@", "github.com/")
-_GIT_OVER_HTTP = re.compile(r"^https?://[^#?]+\.git(?:[#?].*)?\Z")
+_LAYOUT_REFERENCE = re.compile(r"(?P<path>.*?)(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?", re.ASCII)
 _RESERVED = frozenset({"context", "scratch"})
 
 
@@ -41,8 +41,13 @@ class ContextPlace:
     value: str
 
 
-def parse_context(text: str) -> ContextPlace:
-    """The ``CONTEXT`` of a build: a directory, ``-``, the address of an archive or a Dockerfile, or a git repository."""
+def parse_context(text: str, *, is_directory: bool = False) -> ContextPlace:
+    """The ``CONTEXT`` of a build: a directory, ``-``, the address of an archive or a Dockerfile, or a git repository.
+
+    ``is_directory``: there is a directory of that name, which then is meant.
+    """
+    if is_directory:
+        return ContextPlace(kind=ContextKind.DIRECTORY, value=text)
     if text == "-":
         return ContextPlace(kind=ContextKind.STANDARD_INPUT, value=text)
     if not text:
@@ -51,7 +56,7 @@ def parse_context(text: str) -> ContextPlace:
 
 
 def _remote(text: str) -> ContextPlace | None:
-    if text.startswith(_GIT_SCHEMES) or _GIT_OVER_HTTP.match(text):
+    if parse_git_reference(text) is not None:
         return ContextPlace(kind=ContextKind.GIT, value=text)
     if text.startswith(("http://", "https://")):
         return ContextPlace(kind=ContextKind.URL, value=text)
@@ -100,3 +105,10 @@ def context_key(name: str) -> str:
         return parse_reference(name).familiar.removesuffix(":latest")
     except UsageError:
         return name.lower()
+
+
+def parse_layout(text: str) -> tuple[str, str, str]:
+    """``PATH[:TAG][@DIGEST]`` of an OCI layout: its three parts, empty where not written."""
+    found = _LAYOUT_REFERENCE.fullmatch(text)
+    assert found is not None
+    return found["path"], found["tag"] or "", found["digest"] or ""

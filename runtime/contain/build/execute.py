@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.build.bases import BaseFinder, find_base
+from contain.build.contexts import ContextKind
 from contain.build.copy_step import perform_copy_step
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
@@ -159,6 +160,7 @@ class _Builder:
         labels = MappingProxyType({**config.labels, **bench.request.labels})
         config = replace(config, created=bench.created, labels=labels)
         image = bench.store.put_image(config, result.layers)
+        bench.store.touch_steps(bench.used_keys)
         record = bench.trace.record(
             bench.request,
             dockerfile=bench.sources.name,
@@ -177,6 +179,7 @@ class _Builder:
             sources=tuple({found.source.name: found.source for found in bench.found.values()}.values()),
             cached_steps=bench.cached_steps,
             executed_steps=bench.executed_steps,
+            explanations=tuple(bench.explanations),
             record=record,
             inputs=bench.inputs(),
         )
@@ -236,7 +239,7 @@ class _Builder:
                     code="build-io",
                 ) from error
             self._finish(stage, step, record)
-        return StageResult(state=stage.state, layers=stage.layers, fingerprint=stage.fingerprint)
+        return StageResult(state=stage.state, layers=stage.layers, fingerprint=stage.fingerprint, pending=stage.pending)
 
     def _title(self, plan: StagePlan, instruction: Instruction) -> None:
         self._begun += 1
@@ -258,6 +261,10 @@ class _Builder:
                 found = self._bench.base(reference, plan.platform, plan.stage.start.span_of(plan.stage.base))
                 config, layers = found.image.config, found.image.manifest.layers
                 config = replace(config, history=complete_history(config, len(layers), self._bench.created))
+            case ContextBase(place=place) if place.kind is ContextKind.LAYOUT:
+                image = self._bench.layout_image(place, plan.platform)
+                config, layers = image.config, image.manifest.layers
+                config = replace(config, history=complete_history(config, len(layers), self._bench.created))
             case ContextBase():
                 config = ImageConfig(platform=plan.platform, working_directory="/")
         triggers = [parse_trigger(text, file=f"ONBUILD of {plan.stage.base}") for text in config.on_build]
@@ -275,7 +282,7 @@ class _Builder:
             progress = _StageProgress(progress, plan.title)
         stage = Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint, progress=progress)
         self._bench.trace.begin(plan)
-        if isinstance(plan.base, ContextBase):
+        if isinstance(plan.base, ContextBase) and plan.base.place.kind is not ContextKind.LAYOUT:
             step = _copy_of_everything(plan.stage.start, plan.base.name)
             self._finish(stage, step, (yield from self._perform(stage, step, 0)))
         return stage, triggers
@@ -286,6 +293,7 @@ class _Builder:
 
     def _perform(self, stage: Stage, step: Step, number: int) -> Work[StepRecord | None]:
         """The record of the step's layer; None for a step that makes none."""
+        stage.step = step
         match step:
             case MetadataStep():
                 return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from contain.build.contexts import ContextKind, ContextPlace
-from contain.errors import HostError, IntegrityError, NotSupported, UsageError
+from contain.errors import HostError, IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.values import dataclass
@@ -101,9 +101,20 @@ def unpack_context(stream: BinaryIO, directory: HostPath, progress: Progress) ->
         ) from error
 
 
-def _download(address: str, received: HostPath, store: Store, progress: Progress) -> None:  # noqa: ARG001
-    raise NotSupported(f"a context from {address} is not supported yet", code="context", remedy="download it first")
+def _download(address: str, received: HostPath, store: Store, progress: Progress) -> None:
+    from contain.build.remote import fetch_url
+
+    fetched = fetch_url(address, store=store, progress=progress)
+    with store.open_blob(fetched.digest) as source, received.open("wb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)
 
 
-def _clone(address: str, scratch: HostPath, progress: Progress) -> HostPath:  # noqa: ARG001
-    raise NotSupported(f"a context from {address} is not supported yet", code="context", remedy="clone it first")
+def _clone(address: str, scratch: HostPath, progress: Progress) -> HostPath:
+    from contain.build.git import fetch_git, resolve_git
+    from contain.build.git_reference import parse_git_reference
+
+    reference = parse_git_reference(address)
+    assert reference is not None
+    revision = resolve_git(reference)
+    progress.step(f"[context] {reference.shown} at {revision.commit}")
+    return fetch_git(reference, revision, scratch)

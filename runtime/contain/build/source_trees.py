@@ -34,6 +34,9 @@ def open_source(
         return context, "the build context"
     span = instruction.span_of(name)
     named = bench.graph.find_context(name)
+    if named is not None and named.kind is ContextKind.LAYOUT:
+        trees = bench.store.layer_trees(bench.layout_image(named, stage.plan.platform))
+        return ViewTree(stack.enter_context(RootView(trees)), index=bench.index), f"the context {name}"
     if named is not None and named.kind is not ContextKind.IMAGE:
         return bench.named_context_tree(named), f"the context {name}"
     if named is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.context import ContextTree
@@ -21,17 +21,22 @@ from contain.build.memory import open_memory_directory
 from contain.build.request import BuildHost, BuildInputs, BuildRequest
 from contain.build.sources import BuildSources, parse_ignore_files, read_ignore_files
 from contain.build.state import StageState
+from contain.build.steps import Step
 from contain.build.tasks import Work
 from contain.build.tracing import Trace
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
-from contain.oci import Descriptor, ImageConfig, Platform
+from contain.oci import Descriptor, Image, ImageConfig, Platform
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.store import FileDigests, RootView, StepRecord, Store
 from contain.store.layers import CommittedLayer
 from contain.values import dataclass
+
+if TYPE_CHECKING:
+    from contain.build.cache_exchange import CacheSource
+    from contain.build.explain import Outcome, StepExplanation
 
 
 def rfc3339(epoch_seconds: int) -> str:
@@ -46,11 +51,13 @@ class StageResult:
     state: StageState
     layers: tuple[Descriptor, ...]
     fingerprint: str
+    pending: str = ""
 
 
 @dataclass(slots=True)
 class Stage:
-    """A stage that is being built. ``progress`` names the stage where several are built. ``outcome``: what the step that is carried out
+    """A stage that is being built. ``progress`` names the stage where several are built. ``step``: the one that is at it now.
+    ``pending``: while nothing is carried out, the first step that would be; what follows it is not known yet. ``outcome``: what the step that is carried out
     wants to have in its record beside the layer, as JSON."""
 
     plan: StagePlan
@@ -58,6 +65,8 @@ class Stage:
     layers: tuple[Descriptor, ...]
     fingerprint: str
     progress: Progress
+    step: Step | None = None
+    pending: str = ""
     outcome: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,18 +109,60 @@ class Workbench:
         self.created = rfc3339(host.epoch_seconds)
         self.found: dict[tuple[str, str], FoundBase] = {}
         self.cached_steps = self.executed_steps = 0
+        self.records: list[tuple[int, StepRecord]] = []  # of which stage
+        self.used_keys: list[str] = []
+        self.explanations: list[StepExplanation] = []
+        self._caches: tuple[CacheSource, ...] | None = None
         self.replaced: dict[str, StepRecord] = {}
         self.trace = Trace(graph)
         self.depends_on_more = False
         self._bases = bases
         self._context: ContextTree | None = None
         self._named: dict[ContextPlace, ContextTree] = {}
+        self._layouts: dict[ContextPlace, Image] = {}
         self._texts = dict(sources.texts)
 
     @property
     def epoch_seconds(self) -> int:
         """The time of everything that the build makes."""
         return self.host.epoch_seconds
+
+    def hold(self, diff_id: str | None) -> bool:
+        """Keep a layer until the end of the build, if it is here; a step without a layer needs none."""
+        if diff_id is None:
+            return True
+        release = self.store.try_hold(diff_id)
+        if release is not None:
+            self.cleanup.callback(release)
+        return release is not None
+
+    def cache_sources(self) -> tuple[CacheSource, ...]:
+        """The caches of ``--cache-from``, opened once; one that cannot be read is a warning."""
+        if self._caches is None:
+            self._caches = ()
+            if self.request.cache.sources:
+                from contain.build.cache_exchange import open_cache_sources
+
+                self._caches = open_cache_sources(self.request.cache.sources, self.progress, self.cleanup)
+        return self._caches
+
+    def explain(self, stage: Stage, outcome: Outcome, reasons: tuple[str, ...]) -> None:
+        """Say why a step was or was not taken from the cache."""
+        from contain.build.explain import StepExplanation
+
+        if stage.step is None:
+            return
+        instruction = stage.step.instruction
+        explanation = StepExplanation(
+            outcome=outcome,
+            stage=stage.plan.title,
+            text=" ".join(instruction.text.split()),
+            place=f"{instruction.span.file}:{instruction.span.line}",
+            reasons=reasons,
+        )
+        self.explanations.append(explanation)
+        if not self.request.cache.only_explain:
+            stage.progress.note(str(explanation))
 
     def base(self, reference: Reference, platform: Platform, span: SourceSpan) -> FoundBase:
         """The image of that name, looked up once per build. An error points at ``span``, where the name is written."""
@@ -128,6 +179,21 @@ class Workbench:
             self.cleanup.enter_context(self.store.lease(found.image.digest))
             self.found[key] = found
         return self.found[key]
+
+    def layout_image(self, place: ContextPlace, platform: Platform) -> Image:
+        """The image of a named context that is an OCI layout, brought into the store once."""
+        from contain.archive.load import load_one
+        from contain.build.contexts import parse_layout
+
+        self.depends_on_more = True
+        if place not in self._layouts:
+            path, tag, digest = parse_layout(place.value)
+            image = load_one(
+                HostPath(path), tag=tag, digest=digest, store=self.store, progress=self.progress, platform=platform
+            )
+            self.cleanup.enter_context(self.store.lease(image.digest))
+            self._layouts[place] = image
+        return self._layouts[place]
 
     def context_tree(self) -> ContextTree | None:
         """The build context, opened once; None when the build has none."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from contain.cli.arguments import Parser, parse_pairs
 from contain.cli.lock import add_lock_flags, attest, find_lock, parse_attestation
 from contain.cli.output import TerminalProgress
-from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
+from contain.errors import BuildStepFailed, HostError, UsageError
 
 if TYPE_CHECKING:
     from contain.build.outputs import Output
@@ -81,7 +81,7 @@ def build(options: argparse.Namespace) -> int:
     from contain.build.open_contexts import open_context
     from contain.engine import Engine
 
-    place = parse_context(options.context)
+    place = parse_context(options.context, is_directory=os.path.isdir(options.context))
     if options.file == "-" and place.kind is ContextKind.STANDARD_INPUT:
         raise UsageError("standard input cannot be both the context and the Dockerfile", code="bad-arguments")
     outputs = _outputs(options)
@@ -272,9 +272,14 @@ def _export(engine: Engine, request: BuildRequest, result: BuildResult, output: 
         with open_destination(output.destination) as out:
             export_tar(trees, out)
     elif output.destination:
-        raise NotSupported(f"--output type={output.kind.value} is not supported yet", code="flag-not-supported")
+        from contain.archive.plan import FileFormat
+
+        form = FileFormat.OCI if output.kind is OutputKind.OCI else FileFormat.DOCKER
+        with open_destination(output.destination) as out:
+            engine.save(names or (result.digest,), out, form=form)
     if output.push:
-        raise NotSupported("--push is not supported yet", code="flag-not-supported", remedy=f"`contain push {names[0]}`")
+        for name in names:
+            engine.push(name)
 
 
 def _write(path: str, text: str) -> None:
