@@ -94,7 +94,7 @@ def test_an_output_is_what_docker_would_take_it_for(text: str, output: Output) -
         "type=local,dest=-",
         "type=image,dest=x",
         "type=oci,tar=false",
-        'a"b',
+        '"a,b',
     ],
 )
 def test_an_output_that_means_nothing_is_refused(text: str) -> None:
