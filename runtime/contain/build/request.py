@@ -6,14 +6,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from contain.build.cache_policy import CachePolicy
 from contain.build.contexts import ContextPlace
 from contain.build.lock import Lock
 from contain.build.record import BuildRecord
+from contain.build.run_options import RunOptions
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
 from contain.values import dataclass
+
+if TYPE_CHECKING:
+    from contain.build.explain import StepExplanation
 
 DEFAULT_EPOCH_SECONDS = 946_684_800
 """2000-01-01T00:00:00Z: the time of everything that a build makes, unless ``SOURCE_DATE_EPOCH`` says another."""
@@ -29,7 +35,7 @@ class BuildRequest:
     the context came from, if it is no directory of the user's; its Dockerfile is then looked up inside it, and its .dockerignore
     has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image. ``lock``: the
     build gives the image that it pins, or fails and says what moved. ``reproducible``: take the noise of package managers out of the
-    layers of RUN, see `contain.build.normalise`.
+    layers of RUN, see `contain.build.normalise`. ``run``: what its RUN instructions are given and may do.
     """
 
     context: HostPath | None
@@ -42,8 +48,10 @@ class BuildRequest:
     platform: Platform | None = None
     strict_modes: bool = False
     context_name: str = ""
+    cache: CachePolicy = CachePolicy()
     contexts: Mapping[str, ContextPlace] = field(default_factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    run: RunOptions = RunOptions()
     lock: Lock | None = None
     reproducible: bool = True
 
@@ -91,6 +99,7 @@ class BuildResult:
     sources: tuple[BaseSource, ...]
     cached_steps: int
     executed_steps: int
+    explanations: tuple[StepExplanation, ...] = ()
     record: BuildRecord
     inputs: BuildInputs | None = None
 

@@ -57,8 +57,10 @@ class StageResult:
 @dataclass(slots=True)
 class Stage:
     """A stage that is being built. ``progress`` names the stage where several are built. ``step``: the one that is at it now.
-    ``pending``: while nothing is carried out, the first step that would be; what follows it is not known yet. ``outcome``: what the step that is carried out
-    wants to have in its record beside the layer, as JSON."""
+
+    ``pending``: while nothing is carried out, the first step that would be; what follows is not known yet. ``outcome``: what the step
+    that is carried out wants to have in its record beside the layer, as JSON.
+    """
 
     plan: StagePlan
     state: StageState

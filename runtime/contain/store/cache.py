@@ -16,6 +16,7 @@ _SETTLED_NS = 100_000_000
 _SETTLED_COARSE_NS = 2_000_000_000
 _USED_AGAIN_SECONDS = 3600
 _TOUCH_SECONDS = 24 * 3600
+_RECENTLY_SECONDS = 60
 _COLUMNS = "key, position, ingredients, diff_id, size_bytes, result, created_seconds, command"
 
 
@@ -89,6 +90,15 @@ class Cache:
             (position,),
         )
         return tuple(_record(row) for row in rows)
+
+    def touch(self, keys: Sequence[str]) -> None:
+        """These steps were used now; nothing is written for those that were used a moment ago."""
+        now = int(time.time())
+        with self._database.transaction() as database:
+            database.executemany(
+                "UPDATE steps SET used_seconds = ? WHERE key = ? AND used_seconds < ?",
+                [(now, key, now - _RECENTLY_SECONDS) for key in keys],
+            )
 
     def alike(self, command: str) -> tuple[StepRecord, ...]:
         """Steps of the same command anywhere, the newest first, at most 20."""

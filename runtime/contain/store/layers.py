@@ -99,9 +99,18 @@ class Layers:
 
             yield work, publish
 
-    def extract(self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str) -> None:
+    def extract(
+        self,
+        stream: BinaryIO,
+        *,
+        diff_id: str,
+        media_type: str,
+        progress: Progress,
+        label: str,
+        regenerable: bool = False,
+    ) -> None:
         """Unpack a layer whose uncompressed archive must have the digest ``diff_id``; nothing is visible unless all of it
-        was right."""
+        was right. ``regenerable``: the archive must be the one that is written from its tree, so that it need not be kept."""
         from contain.store.compression import Decompressed, verify_media_type
 
         verify_media_type(media_type)
@@ -115,7 +124,14 @@ class Layers:
                 raise IntegrityError(
                     f"the layer's content has the digest {actual}, and {diff_id} was promised", code="layer-digest"
                 )
-            publish(diff_id, source.size_bytes, False, extracted.root_entry)
+            if regenerable:
+                with Root(work / "tree") as root:
+                    again = hashlib.sha256()
+                    for data in canonical_tar(root, root_entry=extracted.root_entry):
+                        again.update(data)
+                if "sha256:" + again.hexdigest() != diff_id:
+                    raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
+            publish(diff_id, source.size_bytes, regenerable, extracted.root_entry)
 
     def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
         """A root file system's archive, plain or compressed, as one canonical layer."""

@@ -9,12 +9,16 @@ those whose lock is free: the kernel frees it when the owner dies, however it di
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from contain.errors import HostError, InternalError
 from contain.oci import DIGEST_PATTERN
@@ -23,6 +27,7 @@ from contain.store.durable import explained, held_lock, remove_tree, try_lock, w
 
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _WRITE_SECONDS = 600
+_KEY_DIGITS = 15
 _PLAIN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,80}$")
 
 
@@ -142,6 +147,25 @@ class Layout:
         except Timeout:
             return None
         return lock.release
+
+    def try_lock_key(self, key: str) -> Callable[[], None] | None:
+        """Take the lock of a step's key if nobody holds it; returns what releases it, or None.
+
+        All keys share one file, in which each locks a byte of its own (fcntl(2), open file description locks): no two keys wait
+        for each other, and no file is left for each.
+        """
+        descriptor = os.open(self.locks / "steps", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        place = int(hex_of(key)[:_KEY_DIGITS], 16)
+        # struct flock: l_type, l_whence, l_start, l_len, l_pid
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise
+        return partial(os.close, descriptor)
 
     @contextmanager
     def collection_barrier(self, *, collecting: bool) -> Iterator[None]:

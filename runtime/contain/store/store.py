@@ -7,7 +7,7 @@ killed at any moment: what is visible is always whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -107,10 +107,14 @@ class Store:
         """Bytes of its uncompressed archive. Raises `NotFound`."""
         return int(str(self._layers.record(diff_id)["size_bytes"]))
 
-    def extract_layer(self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str) -> None:
+    def extract_layer(
+        self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str, regenerable: bool = False
+    ) -> None:
         """Decompress and unpack a layer, verify ``diff_id``, make it visible. Raises `IntegrityError`, `HostError`; then
         nothing is visible."""
-        self._layers.extract(stream, diff_id=diff_id, media_type=media_type, progress=progress, label=label)
+        self._layers.extract(
+            stream, diff_id=diff_id, media_type=media_type, progress=progress, label=label, regenerable=regenerable
+        )
 
     def import_layer(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int = DEFAULT_EPOCH_SECONDS) -> str:
         """A root file system's archive (tar; plain, gzip, zstd, xz or bzip2) as one canonical layer; returns its diff_id."""
@@ -167,6 +171,19 @@ class Store:
     def try_lock(self, name: str) -> Callable[[], None] | None:
         """The same lock without waiting: what releases it, or None when somebody holds it."""
         return self._layout.try_lock(name)
+
+    def try_lock_key(self, key: str) -> Callable[[], None] | None:
+        """Take the lock of a step's key, without waiting and without leaving a file: what releases it, or None."""
+        return self._layout.try_lock_key(key)
+
+    def try_hold(self, diff_id: str) -> Callable[[], None] | None:
+        """A lease on a layer, if it is here: what ends it, or None. No prune comes between the look and the lease."""
+        with self._layout.collection_barrier(collecting=False):
+            if not self._layers.has(diff_id):
+                return None
+            stack = ExitStack()
+            stack.enter_context(self._layout.lease((diff_id,)))
+        return stack.close
 
     def lease(self, *digests: str) -> AbstractContextManager[None]:
         """Images and layers that `prune` and `remove_image` must spare while the block runs and this process lives."""
@@ -260,6 +277,10 @@ class Store:
     def find_step(self, key: str) -> StepRecord | None:
         """A step carried out before, even if its layer was removed since."""
         return self._cache.find(key)
+
+    def touch_steps(self, keys: Sequence[str]) -> None:
+        """These steps were used now."""
+        self._cache.touch(keys)
 
     def alike_steps(self, command: str) -> tuple[StepRecord, ...]:
         """Steps of the same command anywhere, the newest first."""
