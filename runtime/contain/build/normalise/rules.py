@@ -61,7 +61,7 @@ def _name(cause: str, *patterns: str) -> Rule:
 
 RULES: tuple[Rule, ...] = (
     # apt and dpkg
-    _log("apt-log", "var/log/apt/*.log", "var/log/apt/*.log.*", "var/log/apt/eipp.log.xz", "var/log/unattended-upgrades/*.log"),
+    _log("apt-log", "var/log/apt/*.log", "var/log/apt/*.log.*", "var/log/unattended-upgrades/*.log"),
     _log("dpkg-log", "var/log/dpkg.log", "var/log/bootstrap.log"),
     _log("alternatives-log", "var/log/alternatives.log"),
     _log("fontconfig-log", "var/log/fontconfig.log"),
