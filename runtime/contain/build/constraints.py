@@ -29,6 +29,9 @@ class Constraints:
         return bool(self.pip or self.apt)
 
 
+NO_CONSTRAINTS = Constraints()
+
+
 def constraints_of(step: LockedStep) -> Constraints:
     """What the lock says about the packages that this step installed. Those of several versions, or from no index, are left out."""
     pip = [f"{name}=={version}\n" for name, version in sorted(step.packages.get("python", {}).items()) if _PLAIN.match(version)]

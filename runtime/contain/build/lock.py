@@ -204,6 +204,8 @@ def _step(locked: LockedStep, built: LockedStep, files_of: FilesOf, explained: b
     if locked.layer == built.layer:
         return []
     where = built.text
+    if not (built.packages or built.removed or built.files):  # its layer is not here: nothing more can be said
+        return [] if explained else [_layer(locked, built, number)]
     rows = [
         *_packages(locked.packages, built.packages, where),
         *_packages(locked.removed, built.removed, f"removed by {where}"),
@@ -219,9 +221,13 @@ def _step(locked: LockedStep, built: LockedStep, files_of: FilesOf, explained: b
         rest = f"{len(files) - _FILE_ROWS} more"
         rows.append(Moved(kind="file", name=rest, locked="", built="", where=where))
     if not rows and not explained:
-        name = f"built bytes differ at layer {number}"
-        rows.append(Moved(kind="layer", name=name, locked=locked.layer, built=built.layer, where=where))
+        rows.append(_layer(locked, built, number))
     return rows
+
+
+def _layer(locked: LockedStep, built: LockedStep, number: int) -> Moved:
+    name = f"built bytes differ at layer {number}"
+    return Moved(kind="layer", name=name, locked=locked.layer, built=built.layer, where=built.text)
 
 
 def moved_error(locked: Lock, rows: tuple[Moved, ...], *, built: str) -> IntegrityError:

@@ -132,6 +132,9 @@ def _stage(
         if step.layer is None:
             steps.append(LockedStep(text=step.text, from_context=step.from_context))
             continue
+        if not store.has_layer(step.layer):  # taken from a cache elsewhere, and not needed here
+            steps.append(LockedStep(text=step.text, layer=step.layer, from_context=step.from_context))
+            continue
         tree = store.layer_tree(step.layer)
         with RootView((tree,)) as view:
             found = take_inventory(view, details=False)

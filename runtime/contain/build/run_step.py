@@ -2,55 +2,183 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
 from contain.build.caching import cached_layer
+from contain.build.constraints import NO_CONSTRAINTS, Constraints, constraints_of
+from contain.build.emulation import can_execute, read_interpreters
 from contain.build.graph import PROXY_NAMES
 from contain.build.keys import run_ingredients
+from contain.build.mounts import missing_paths, settle_targets
+from contain.build.normalise.rules import RULES_VERSION
+from contain.build.open_mounts import MountSource, open_mounts, read_mount_sources, remove_stubs
+from contain.build.run_options import NETWORK_HOST, SECURITY_INSECURE
 from contain.build.running import (
+    HOSTNAME,
     OutputLog,
-    can_execute,
     loopback_proxies,
     perform_run,
     plan_run,
     run_environment,
     write_run_files,
 )
+from contain.build.selection import Selected, list_selection
 from contain.build.steps import RunStep
 from contain.build.tasks import Work
+from contain.build.tracing import step_text
+from contain.build.tree import Kind
+from contain.build.viewtree import ViewTree
 from contain.build.workbench import Stage, Workbench
-from contain.errors import NotSupported
-from contain.store import StepRecord
+from contain.dockerfile.mounts import MountKind, RunMount
+from contain.errors import BuildStepFailed, IntegrityError, NotFound, NotSupported, UsageError
+from contain.paths import HostPath
+from contain.store import RootView, StepRecord
 from contain.store.layers import CommittedLayer
+
+HOSTNAME_ARGUMENT = "BUILDKIT_SANDBOX_HOSTNAME"
 
 
 def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int) -> Work[StepRecord]:
     """The layer's record. Raises `BuildStepFailed`."""
     platform = stage.state.config.platform
-    if not can_execute(platform, bench.host):
+    options = bench.request.run
+    if step.network == "default":
+        step = replace(step, network=options.network)
+    refuse_without_permission(step, options.allowed)
+    if not can_execute(platform, bench.host.platform) and not can_execute(platform, bench.host.platform, read_interpreters()):
         raise NotSupported(
             f"RUN for {platform} on a machine that is {bench.host.platform} is not supported",
             code="foreign-platform",
             span=step.instruction.span,
-            remedy="build for this machine's platform",
+            remedy="build for this machine's platform, or register an interpreter with the kernel: Debian's qemu-user-static and "
+            "binfmt-support do that",
         )
-    ingredients = run_ingredients(step, base=stage.chain, platform=platform, epoch_seconds=bench.epoch_seconds)
-    return (yield from cached_layer(bench, stage, number, ingredients, lambda: _execute(bench, stage, step)))
+    with contextlib.ExitStack() as stack:
+        sources = yield from read_mount_sources(bench, stage, step, stack)
+        contents = _contents(step.mounts, sources)
+        ingredients = run_ingredients(
+            step,
+            base=stage.chain,
+            platform=platform,
+            epoch_seconds=bench.epoch_seconds,
+            contents=contents,
+            host_names=[name for name, _ in options.extra_hosts],
+            hostname=_given(bench, HOSTNAME_ARGUMENT),
+            normalised=RULES_VERSION if bench.request.reproducible else None,
+        )
+        return (
+            yield from cached_layer(
+                bench,
+                stage,
+                number,
+                ingredients,
+                lambda: _execute(bench, stage, step, sources),
+                listings=_listings(contents, sources),
+            )
+        )
 
 
-def _execute(bench: Workbench, stage: Stage, step: RunStep) -> Work[CommittedLayer | None]:
+def refuse_without_permission(step: RunStep, allowed: frozenset[str]) -> None:
+    """Raise `UsageError` (``not-allowed``) for what a RUN may do only with ``--allow``."""
+    for wanted, what in (
+        (NETWORK_HOST if step.network == "host" else "", "--network=host"),
+        (SECURITY_INSECURE if step.security == "insecure" else "", "--security=insecure"),
+    ):
+        if wanted and wanted not in allowed:
+            raise UsageError(
+                f"RUN {what} is not allowed in this build",
+                code="not-allowed",
+                span=step.instruction.span_of(what),
+                remedy=f"if you trust this Dockerfile with that: --allow {wanted}",
+            )
+
+
+def _given(bench: Workbench, name: str) -> str:
+    return bench.graph.given.get(name, "")
+
+
+def _contents(mounts: Sequence[RunMount], sources: Sequence[MountSource | None]) -> tuple[str, ...]:
+    return tuple(
+        source.digest() if source is not None and mount.kind is MountKind.BIND else ""
+        for mount, source in zip(mounts, sources, strict=True)
+    )
+
+
+def _listings(contents: Sequence[str], sources: Sequence[MountSource | None]) -> Mapping[str, Callable[[], bytes]]:
+    """For an explanation of a miss: what each bind mount showed. Whole images are not listed."""
+    found: dict[str, Callable[[], bytes]] = {}
+    for content, source in zip(contents, sources, strict=True):
+        if content and source is not None and (source.view is None or source.node.path):
+            selected = [Selected(name="", node=source.node)]
+            found[content] = lambda tree=source.tree, selected=selected: list_selection(tree, selected)  # type: ignore[misc]
+    return MappingProxyType(found)
+
+
+def _execute(
+    bench: Workbench, stage: Stage, step: RunStep, sources: Sequence[MountSource | None]
+) -> Work[CommittedLayer | None]:
+    """With a lock, first with its versions; if these cannot be had, without, so that the lock's check can say what moved."""
+    constraints = _constraints(bench, stage, step)
+    if constraints:
+        try:
+            return (yield from _attempt(bench, stage, step, sources, constraints))
+        except BuildStepFailed as error:
+            stage.progress.warn(f"{error.message} with the locked versions; trying without them, to see what moved")
+    return (yield from _attempt(bench, stage, step, sources, NO_CONSTRAINTS))
+
+
+def _constraints(bench: Workbench, stage: Stage, step: RunStep) -> Constraints:
+    lock = bench.request.lock
+    locked = None if lock is None else lock.step(stage.plan.title, step_text(step.instruction))
+    return NO_CONSTRAINTS if locked is None else constraints_of(locked)
+
+
+def _apt_preferences(trees: tuple[HostPath, ...]) -> str:
+    """The image's own file, which ours takes the place of. Those in ``preferences.d`` stay where they are."""
+    with RootView(trees) as view:
+        try:
+            return view.read("/etc/apt/preferences", limit_bytes=1 << 20).decode("utf-8", "surrogateescape")
+        except (NotFound, IntegrityError):
+            return ""
+
+
+def _attempt(
+    bench: Workbench,
+    stage: Stage,
+    step: RunStep,
+    sources: Sequence[MountSource | None],
+    constraints: Constraints,
+) -> Work[CommittedLayer | None]:
     from contain.container import new_container_id
     from contain.container.identity import home_of, parse_identity, read_account_files
-    from contain.linux.capabilities import DEFAULT_CAPABILITIES
+    from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 
     trees = bench.stage_trees(stage)
     passwd, group = read_account_files(trees)
     identity = parse_identity(step.user, passwd, group)
+    mounts, stubs = _settle(step, sources, trees)
     declared = set(stage.state.arguments)
     given = {name: value for name, value in bench.graph.given.items() if name in PROXY_NAMES and name not in declared}
-    environment = run_environment(step, bench.host, proxies_given=given, home=home_of(identity, passwd))
-    if step.network == "default":
-        for name in loopback_proxies(environment):
-            stage.progress.warn(f"{name} names this machine's loopback address, which RUN cannot reach; try --network=host")
-    with bench.upper(trees, away_from_root=bool(stage.fingerprint)) as (scratch, upper):
+    with contextlib.ExitStack() as stack:
+        scratch, upper = stack.enter_context(bench.upper(trees, away_from_root=bool(stage.fingerprint)))
+        opened = yield from open_mounts(bench, stage, step, mounts, sources, scratch=scratch, stack=stack)
+        environment = run_environment(
+            step,
+            bench.host,
+            proxies_given=given,
+            home=home_of(identity, passwd),
+            opened=opened.environment,
+            constraints=constraints,
+        )
+        if step.network == "default":
+            for name in loopback_proxies(environment):
+                stage.progress.warn(
+                    f"{name} names this machine's loopback address, which RUN cannot reach; try contain build --network=host"
+                )
         spec = plan_run(
             step,
             bench.host,
@@ -59,8 +187,46 @@ def _execute(bench: Workbench, stage: Stage, step: RunStep) -> Work[CommittedLay
             upper=upper,
             environment=environment,
             identity=identity,
-            files=write_run_files(step, bench.host, scratch),
-            capabilities=DEFAULT_CAPABILITIES,
+            files=write_run_files(
+                step,
+                bench.host,
+                scratch,
+                constraints=constraints,
+                preferences=_apt_preferences(trees) if constraints.apt else "",
+            ),
+            capabilities=frozenset(CAPABILITY_NUMBERS) if step.security == "insecure" else DEFAULT_CAPABILITIES,
+            hostname=_given(bench, HOSTNAME_ARGUMENT) or HOSTNAME,
+            opened=opened.mounts,
+            options=bench.request.run,
         )
-        yield from perform_run(spec, step, OutputLog(stage.progress.log))
+        started_seconds = int(time.time())
+        yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets))
+        remove_stubs(upper, stubs)
+        bench.normalise(stage, upper, trees, started_seconds=started_seconds, text=_written(step))
         return bench.commit(upper, trees)
+
+
+def _settle(
+    step: RunStep, sources: Sequence[MountSource | None], trees: tuple[HostPath, ...]
+) -> tuple[tuple[RunMount, ...], tuple[str, ...]]:
+    """The mounts with the image's links resolved, and the names that mounting may leave in the layer."""
+    if not step.mounts:
+        return (), ()
+    directories = [
+        mount.kind in (MountKind.CACHE, MountKind.TMPFS) or (source is not None and source.node.kind is Kind.DIRECTORY)
+        for mount, source in zip(step.mounts, sources, strict=True)
+    ]
+    with RootView(trees) as view:
+        lookup = ViewTree(view).lookup
+        try:
+            mounts = settle_targets(step.mounts, lookup, directories)
+        except UsageError as error:
+            error.span = error.span or step.instruction.span_of("--mount")
+            raise
+        return mounts, missing_paths(mounts, lookup)
+
+
+def _written(step: RunStep) -> str:
+    """What the author wrote for the step: command, script, the values of variables."""
+    script = step.script.body if step.script is not None else ""
+    return "\n".join((*step.arguments, script, *(value for _, value in step.environment)))

@@ -11,23 +11,30 @@ import codecs
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
+from contain.build.constraints import NO_CONSTRAINTS, Constraints
+from contain.build.masking import Mask
 from contain.build.request import BuildHost
+from contain.build.run_options import RunOptions
 from contain.build.steps import RunStep
 from contain.build.tasks import Readable, Work
 from contain.errors import BuildStepFailed
-from contain.oci import Platform
 from contain.paths import HostPath, run_home
-from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
+from contain.spec import Bind, ContainerSpec, Identity, Limits, Mount, Network
 from contain.values import dataclass
 
 HOSTNAME = "buildcontainer"
 CA_TARGET = PurePosixPath("/dev/contain/ca-certificates.crt")
 APT_TARGET = PurePosixPath("/dev/contain/apt.conf")
+PREFERENCES_TARGET = PurePosixPath("/dev/contain/apt-preferences")
+PIP_TARGET = PurePosixPath("/dev/contain/pip-constraints.txt")
 _APT_TEXT = f'Acquire::https::CAInfo "{CA_TARGET}";\n'
+_APT_PREFERENCES = f'Dir::Etc::Preferences "{PREFERENCES_TARGET}";\n'
+_PIP_VARIABLES = ("PIP_CONSTRAINT", "UV_CONSTRAINT")
 _CA_VARIABLES = (
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
@@ -58,38 +65,61 @@ def find_ca_bundle(environ: Mapping[str, str]) -> HostPath | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFiles:
-    """Host files of one RUN: the heredoc script and apt's setting, where they are needed."""
+    """Host files of one RUN: the heredoc script, apt's setting, what a lock says to apt and pip, where they are needed."""
 
     script: HostPath | None = None
     apt: HostPath | None = None
+    preferences: HostPath | None = None
+    pip: HostPath | None = None
 
 
-def write_run_files(step: RunStep, host: BuildHost, directory: HostPath) -> RunFiles:
-    """Put the files that `plan_run` mounts into a scratch directory."""
-    script = apt = None
+def write_run_files(
+    step: RunStep, host: BuildHost, directory: HostPath, *, constraints: Constraints = NO_CONSTRAINTS, preferences: str = ""
+) -> RunFiles:
+    """Put the files that `plan_run` mounts into a scratch directory. ``preferences``: the image's own of apt, which ours replace."""
+    script = apt = pins = pip = None
     if step.script is not None:
         script = directory / "script"
         script.write_text(step.script.body, encoding="utf-8")
         script.chmod(0o755)
-    if host.ca_bundle is not None:
+    if constraints.apt:
+        pins = directory / "apt-preferences"
+        pins.write_text(f"{constraints.apt}\n{preferences}", encoding="utf-8", errors="surrogateescape")
+        pins.chmod(0o644)
+    if constraints.pip:
+        pip = directory / "pip-constraints.txt"
+        pip.write_text(constraints.pip)
+        pip.chmod(0o644)
+    if host.ca_bundle is not None or pins is not None:
         apt = directory / "apt.conf"
-        apt.write_text(_APT_TEXT)
+        apt.write_text((_APT_TEXT if host.ca_bundle is not None else "") + (_APT_PREFERENCES if pins is not None else ""))
         apt.chmod(0o644)
-    return RunFiles(script=script, apt=apt)
+    return RunFiles(script=script, apt=apt, preferences=pins, pip=pip)
 
 
 def run_environment(
-    step: RunStep, host: BuildHost, *, proxies_given: Mapping[str, str], home: str
+    step: RunStep,
+    host: BuildHost,
+    *,
+    proxies_given: Mapping[str, str],
+    home: str,
+    opened: Mapping[str, str] = MappingProxyType({}),
+    constraints: Constraints = NO_CONSTRAINTS,
 ) -> tuple[tuple[str, str], ...]:
     """The variables a RUN sees. What the Dockerfile sets wins over everything that the machine brings.
 
-    ``proxies_given``: proxy build arguments that no ARG declares; they win over the host's.
+    ``proxies_given``: proxy build arguments that no ARG declares; they win over the host's. ``opened``: secrets and the agent's socket.
     """
     values: dict[str, str] = {**host.proxies, **proxies_given, "HOME": home, "SOURCE_DATE_EPOCH": str(host.epoch_seconds)}
     if host.ca_bundle is not None:
         values.update(dict.fromkeys(_CA_VARIABLES, str(CA_TARGET)))
         values["APT_CONFIG"] = str(APT_TARGET)
+    if constraints.apt:
+        values["APT_CONFIG"] = str(APT_TARGET)
+    if constraints.pip:
+        values.update(dict.fromkeys(_PIP_VARIABLES, str(PIP_TARGET)))
     values.update(step.environment)
+    values.update(opened)
     return tuple(sorted(values.items()))
 
 
@@ -104,15 +134,23 @@ def plan_run(
     identity: Identity,
     files: RunFiles,
     capabilities: frozenset[str],
+    hostname: str = HOSTNAME,
+    opened: Sequence[Mount] = (),
+    options: RunOptions = RunOptions(),  # noqa: B008 - a frozen value
 ) -> ContainerSpec:
-    """The container of one RUN."""
-    mounts: list[Bind] = []
+    """The container of one RUN. ``opened``: its own mounts."""
+    mounts: list[Mount] = []
     if host.ca_bundle is not None:
         mounts.append(Bind(source=host.ca_bundle, target=CA_TARGET, read_only=True))
     if files.apt is not None:
         mounts.append(Bind(source=files.apt, target=APT_TARGET, read_only=True))
+    if files.preferences is not None:
+        mounts.append(Bind(source=files.preferences, target=PREFERENCES_TARGET, read_only=True))
+    if files.pip is not None:
+        mounts.append(Bind(source=files.pip, target=PIP_TARGET, read_only=True))
     if files.script is not None and step.script is not None:
         mounts.append(Bind(source=files.script, target=PurePosixPath(step.script.path), read_only=True))
+    mounts += opened
     return ContainerSpec(
         container_id=container_id,
         name=f"build-{container_id[:12]}",
@@ -124,7 +162,7 @@ def plan_run(
         environment=environment,
         working_directory=PurePosixPath(step.working_directory),
         identity=identity,
-        hostname=HOSTNAME,
+        hostname=hostname,
         mounts=tuple(mounts),
         network=_NETWORKS[step.network],
         limits=Limits(),
@@ -132,21 +170,26 @@ def plan_run(
         terminal=False,
         stop_signal=_STOP_SIGNAL,
         capabilities=capabilities,
+        confined=step.security != "insecure",
+        extra_hosts=options.extra_hosts,
+        shared_memory_bytes=options.shared_memory_bytes,
+        resource_limits=options.resource_limits,
     )
 
 
 class OutputLog:
-    """Passes a running step's output on as it comes and keeps its last lines."""
+    """Passes a running step's output on as it comes, without the secrets in it, and keeps its last lines."""
 
-    def __init__(self, forward: Callable[[str], None]) -> None:
+    def __init__(self, forward: Callable[[str], None], *, secrets: Iterable[bytes] = ()) -> None:
         self._forward = forward
+        self._mask = Mask(secrets)
         self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
         self._partial = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes, *, final: bool = False) -> None:
         """Bytes as they were read; an unfinished character waits for the rest."""
-        text = self._decoder.decode(data, final)
+        text = self._mask.feed(self._decoder.decode(data, final), final=final)
         if not text:
             return
         self._forward(text)
@@ -208,11 +251,6 @@ def step_failed(step: RunStep, *, status: int, why: str, tail: str) -> BuildStep
         log_tail=tail,
         remedy=remedy,
     )
-
-
-def can_execute(platform: Platform, host: BuildHost) -> bool:
-    """Whether this machine can execute programs of ``platform``."""
-    return (platform.os, platform.architecture) == (host.platform.os, host.platform.architecture)
 
 
 def loopback_proxies(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -29,6 +29,11 @@ def step_text(instruction: Instruction) -> str:
     return f"{text[: _TEXT_LENGTH - 40]}... ({digest_of(text.encode(errors='surrogateescape'))[:23]})"
 
 
+def _switches(request: BuildRequest) -> tuple[tuple[str, bool], ...]:
+    """What changes the bytes of the same Dockerfile."""
+    return (("reproducible", request.reproducible), ("strict-modes", request.strict_modes))
+
+
 class Trace:
     """One build's steps. Filled by the builder."""
 
@@ -81,7 +86,7 @@ class Trace:
                 {name: value for name, value in sorted(request.build_args.items()) if name != EPOCH_NAME}
                 | {f"--label {name}": value for name, value in sorted(request.labels.items())}
             ),
-            options=MappingProxyType({"strict-modes": True} if request.strict_modes else {}),
+            options=MappingProxyType({name: True for name, value in _switches(request) if value}),
             bases=tuple(bases[name] for name in sorted(bases)),
             remotes=tuple(remotes),
             stages=tuple(self._stage(plan, steps) for _, (plan, steps) in sorted(self._stages.items())),

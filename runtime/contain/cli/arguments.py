@@ -127,6 +127,18 @@ class Parser(argparse.ArgumentParser):
         self._switches.add(flag)
         self.add_argument(flag, metavar=metavar, help=f"{help}; a value only as {flag}={metavar}")
 
+    def make_optional(self, name: str, *, default: str) -> None:
+        """A positional argument that another command requires may be left out."""
+        for action in self._actions:
+            if action.dest == name:
+                action.nargs, action.default, action.required = "?", default, False
+
+    def hide(self, *names: str) -> None:
+        """Leave out of the help what another command takes and this one refuses."""
+        for action in self._actions:
+            if action.dest in names:
+                action.help = argparse.SUPPRESS
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; a switch without a value gets an empty one."""
         given = list(args or ())

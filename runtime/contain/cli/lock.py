@@ -23,22 +23,19 @@ _NO = ("false", "0", "no")
 _YES = ("", "true", "1", "yes")
 
 
+_NOT_HERE = ("push", "load", "plan", "check", "iidfile", "metadata_file", "sbom", "provenance", "locked", "lock")
+
+
 def add_lock_arguments(parser: Parser) -> None:
-    """Those of `contain build` that say what is built, and where the lock goes."""
-    parser.add_argument("context", metavar="CONTEXT", nargs="?", default=".", help="as of contain build (default: '.')")
-    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: CONTEXT/Dockerfile)")
-    parser.add_argument("--target", metavar="STAGE", help="lock this stage (default: the last)")
-    parser.add_argument(
-        "--build-arg", action="append", default=[], metavar="K=V", help="value of an ARG; K alone takes the caller's"
-    )
-    parser.add_argument("--build-context", action="append", default=[], metavar="NAME=VALUE", help="as of contain build")
-    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="a label of the image")
-    parser.add_argument("--platform", metavar="OS/ARCH", help="what to build for (default: this machine)")
+    """Those of `contain build`, as far as they say what is built; and where the lock goes."""
+    from contain.cli.build import add_build_arguments
+
+    add_build_arguments(parser)
+    parser.make_optional("context", default=".")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="default: contain.lock beside the Dockerfile; '-': standard output"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing")
-    parser.set_defaults(tag=[], no_cache=False)
+    parser.hide(*_NOT_HERE)
 
 
 def lock(options: argparse.Namespace) -> int:
@@ -48,6 +45,9 @@ def lock(options: argparse.Namespace) -> int:
     from contain.cli.build import parse_request
     from contain.engine import Engine
 
+    for name in _NOT_HERE:
+        if getattr(options, name, None) not in (None, False):
+            raise UsageError(f"contain lock takes no --{name.replace('_', '-')}", code="unknown-flag")
     place = parse_context(options.context)
     if place.kind is ContextKind.STANDARD_INPUT or options.file == "-":
         raise NotSupported("a lock of what comes from standard input is not supported", code="context")
