@@ -377,8 +377,8 @@ def test_workdir_makes_what_is_missing_and_no_layer_for_what_is_there(store: Sto
 def test_what_is_not_supported_is_refused_before_any_step(context: Path, store: Store) -> None:
     write(context, {"a": "1"})
     progress = Recorder()
-    with pytest.raises(NotSupported, match="--mount") as caught:
-        run_build("FROM scratch\nCOPY a /\nRUN --mount=type=cache,target=/c true\n", context, store, progress=progress)
+    with pytest.raises(NotSupported, match="--device") as caught:
+        run_build("FROM scratch\nCOPY a /\nRUN --device=x true\n", context, store, progress=progress)
     assert caught.value.span is not None
     assert caught.value.span.line == 3
     assert progress.steps == []

@@ -1,4 +1,4 @@
-"""Carries out a `CopyPlan`: reads from a `Tree`, writes through an `UpperWriter`. Decides nothing about names.
+"""Carries out a `CopyPlan`: reads from trees, writes through an `UpperWriter`. Decides nothing about names.
 
 From the build context entries arrive as the context shows them (owner 0:0, portable modes, the build's time). From a stage or an
 image they keep owner, mode, time and attributes, as every builder does, whatever the reference manual says about 0:0.
@@ -7,9 +7,10 @@ image they keep owner, mode, time and attributes, as every builder does, whateve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from contain.build.selection import CopyPlan, Placement
+from contain.build.filtering import FilteredTree
+from contain.build.selection import Batch, CopyPlan, Placement
 from contain.build.tree import Kind, Node, Tree, join
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.literals import ModeChange
@@ -26,28 +27,38 @@ class CopyOptions:
     owner: tuple[int, int] | None = None
     mode: ModeChange | None = None
 
+    @property
+    def created_directory(self) -> Attributes:
+        """What a directory gets that only exists because the destination names it. A mode in octal is for it, too."""
+        user_id, group_id = self.owner or (0, 0)
+        mode = None if self.mode is None else self.mode.absolute
+        return Attributes(mode=CREATED_DIRECTORY_MODE if mode is None else mode, user_id=user_id, group_id=group_id)
+
+
+Unpack = Callable[[Tree, Placement], bool]
+
 
 def perform_copy(
     plan: CopyPlan,
-    tree: Tree,
+    batches: Sequence[Batch],
     writer: UpperWriter,
     options: CopyOptions,
     *,
     warn: Callable[[str], None],
     unpack: Unpack | None = None,
 ) -> None:
-    """Everything the plan names. ``unpack`` is asked first for each named regular file; it answers whether it took it."""
-    user_id, group_id = options.owner or (0, 0)
+    """Everything the plan names; its placements are those of the batches in order. ``unpack`` is asked first for each named regular
+    file of a batch that wants it; it answers whether it took the file."""
     for directory in plan.directories:
-        writer.ensure_directory(directory, Attributes(mode=CREATED_DIRECTORY_MODE, user_id=user_id, group_id=group_id))
+        writer.ensure_directory(directory, options.created_directory)
     links: dict[tuple[int, int], str] = {}
-    for placement in plan.placements:
-        if unpack is not None and placement.source.kind is Kind.FILE and not placement.was_link and unpack(placement):
-            continue
-        _copy_node(placement.source, placement.target, tree, writer, options, links, warn, top=True)
-
-
-Unpack = Callable[[Placement], bool]
+    origins = [batch for batch in batches for _ in batch.selected]
+    for placement, batch in zip(plan.placements, origins, strict=True):
+        if batch.unpack and unpack is not None and placement.source.kind is Kind.FILE and not placement.was_link:
+            taken = unpack(batch.tree, placement)
+            if taken:
+                continue
+        _copy_node(placement.source, placement.target, batch.tree, writer, options, links, warn, top=True)
 
 
 def _attributes(node: Node, options: CopyOptions) -> Attributes:
@@ -56,6 +67,17 @@ def _attributes(node: Node, options: CopyOptions) -> Attributes:
     if options.mode is not None and node.kind is not Kind.SYMLINK:
         mode = options.mode.apply(mode, is_directory=node.kind is Kind.DIRECTORY)
     return Attributes(mode=mode, user_id=user_id, group_id=group_id, mtime_ns=node.mtime_ns, xattrs=node.xattrs)
+
+
+def _copy_directory(node: Node, target: str, tree: Tree, writer: UpperWriter, options: CopyOptions) -> None:
+    """A directory below the named one. One that is only on the way to what is wanted changes nothing but the mode of what is there."""
+    if isinstance(tree, FilteredTree) and tree.only_on_the_way(node.path):
+        there = writer.lookup(target)
+        if there is not None and there.kind is Kind.DIRECTORY:
+            kept = Attributes(mode=node.mode, user_id=there.user_id, group_id=there.group_id, xattrs=there.xattrs)
+            writer.put_directory(target, kept)
+            return
+    writer.put_directory(target, _attributes(node, options))
 
 
 def _copy_node(
@@ -69,15 +91,15 @@ def _copy_node(
     *,
     top: bool = False,
 ) -> None:
-    attributes = _attributes(node, options)
     if node.kind is Kind.DIRECTORY:
         if not top:  # the named directory's own attributes stay behind: its contents are copied
-            writer.put_directory(target, attributes)
+            _copy_directory(node, target, tree, writer, options)
         for name in tree.listdir(node.path):
             child = tree.lookup(join(node.path, name))
             if child is not None:
                 _copy_node(child, join(target, name), tree, writer, options, links, warn)
         return
+    attributes = _attributes(node, options)
     if node.hard_link is not None and node.hard_link in links:
         writer.put_hard_link(target, links[node.hard_link])
         return

@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from contain.build.state import StageState, absolute_path, expand_word, not_supported
+from contain.build.git_reference import check_checksum, hide_password, parse_git_reference
+from contain.build.remote import check_digest, is_url
+from contain.build.state import StageState, absolute_path, expand_word
 from contain.build.steps import CopyStep, Step
 from contain.dockerfile.instructions import Add, Copy
 from contain.dockerfile.literals import parse_chmod
+from contain.dockerfile.patterns import IgnorePatterns
 from contain.dockerfile.words import expand_heredoc
-from contain.errors import NotSupported, UsageError
+from contain.errors import UsageError
 
 
 def refuse_copy(instruction: Copy | Add) -> None:
-    """Raise `NotSupported` for what COPY and ADD may say and is not carried out."""
-    if instruction.exclude:
-        raise not_supported(instruction, "--exclude", "--exclude", "name what is to be copied, or use .dockerignore")
-    if isinstance(instruction, Copy) and instruction.parents:
-        raise not_supported(instruction, "--parents", "--parents", "copy the directories one by one")
-    if isinstance(instruction, Add):
-        if instruction.checksum is not None:
-            raise not_supported(instruction, "--checksum", "--checksum")
-        if instruction.keep_git_dir is not None:
-            raise not_supported(instruction, "--keep-git-dir", "--keep-git-dir")
-        if instruction.unpack is not None:
-            raise not_supported(instruction, "--unpack", "--unpack")
-        for source in instruction.sources:
-            _refuse_remote(instruction, source, source)
+    """Raise `NotSupported` for what COPY and ADD may say and is not carried out: nothing, now."""
 
 
-def _refuse_remote(instruction: Add, source: str, part: str) -> None:
-    remote = source.startswith(("http://", "https://", "ftp://", "git://", "ssh://", "git@"))
-    if remote:
-        raise NotSupported(
-            f"ADD of a URL or a git repository is not supported yet: {source}",
-            code="not-supported",
-            span=instruction.span_of(part),
-            remedy="fetch it in a RUN, or before the build",
-        )
+def is_remote(source: str) -> bool:
+    """Whether a source of ADD is a URL or a git repository. Raises `UsageError` (code ``bad-git-reference``)."""
+    reference = parse_git_reference(source)
+    return is_url(source) or (reference is not None and not reference.like_a_path)
 
 
 def fold_copy(state: StageState, instruction: Copy | Add) -> tuple[StageState, Step]:
     """Sources, documents and destination with their variables, and how history tells them."""
     sources = tuple(expand_word(state, instruction, source) for source in instruction.sources)
-    if isinstance(instruction, Add):
-        for source, written in zip(sources, instruction.sources, strict=True):
-            _refuse_remote(instruction, source, written)
     destination = absolute_path(state.working_directory, expand_word(state, instruction, instruction.destination))
     if len(sources) + len(instruction.heredocs) > 1 and not destination.endswith("/"):
         raise UsageError(
@@ -52,31 +34,76 @@ def fold_copy(state: StageState, instruction: Copy | Add) -> tuple[StageState, S
             span=instruction.span_of(instruction.destination),
             remedy=f"end it with a slash: {instruction.destination}/",
         )
+    for source, written in zip(sources, instruction.sources, strict=True):
+        _check_source(instruction, source, written)
+    checksum = _checksum(state, instruction, sources)
     chown = None if instruction.chown is None else expand_word(state, instruction, instruction.chown)
     chmod = None if instruction.chmod is None else expand_word(state, instruction, instruction.chmod)
+    exclude = tuple(expand_word(state, instruction, pattern) for pattern in instruction.exclude)
+    try:
+        IgnorePatterns.of(exclude)
+    except UsageError as error:
+        error.span = error.span or instruction.span_of("--exclude")
+        raise
     documents = tuple(
         (each.name, expand_heredoc(each.body, state.lookup, span=instruction.span) if each.expand else each.body)
         for each in instruction.heredocs
     )
-    flags = [
-        f"--{name}={value}"
-        for name, value in (
-            ("from", instruction.from_stage if isinstance(instruction, Copy) else None),
-            ("chown", chown),
-            ("chmod", chmod),
-        )
-        if value
-    ]
-    words = [*flags, *sources, *(f"<<{name}" for name, _ in documents), destination]
+    parents = isinstance(instruction, Copy) and instruction.parents
+    from_stage = instruction.from_stage if isinstance(instruction, Copy) else None
+    flags = [f"--{name}={value}" for name, value in (("from", from_stage), ("chown", chown), ("chmod", chmod)) if value]
+    flags += [f"--exclude={pattern}" for pattern in exclude]
+    flags += ["--parents"] * parents + ["--link"] * instruction.link
+    shown = [hide_password(source) if isinstance(instruction, Add) else source for source in sources]
+    words = [*flags, *shown, *(f"<<{name}" for name, _ in documents), destination]
+    add = instruction if isinstance(instruction, Add) else None
     return state, CopyStep(
         instruction=instruction,
         created_by=f"{instruction.keyword} {' '.join(words)}",
         sources=sources,
         documents=documents,
         destination=destination,
-        source_name=instruction.from_stage if isinstance(instruction, Copy) else None,
+        source_name=from_stage,
         chown=chown,
         chmod=chmod,
         mode=None if chmod is None else parse_chmod(chmod, span=instruction.span_of("--chmod")),
-        unpack=isinstance(instruction, Add),
+        unpack=add is not None and add.unpack is not False,
+        unpack_remote=add is not None and add.unpack is True,
+        add=add is not None,
+        exclude=exclude,
+        parents=parents,
+        link=instruction.link,
+        checksum=checksum,
+        keep_git_dir=None if add is None else add.keep_git_dir,
     )
+
+
+def _check_source(instruction: Copy | Add, source: str, written: str) -> None:
+    """Raise `UsageError` (``copy-from-elsewhere``, ``bad-git-reference``) for an address that means nothing here."""
+    span = instruction.span_of(written)
+    reference = parse_git_reference(source, span=span)
+    is_git = reference is not None and not reference.like_a_path
+    if isinstance(instruction, Copy) and (is_git or is_url(source)):
+        what = "a git repository" if is_git else "a URL"
+        raise UsageError(
+            f"source can't be {what} for COPY: {hide_password(source)}",
+            code="copy-from-elsewhere",
+            span=span,
+            remedy="write ADD",
+        )
+
+
+def _checksum(state: StageState, instruction: Copy | Add, sources: tuple[str, ...]) -> str:
+    """``--checksum`` as one source's digest or commit. Raises `UsageError` (code ``bad-checksum``)."""
+    if not isinstance(instruction, Add) or not instruction.checksum:
+        return ""
+    span = instruction.span_of("--checksum")
+    text = expand_word(state, instruction, instruction.checksum)
+    if len(sources) + len(instruction.heredocs) != 1:
+        raise UsageError("checksum can't be specified for multiple sources", code="bad-checksum", span=span)
+    if not sources or not is_remote(sources[0]):
+        raise UsageError("checksum requires HTTP(S) or Git sources", code="bad-checksum", span=span)
+    if parse_git_reference(sources[0]) is not None:
+        check_checksum(text, span=span)
+        return text
+    return check_digest(text, span=span)

@@ -36,6 +36,15 @@ class Selected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one or several sources select in one tree. ``unpack``: named files that are archives are to be unpacked."""
+
+    tree: Tree
+    selected: tuple[Selected, ...]
+    unpack: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """``source`` goes to the canonical path ``target``; a directory's contents go into it."""
 
@@ -158,6 +167,15 @@ def walk_source(tree: Tree, node: Node, below: str = "") -> Iterator[tuple[str, 
             yield from walk_source(tree, child, join(below, name))
 
 
+def digest_batches(batches: Sequence[Batch]) -> InputDigest:
+    """The identity of everything that a copy reads: that of its one selection, or of all of them in order."""
+    found = [digest_selection(batch.tree, batch.selected) for batch in batches]
+    if len(found) == 1:
+        return found[0]
+    total = hashlib.sha256("".join(each.digest for each in found).encode())
+    return InputDigest(digest="sha256:" + total.hexdigest(), entries=sum(each.entries for each in found))
+
+
 def digest_selection(tree: Tree, selected: Sequence[Selected]) -> InputDigest:
     """The identity of everything the selection holds: names, kinds, modes, owners, link targets, attributes, contents, hard links.
 
@@ -225,11 +243,19 @@ def list_selection(tree: Tree, selected: Sequence[Selected]) -> bytes:
     links: dict[tuple[int, int], str] = {}
     pieces: list[str] = []
     for item in selected:
-        base = "" if item.node.kind is Kind.DIRECTORY else item.name
+        base = item.node.path
         for relative, node in walk_source(tree, item.node):
             path = join(base, relative) if relative else base
             pieces += (path or ".", describe_entry(tree, node, links, path, digits=_LISTED_DIGITS))
     return zlib.compress(os.fsencode("\0".join(pieces)), 1)
+
+
+def list_batches(batches: Sequence[Batch]) -> bytes:
+    """`list_selection` of all of them."""
+    import zlib
+
+    pieces = [zlib.decompress(list_selection(batch.tree, batch.selected)) for batch in batches if batch.selected]
+    return zlib.compress(b"\0".join(pieces), 1)
 
 
 def read_listing(data: bytes) -> dict[str, str]:

@@ -41,7 +41,11 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyStep:
-    """``COPY`` and ``ADD``. ``destination`` is absolute; a trailing slash means a directory. ``source_name`` is ``--from``."""
+    """``COPY`` and ``ADD``. ``destination`` is absolute; a trailing slash means a directory. ``source_name`` is ``--from``.
+
+    ``unpack``: named files that are archives are unpacked; ``unpack_remote``: those from URLs, too. ``add``: sources may be URLs and
+    git repositories. ``checksum``: what the one source from elsewhere must be.
+    """
 
     instruction: Instruction
     created_by: str
@@ -53,6 +57,13 @@ class CopyStep:
     chmod: str | None
     mode: ModeChange | None
     unpack: bool
+    unpack_remote: bool = False
+    add: bool = False
+    exclude: tuple[str, ...] = ()
+    parents: bool = False
+    link: bool = False
+    checksum: str = ""
+    keep_git_dir: bool | None = None
 
 
 Step = MetadataStep | WorkdirStep | RunStep | CopyStep

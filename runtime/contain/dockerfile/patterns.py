@@ -136,6 +136,11 @@ class IgnorePatterns:
         parts = clean_path(directory.lstrip("/")).split("/")
         return not any(rule.negated and rule.may_match_below(parts) for rule in self._rules)
 
+    def reaches_below(self, directory: str) -> bool:
+        """Whether some pattern can match something below ``directory``. May say yes wrongly, never no."""
+        parts = clean_path(directory.lstrip("/")).split("/")
+        return any(not rule.negated and rule.may_match_below(parts) for rule in self._rules)
+
     def _said(self, path: str, above: tuple[bool, ...]) -> tuple[bool, ...]:
         """For each rule, whether it matches ``path`` or has matched a directory above it."""
         matches: list[bool] = []
