@@ -1,7 +1,9 @@
 """Manifest and config of one image as frozen values, and their canonical JSON.
 
 ``render_*`` gives the exact bytes whose sha256 is the identity: sorted keys, no spaces, UTF-8, empty fields left out.
-``parse_*`` takes untrusted bytes and raises `IntegrityError` (code ``bad-manifest`` or ``bad-config``), never anything else.
+``parse_*`` takes untrusted bytes and raises `IntegrityError` (code ``bad-manifest`` or ``bad-config``), never anything else. What
+other readers could understand in another way is refused: a key that stands twice, a field's name in other upper and lower case
+(Go's readers take it for the field), text that no UTF-8 can say, text with a zero byte, which no system call can be given.
 """
 
 from __future__ import annotations
@@ -39,6 +41,24 @@ def _nothing() -> Mapping[str, str]:
 def canonical_json(value: Any) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_json(data: bytes) -> Any:
+    """Untrusted JSON, read in the one way in which all readers agree: UTF-8, no key twice in an object, no NaN or infinity.
+
+    Raises `ValueError`, and `RecursionError` for nesting that is too deep.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice in an object")
+        return found
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
 
 
 def digest_of(data: bytes) -> str:
@@ -228,6 +248,11 @@ def _history_json(row: History) -> dict[str, Any]:
     return value
 
 
+_DOCUMENT_FIELDS = frozenset({"schemaVersion", "mediaType", "config", "layers", "manifests"})
+_DESCRIPTOR_FIELDS = frozenset({"mediaType", "digest", "size", "platform", "annotations"})
+_CONFIG_FIELDS = frozenset({"architecture", "os", "variant", "config", "rootfs", "history", "created", "author"})
+
+
 class _Reader:
     """Typed look-ups in untrusted JSON; every mismatch is an `IntegrityError` that names the field."""
 
@@ -237,12 +262,21 @@ class _Reader:
     def fail(self, why: str) -> IntegrityError:
         return IntegrityError(f"{self.what}: {why}", code=self.code)
 
-    def load(self, data: bytes) -> dict[str, Any]:
+    def load(self, data: bytes, fields: frozenset[str]) -> dict[str, Any]:
+        """The document. ``fields``: names that no key may have in another spelling."""
         try:
-            value = json.loads(data)
+            value = parse_json(data)
         except (ValueError, RecursionError) as error:
             raise self.fail(f"not JSON: {error}") from error
-        return self.mapping(value, "document")
+        found = self.mapping(value, "document")
+        self.spelling(found, fields)
+        return found
+
+    def spelling(self, found: dict[str, Any], fields: frozenset[str]) -> None:
+        folded = {name.lower(): name for name in fields}
+        for key in found:
+            if key not in fields and key.lower() in folded:
+                raise self.fail(f"{key!r} is not how {folded[key.lower()]} is written")
 
     def mapping(self, value: Any, name: str) -> dict[str, Any]:
         if value is None:
@@ -256,13 +290,18 @@ class _Reader:
             return ""
         if not isinstance(value, str):
             raise self.fail(f"{name} must be a string")
+        return self.plain(value, name)
+
+    def plain(self, value: str, name: str) -> str:
+        if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
+            raise self.fail(f"{name} holds what no text can hold")
         return value
 
     def number(self, value: Any, name: str) -> int:
         if value is None:
             return 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.fail(f"{name} must be a number of at least 0")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+            raise self.fail(f"{name} must be a number of at least 0, and below 2**63")
         return value
 
     def texts(self, value: Any, name: str) -> tuple[str, ...]:
@@ -270,13 +309,13 @@ class _Reader:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.fail(f"{name} must be a list of strings")
-        return tuple(value)
+        return tuple(self.plain(item, name) for item in value)
 
     def text_map(self, value: Any, name: str) -> Mapping[str, str]:
         found = self.mapping(value, name)
         if not all(isinstance(item, str) for item in found.values()):
             raise self.fail(f"{name} must hold strings")
-        return MappingProxyType(dict(found))
+        return MappingProxyType({self.plain(key, name): self.plain(item, name) for key, item in found.items()})
 
     def digest(self, value: Any, name: str) -> str:
         digest = self.text(value, name)
@@ -286,6 +325,7 @@ class _Reader:
 
     def descriptor(self, value: Any, name: str) -> Descriptor:
         found = self.mapping(value, name)
+        self.spelling(found, _DESCRIPTOR_FIELDS)
         if "size" not in found:
             raise self.fail(f"{name} has no size")
         platform = found.get("platform")
@@ -305,14 +345,18 @@ class _Reader:
         )
 
 
+def _is_2(version: Any) -> bool:
+    return isinstance(version, int) and version == 2  # 2.0 is a number that not every reader takes for one
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """An image manifest (not an index) from its bytes."""
     read = _Reader("image manifest", "bad-manifest")
-    value = read.load(data)
+    value = read.load(data, _DOCUMENT_FIELDS)
     if "manifests" in value:
         raise read.fail("holds both an index's and a manifest's fields, or is an index")
     layers = value.get("layers")
-    if value.get("schemaVersion") != 2 or not isinstance(layers, list) or "config" not in value:
+    if not _is_2(value.get("schemaVersion")) or not isinstance(layers, list) or "config" not in value:
         raise read.fail("needs schemaVersion 2, config and layers")
     return Manifest(
         media_type=read.text(value.get("mediaType"), "mediaType") or MEDIA_MANIFEST,
@@ -325,9 +369,9 @@ def parse_manifest(data: bytes) -> Manifest:
 def parse_index(data: bytes) -> tuple[Descriptor, ...]:
     """The descriptors of an image index (manifest list), in their order."""
     read = _Reader("image index", "bad-manifest")
-    value = read.load(data)
+    value = read.load(data, _DOCUMENT_FIELDS)
     manifests = value.get("manifests")
-    if value.get("schemaVersion") != 2 or not isinstance(manifests, list) or "layers" in value or "config" in value:
+    if not _is_2(value.get("schemaVersion")) or not isinstance(manifests, list) or "layers" in value or "config" in value:
         raise read.fail("needs schemaVersion 2 and manifests, and nothing of a manifest")
     return tuple(read.descriptor(item, f"manifests[{index}]") for index, item in enumerate(manifests))
 
@@ -335,10 +379,10 @@ def parse_index(data: bytes) -> tuple[Descriptor, ...]:
 def parse_config(data: bytes) -> ImageConfig:
     """An image config from its bytes."""
     read = _Reader("image config", "bad-config")
-    value = read.load(data)
+    value = read.load(data, _CONFIG_FIELDS)
     inner = read.mapping(value.get("config"), "config")
     rootfs = read.mapping(value.get("rootfs"), "rootfs")
-    history = value.get("history") or []
+    history = [] if value.get("history") is None else value["history"]
     if not isinstance(history, list):
         raise read.fail("history must be a list")
     rows = [read.mapping(row, "history row") for row in history]
@@ -346,6 +390,9 @@ def parse_config(data: bytes) -> ImageConfig:
 
     def command(name: str) -> tuple[str, ...] | None:
         return None if inner.get(name) is None else read.texts(inner[name], name)
+
+    def names(name: str) -> tuple[str, ...]:
+        return tuple(read.plain(key, name) for key in sorted(read.mapping(inner.get(name), name)))
 
     return ImageConfig(
         platform=read.platform(value),
@@ -370,8 +417,8 @@ def parse_config(data: bytes) -> ImageConfig:
         working_directory=read.text(inner.get("WorkingDir"), "WorkingDir"),
         user=read.text(inner.get("User"), "User"),
         labels=read.text_map(inner.get("Labels"), "Labels"),
-        exposed_ports=tuple(sorted(read.mapping(inner.get("ExposedPorts"), "ExposedPorts"))),
-        volumes=tuple(sorted(read.mapping(inner.get("Volumes"), "Volumes"))),
+        exposed_ports=names("ExposedPorts"),
+        volumes=names("Volumes"),
         stop_signal=read.text(inner.get("StopSignal"), "StopSignal"),
         healthcheck=None if check is None else _parse_healthcheck(read, read.mapping(check, "Healthcheck")),
         shell=read.texts(inner.get("Shell"), "Shell"),

@@ -6,11 +6,9 @@ Sources: OCI image-spec 1.1 (``manifest.md``, ``image-index.md``), CVE-2021-4119
 from __future__ import annotations
 
 import enum
-import json
-from typing import Any
 
 from contain.errors import IntegrityError, NotFound, NotSupported
-from contain.oci import Descriptor, ImageConfig, Manifest, Platform, digest_of
+from contain.oci import Descriptor, ImageConfig, Manifest, Platform, digest_of, parse_json
 from contain.oci.image import (
     MEDIA_CONFIG,
     MEDIA_DOCKER_CONFIG,
@@ -29,6 +27,7 @@ from contain.registry.platform import runs_on
 MANIFEST_ACCEPT = f"{MEDIA_INDEX}, {MEDIA_DOCKER_INDEX}, {MEDIA_MANIFEST}, {MEDIA_DOCKER_MANIFEST}"
 LARGEST_MANIFEST_BYTES = 4 << 20  # the distribution specification's advice
 LARGEST_CONFIG_BYTES = 8 << 20
+MOST_LAYERS = 500  # overlayfs, OVL_MAX_STACK; Docker makes at most 127
 MEDIA_DOCKER_LAYER_ZSTD = MEDIA_DOCKER_LAYER + ".zstd"
 _LEGACY_CONFIG = "application/octet-stream"  # what Docker 1.10 pushed
 _CONFIGS = frozenset({MEDIA_CONFIG, MEDIA_DOCKER_CONFIG, _LEGACY_CONFIG})
@@ -77,16 +76,10 @@ def check_kind(data: bytes, *, media_type: str, name: str) -> Kind:
     def bad(why: str) -> IntegrityError:
         return IntegrityError(f"{name}: {why}", code="bad-manifest")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise bad("a key stands twice in the manifest")
-        return found
-
     try:
-        value = json.loads(data, object_pairs_hook=unique)
+        value = parse_json(data)
     except (ValueError, RecursionError) as error:
-        raise bad("the manifest is not JSON") from error
+        raise bad(f"the manifest is not JSON that all readers understand alike: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise bad("the manifest is not a JSON object")
     own = value.get("mediaType")
@@ -115,6 +108,10 @@ def check_manifest(manifest: Manifest, *, name: str) -> None:
     for layer in manifest.layers:
         if layer.media_type not in _LAYERS:
             raise NotSupported(f"{name}: layers of type {layer.media_type[:120]!r} are not supported")
+    if len(manifest.layers) > MOST_LAYERS:
+        raise IntegrityError(
+            f"{name}: {len(manifest.layers)} layers, and no kernel stacks more than {MOST_LAYERS}", code="bad-manifest"
+        )
     if manifest.config.size > LARGEST_CONFIG_BYTES:
         raise IntegrityError(f"{name}: its config claims {manifest.config.size} bytes", code="bad-manifest")
 
