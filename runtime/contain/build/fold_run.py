@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from contain.build.mounts import resolve_mounts
 from contain.build.state import StageState, command_arguments, not_supported
 from contain.build.steps import RunStep, Step
 from contain.dockerfile.instructions import Run, ScriptFile, ShellForm
@@ -12,10 +13,6 @@ from contain.errors import UsageError
 
 def refuse_run(instruction: Run) -> None:
     """Raise `NotSupported` for what RUN may say and is not carried out."""
-    if instruction.mounts:
-        raise not_supported(instruction, "--mount", "--mount")
-    if instruction.security != "sandbox":
-        raise not_supported(instruction, f"--security={instruction.security}", "--security")
     if instruction.devices:
         raise not_supported(instruction, "--device", "--device")
 
@@ -43,6 +40,8 @@ def fold_run(state: StageState, instruction: Run) -> tuple[StageState, Step]:
         script=script,
         environment=tuple(environment.items()),
         network=instruction.network,
+        security=instruction.security,
+        mounts=resolve_mounts(state, instruction),
         user=state.config.user,
         working_directory=state.working_directory,
     )

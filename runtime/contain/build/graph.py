@@ -6,11 +6,12 @@ stage by stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from contain.build.contexts import ContextKind, ContextPlace, context_key
 from contain.build.fold import declare_argument, refuse_unsupported
+from contain.build.mounts import source_names
 from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
 from contain.dockerfile.suggestion import suggest
 from contain.dockerfile.syntax import CHECK_ARGUMENT
@@ -204,9 +205,9 @@ def _visit(
     dependencies = [base.index] if isinstance(base, StageBase) else []
     for instruction in stage.instructions:
         refuse_unsupported(instruction)
-        needed = _stage_of_copy(dockerfile, index, instruction, contexts)
-        if needed is not None and needed not in dependencies:
-            dependencies.append(needed)
+        for needed in _source_stages(dockerfile, index, instruction, contexts):
+            if needed not in dependencies:
+                dependencies.append(needed)
     for each in dependencies:
         _visit(dockerfile, each, global_arguments, platform, contexts, plans, (*waiting, index))
     plans[index] = StagePlan(index=index, stage=stage, base=base, platform=own_platform, dependencies=tuple(dependencies))
@@ -258,12 +259,18 @@ def _resolve_platform(
         raise
 
 
-def _stage_of_copy(
+def _source_stages(
     dockerfile: Dockerfile, index: int, instruction: Instruction, contexts: Mapping[str, ContextPlace]
-) -> int | None:
-    if not isinstance(instruction, Copy) or instruction.from_stage is None or context_key(instruction.from_stage) in contexts:
-        return None
-    return find_source_stage(dockerfile, index, instruction.from_stage, span=instruction.span_of(instruction.from_stage))
+) -> Iterator[int]:
+    """The stages that an instruction takes files from."""
+    names = source_names(instruction)
+    if isinstance(instruction, Copy) and instruction.from_stage is not None:
+        names = iter((instruction.from_stage,))
+    for name in names:
+        if context_key(name) not in contexts:
+            found = find_source_stage(dockerfile, index, name, span=instruction.span_of(name))
+            if found is not None:
+                yield found
 
 
 def find_source_stage(dockerfile: Dockerfile, index: int, name: str, *, span: SourceSpan | None) -> int | None:

@@ -2,8 +2,8 @@
 
 The ingredients are stored beside the key, so that a miss can be explained by comparing them. In the key of a RUN: what it stands
 on (by content), its command line and script, ENV and *declared* ARGs, user, working directory, network, platform, the time
-that is clamped to. Not in it: proxies, certificates, host names, anything else of the machine. In the key of a COPY: what it reads, by
-content, and where it writes.
+that is clamped to, what bind mounts show (by content), the ids of secrets. Not in it: proxies, certificates,
+host names, secrets, cache mounts, anything else of the machine. In the key of a COPY: what it reads, by content, and where it writes.
 
 What a step stands on is named by the layers' content (``base_chain``), not by the key of the step before: a step that was executed
 again and gave the same bytes does not invalidate what follows.
@@ -11,9 +11,10 @@ again and gave the same bytes does not invalidate what follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from contain.build.mounts import mount_ingredients
 from contain.build.selection import InputDigest
 from contain.build.steps import CopyStep, RunStep, WorkdirStep
 from contain.oci import Platform, canonical_json, digest_of
@@ -34,8 +35,26 @@ def base_chain(diff_ids: tuple[str, ...], host_fingerprint: str = "") -> str:
     return digest_of(canonical_json([host_fingerprint, *diff_ids]))
 
 
-def run_ingredients(step: RunStep, *, base: str, platform: Platform, epoch_seconds: int) -> Ingredients:
-    """What a RUN depends on."""
+def run_ingredients(
+    step: RunStep,
+    *,
+    base: str,
+    platform: Platform,
+    epoch_seconds: int,
+    contents: Sequence[str] = (),
+    host_names: Sequence[str] = (),
+    hostname: str = "",
+    normalised: int | None = None,
+) -> Ingredients:
+    """What a RUN depends on. ``contents``: for each mount, the digest of what a bind mount shows. ``host_names``: those that
+    ``--add-host`` adds; their addresses are the machine's. ``hostname``: the container's, if the build chose one. ``normalised``: the
+    version of the rules that its layer is normalised by, None for not at all."""
+    chosen: dict[str, tuple[Any, Any]] = {  # with what is usual, which is left out
+        "mounts": (mount_ingredients(step.mounts, contents or [""] * len(step.mounts)), []),
+        "security": (step.security, "sandbox"),
+        "host_names": (sorted(host_names), []),
+        "hostname": (hostname, ""),
+    }
     return {
         "v": VERSION,
         "kind": "run",
@@ -48,6 +67,8 @@ def run_ingredients(step: RunStep, *, base: str, platform: Platform, epoch_secon
         "network": step.network,
         "platform": str(platform),
         "epoch_seconds": epoch_seconds,
+        "normalised": normalised,
+        **{name: value for name, (value, usual) in chosen.items() if value != usual},
     }
 
 

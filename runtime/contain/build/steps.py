@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contain.dockerfile.instructions import Instruction, ScriptFile
 from contain.dockerfile.literals import ModeChange
+from contain.dockerfile.mounts import RunMount
 from contain.values import dataclass
 
 
@@ -27,7 +28,8 @@ class WorkdirStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStep:
-    """``RUN``. ``environment`` is what counts for the result: ENV and declared ARGs. ``network``: default, none, host."""
+    """``RUN``. ``environment`` is what counts for the result: ENV and declared ARGs. ``network``: default, none, host.
+    ``security``: sandbox, insecure. ``mounts``: with absolute targets."""
 
     instruction: Instruction
     created_by: str
@@ -35,6 +37,8 @@ class RunStep:
     script: ScriptFile | None
     environment: tuple[tuple[str, str], ...]
     network: str
+    security: str
+    mounts: tuple[RunMount, ...]
     user: str
     working_directory: str
 

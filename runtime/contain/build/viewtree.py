@@ -14,11 +14,11 @@ class ViewTree:
     """A `Tree` over a `RootView`, which the caller keeps open and closes."""
 
     def __init__(self, view: RootView, *, index: DigestIndex | None = None) -> None:
-        self._view = view
+        self.view = view
         self._index: DigestIndex = index or NoIndex()
 
     def _entry(self, path: str) -> Entry | None:
-        return self._view.lookup("/" + path, follow=False)
+        return self.view.lookup("/" + path, follow=False)
 
     def lookup(self, path: str) -> Node | None:
         """The entry at a path without links on the way, or None."""
@@ -45,7 +45,7 @@ class ViewTree:
         """The names in a directory, sorted bytewise."""
         if self._entry(path) is None and not path:
             return ()
-        return self._view.listdir("/" + path)
+        return self.view.listdir("/" + path)
 
     def open(self, path: str) -> int:
         """A descriptor on a regular file."""

@@ -81,7 +81,7 @@ def test_build_arguments_that_nothing_declares_are_reported() -> None:
 
 
 def test_what_is_not_supported_in_a_stage_that_is_not_needed_does_not_matter() -> None:
-    text = "FROM scratch AS a\nRUN --mount=target=/x true\nFROM scratch AS b\n"
+    text = "FROM scratch AS a\nRUN --device=x true\nFROM scratch AS b\n"
     assert [plan.title for plan in graph(text).stages] == ["b"]
     with pytest.raises(NotSupported):
         graph(text, target="a")
