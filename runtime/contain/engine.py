@@ -104,6 +104,12 @@ class Engine:
 
         return plan(request, store=self.store)
 
+    def explain_build(self, request: BuildRequest) -> str:
+        """What of a build would come from the cache, and why the rest would not, as text."""
+        from contain.build.execute import explain
+
+        return "".join(f"{each}\n" for each in explain(request, store=self.store, progress=Silent()))
+
     def check_build(self, request: BuildRequest) -> CheckReport:
         """What the build checks find in the Dockerfile."""
         from contain.build.checking import check

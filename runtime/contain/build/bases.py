@@ -96,15 +96,19 @@ def find_base(
     store: Store,
     pull: Callable[[Reference, Platform, Progress], Image],
     providers: Callable[[], pluggy.PluginManager] = base_providers,
+    refresh: bool = False,
 ) -> FoundBase:
-    """Look a base up: local store, registry (``pull``), providers.
+    """Look a base up: local store, registry (``pull``), providers. ``refresh``: the local store comes last, with a warning.
 
     Raises `NotFound` (code ``base-not-found``) that says what each place answered; errors of a provider as they are.
     """
     source: str | None = None
+    local: tuple[str, str] | None = None
     if reference.name != HOST_NAME:
         local = store.name_source(reference)
-        if local is not None and runs_on(store.image(local[0]).config.platform, platform):
+        if local is not None and not runs_on(store.image(local[0]).config.platform, platform):
+            local = None
+        if local is not None and not refresh:
             image = store.image(local[0])
             return _found(reference, image, local[1], store, progress, local=True)
         try:
@@ -122,6 +126,9 @@ def find_base(
         if reference.name != HOST_NAME:
             store.tag(reference, image.digest, source=provided.source)
         return _found(reference, image, provided.source, store, progress)
+    if local is not None:
+        progress.warn(f"{reference.familiar} could not be looked up anew: {source}; the local one is used")
+        return _found(reference, store.image(local[0]), local[1], store, progress, local=True)
     raise NotFound(
         f"no image {reference.familiar}: not in the local store; {source}; no base provider makes it",
         code="base-not-found",

@@ -10,13 +10,14 @@ from contain.values import dataclass
 class CachePolicy:
     """``explain``: say of each step why it was or was not taken from the cache. ``only_explain``: and do nothing else.
 
-    ``refused_stages``: ``--no-cache-filter``. ``lifetime_seconds``: older records do not count; None: no limit. ``sources`` and
-    ``destinations``: ``--cache-from`` and ``--cache-to``.
+    ``refused_stages``: ``--no-cache-filter``. ``lifetime_seconds``: older records do not count; None: no limit. ``refresh_bases``:
+    ``--pull``. ``sources`` and ``destinations``: ``--cache-from`` and ``--cache-to``.
     """
 
     explain: bool = False
     only_explain: bool = False
     refused_stages: tuple[str, ...] = ()
     lifetime_seconds: float | None = None
+    refresh_bases: bool = False
     sources: tuple[CachePlace, ...] = ()
     destinations: tuple[CachePlace, ...] = ()

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from contain.build.bases import BaseFinder, find_base
+from contain.build.cache_places import Scope
+from contain.build.caching import NotKnownYet
 from contain.build.contexts import ContextKind
 from contain.build.copy_step import perform_copy_step
 from contain.build.fold import begin_stage, fold
@@ -43,16 +45,18 @@ from contain.progress import Progress
 from contain.store import StepRecord
 
 if TYPE_CHECKING:
+    from contain.build.explain import StepExplanation
     from contain.oci import Image
     from contain.reference import Reference
     from contain.store import Store
 
 _TITLE_LENGTH = 160
+_T = TypeVar("_T")
 
 
-def default_bases(store: Store) -> BaseFinder:
-    """Look-up in the store, the registries of the machine's configuration, and the base providers."""
-    return partial(find_base, store=store, pull=partial(_pull, store=store))
+def default_bases(store: Store, *, refresh: bool = False) -> BaseFinder:
+    """Look-up in the store, the registries of the machine's configuration, and the base providers. ``refresh``: the store last."""
+    return partial(find_base, store=store, pull=partial(_pull, store=store), refresh=refresh)
 
 
 def _pull(reference: Reference, platform: Platform, progress: Progress, *, store: Store) -> Image:
@@ -74,8 +78,28 @@ def build(
     Raises `UsageError` and `NotFound` that point into the Dockerfile, `BuildStepFailed` for a command that failed, `NotSupported` for
     what is understood and cannot be done yet; then nothing was tagged, and the steps that were done stay in the cache.
     """
+    return _with_builder(_Builder.run, request, store=store, progress=progress, bases=bases, host=host)
+
+
+def explain(
+    request: BuildRequest, *, store: Store, progress: Progress, bases: BaseFinder | None = None, host: BuildHost | None = None
+) -> tuple[StepExplanation, ...]:
+    """Of each step with files whether it would be taken from the cache, and if not, why. Carries nothing out, pulls nothing."""
+    request = replace(request, cache=replace(request.cache, explain=True, only_explain=True))
+    return _with_builder(_Builder.explain, request, store=store, progress=progress, bases=bases, host=host)
+
+
+def _with_builder(
+    act: Callable[[_Builder], _T],
+    request: BuildRequest,
+    *,
+    store: Store,
+    progress: Progress,
+    bases: BaseFinder | None,
+    host: BuildHost | None,
+) -> _T:
     host = read_build_host(build_args=request.build_args) if host is None else host
-    bases = default_bases(store) if bases is None else bases
+    bases = default_bases(store, refresh=request.cache.refresh_bases) if bases is None else bases
     if request.lock is not None:
         from contain.build.locked_bases import locked_bases
         from contain.build.locking import locked_host
@@ -108,7 +132,7 @@ def build(
             index=index,
             cleanup=cleanup,
         )
-        return _Builder(bench).run()
+        return act(_Builder(bench))
 
 
 class _StageProgress:
@@ -161,6 +185,7 @@ class _Builder:
         config = replace(config, created=bench.created, labels=labels)
         image = bench.store.put_image(config, result.layers)
         bench.store.touch_steps(bench.used_keys)
+        self._export_cache()
         record = bench.trace.record(
             bench.request,
             dockerfile=bench.sources.name,
@@ -184,6 +209,28 @@ class _Builder:
             inputs=bench.inputs(),
         )
 
+    def explain(self) -> tuple[StepExplanation, ...]:
+        """Go through the steps without carrying one out."""
+        for plan in self._graph.stages:
+            self._stage(plan.index)
+        self._loop.run(self._stage(self._graph.target))
+        return tuple(self._bench.explanations)
+
+    def _export_cache(self) -> None:
+        destinations = self._bench.request.cache.destinations
+        if not destinations:
+            return
+        from contain.build.cache_exchange import export_cache
+
+        result = {self._graph.target}
+        plan = plan_stage(self._graph, self._graph.target)
+        while isinstance(plan.base, StageBase):
+            plan = plan_stage(self._graph, plan.base.index)
+            result.add(plan.index)
+        for place in destinations:
+            records = [record for stage, record in self._bench.records if place.scope is Scope.ALL_STAGES or stage in result]
+            export_cache(place, records, store=self._bench.store, progress=self._bench.progress)
+
     def _tell_warnings(self) -> None:
         """What the build checks object to. Not when every step was cached: such a build takes hardly longer than the checks."""
         from contain.build.checking import warnings_of
@@ -200,7 +247,7 @@ class _Builder:
         return self._stages[index]
 
     def _need_stage(self, stage: Stage, index: int) -> Work[StageResult]:
-        return self._await_stage(stage.plan, index)
+        return self._known((yield from self._await_stage(stage.plan, index)), plan_stage(self._graph, index).title)
 
     def _await_stage(self, plan: StagePlan, index: int) -> Work[StageResult]:
         """Wait for another stage. Only an ONBUILD trigger can make a circle: the graph has none."""
@@ -218,6 +265,11 @@ class _Builder:
             del self._waits[plan.index]
         return job.value
 
+    def _known(self, below: StageResult, what: str) -> StageResult:
+        if below.pending:
+            raise NotKnownYet(f"depends on {what}, in which {below.pending} would be carried out")
+        return below
+
     def _build_stage(self, plan: StagePlan) -> Work[StageResult]:
         self._title(plan, plan.stage.start)
         stage, triggers = yield from self._begin(plan)
@@ -227,6 +279,10 @@ class _Builder:
             try:
                 stage.state, step = fold(stage.state, instruction)
                 record = yield from self._perform(stage, step, number)
+            except NotKnownYet as reason:
+                self._bench.explain_open(stage, str(reason))
+                stage.pending = stage.pending or f"{instruction.keyword} in line {instruction.span.line}"
+                record = None
             except ContainError as error:
                 if error.span is None and isinstance(error, UsageError):
                     error.span = instruction.span
@@ -251,16 +307,22 @@ class _Builder:
     def _begin(self, plan: StagePlan) -> Work[tuple[Stage, list[Instruction]]]:
         arguments: Mapping[str, str | None] = MappingProxyType({})
         layers: tuple[Descriptor, ...] = ()
+        pending = ""
         match plan.base:
             case ScratchBase():
                 config = ImageConfig(platform=plan.platform, working_directory="/")
             case StageBase(index=index):
                 below = yield from self._await_stage(plan, index)
                 config, layers, arguments = below.state.config, below.layers, below.state.arguments
+                pending = below.pending
             case ImageBase(reference=reference):
-                found = self._bench.base(reference, plan.platform, plan.stage.start.span_of(plan.stage.base))
-                config, layers = found.image.config, found.image.manifest.layers
-                config = replace(config, history=complete_history(config, len(layers), self._bench.created))
+                try:
+                    found = self._bench.base(reference, plan.platform, plan.stage.start.span_of(plan.stage.base))
+                    config, layers = found.image.config, found.image.manifest.layers
+                    config = replace(config, history=complete_history(config, len(layers), self._bench.created))
+                except NotKnownYet:
+                    config = ImageConfig(platform=plan.platform, working_directory="/")
+                    pending = f"getting the base {reference.familiar}"
             case ContextBase(place=place) if place.kind is ContextKind.LAYOUT:
                 image = self._bench.layout_image(place, plan.platform)
                 config, layers = image.config, image.manifest.layers
@@ -280,7 +342,7 @@ class _Builder:
         progress: Progress = self._bench.progress
         if len(self._graph.stages) > 1:
             progress = _StageProgress(progress, plan.title)
-        stage = Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint, progress=progress)
+        stage = Stage(plan=plan, state=state, layers=layers, fingerprint=fingerprint, progress=progress, pending=pending)
         self._bench.trace.begin(plan)
         if isinstance(plan.base, ContextBase) and plan.base.place.kind is not ContextKind.LAYOUT:
             step = _copy_of_everything(plan.stage.start, plan.base.name)

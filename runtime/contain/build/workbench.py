@@ -13,9 +13,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from contain.build.bases import BaseFinder, FoundBase
+from contain.build.caching import NotKnownYet
 from contain.build.context import ContextTree
 from contain.build.contexts import ContextKind, ContextPlace
 from contain.build.graph import BuildGraph, StagePlan
+from contain.build.host_root import HOST_NAME
 from contain.build.keys import base_chain
 from contain.build.memory import open_memory_directory
 from contain.build.request import BuildHost, BuildInputs, BuildRequest
@@ -166,10 +168,19 @@ class Workbench:
         if not self.request.cache.only_explain:
             stage.progress.note(str(explanation))
 
+    def explain_open(self, stage: Stage, reason: str) -> None:
+        """Whether the step would be taken from the cache is not known yet."""
+        from contain.build.explain import Outcome
+
+        self.explain(stage, Outcome.OPEN, (reason,))
+
     def base(self, reference: Reference, platform: Platform, span: SourceSpan) -> FoundBase:
         """The image of that name, looked up once per build. An error points at ``span``, where the name is written."""
         key = (str(reference), str(platform))
         if key not in self.found:
+            here = reference.name == HOST_NAME or self.store.name_source(reference) is not None
+            if self.request.cache.only_explain and not here:
+                raise NotKnownYet(f"the image {reference.familiar} is not here yet")
             try:
                 found = self._bases(reference, platform, self.progress)
             except ContainError as error:

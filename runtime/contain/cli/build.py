@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import Parser, parse_pairs
+from contain.cli.builder import add_cache_arguments, read_cache_policy
 from contain.cli.lock import add_lock_flags, attest, find_lock, parse_attestation
 from contain.cli.output import TerminalProgress
 from contain.errors import BuildStepFailed, HostError, UsageError
@@ -59,6 +60,7 @@ def add_build_arguments(parser: Parser) -> None:
     parser.add_argument("--push", action="store_true", help="the same as --output=type=registry")
     parser.add_argument("--load", action="store_true", help="the same as --output=type=docker: the image goes to the store")
     parser.add_argument("--no-cache", action="store_true", help="carry out every step")
+    add_cache_arguments(parser)
     parser.add_argument("--plan", action="store_true", help="show stages and steps, and do nothing")
     parser.add_argument("--check", action="store_true", help="show what the build checks find, and build nothing")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of what --check shows")
@@ -107,7 +109,7 @@ def build(options: argparse.Namespace) -> int:
         if options.check:
             return _check(engine, request, as_json=options.format == "json")
         if options.plan:
-            sys.stdout.write(engine.plan_build(request))
+            sys.stdout.write(engine.explain_build(request) if options.explain else engine.plan_build(request))
             return 0
         try:
             result = engine.build(request)
@@ -192,6 +194,7 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
         build_args=_build_arguments(options.build_arg),
         tags=tuple(parse_reference(name) for name in options.tag),
         no_cache=options.no_cache,
+        cache=read_cache_policy(options),
         platform=parse_platform(options.platform) if options.platform else None,
         contexts=parse_named_contexts(options.build_context),
         labels=dict(parse_pairs([text if "=" in text else f"{text}=" for text in options.label], flag="--label")),
