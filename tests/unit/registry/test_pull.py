@@ -15,7 +15,8 @@ from contain.oci.image import MEDIA_INDEX, MEDIA_MANIFEST
 from contain.reference import parse_reference
 from contain.registry.challenge import Credentials
 from contain.registry.configuration import RegistryConfiguration
-from contain.registry.pull import PIECE_BYTES, pull
+from contain.registry.download import PIECE_BYTES
+from contain.registry.pull import pull
 
 if TYPE_CHECKING:
     from contain.store import Store
