@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from contain.store import Store
 
 _CONTEXT_LINES = 400
-_OTHER_LINES = 60
+_OTHER_LINES = 24
 _DATABASES = {"dpkg": ("/var/lib/dpkg/status",), "apk": ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")}
 _ARCHIVE_STATE = re.compile(r"^Debian .*Release file of ")
 
