@@ -345,6 +345,7 @@ def _copy_into(place: HostPath, source: MountSource, *, epoch_seconds: int | Non
     place.chmod(node.mode if node.kind is Kind.DIRECTORY else 0o755)
     if node.kind is Kind.DIRECTORY and os.geteuid() == 0:
         os.chown(place, node.user_id, node.group_id)
+    os.utime(place, ns=(node.mtime_ns, node.mtime_ns))
 
 
 def read_secret(source: SecretSource, environ: Mapping[str, str]) -> bytes:
