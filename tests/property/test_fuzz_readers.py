@@ -119,7 +119,7 @@ def unpack_layer(data: bytes) -> None:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with _emptied(tempfile.mkdtemp(dir=memory)) as top:
         (top / "victim").write_bytes(b"outside")
-        seen = []
+        seen: list[tuple[object, object]] = []
         for walker in (False, True):
             tree = top / str(walker)
             tree.mkdir()
