@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
 
 from contain.build.archives import is_archive, unpack_archive
 from contain.build.caching import cached_layer
@@ -16,7 +15,7 @@ from contain.build.copy_sources import open_batches
 from contain.build.copying import CREATED_DIRECTORY_MODE, CopyOptions, perform_copy
 from contain.build.keys import base_chain, copy_ingredients
 from contain.build.owners import parse_owner
-from contain.build.selection import Batch, Placement, digest_batches, plan_copy
+from contain.build.selection import Batch, Placement, digest_batches, list_batches, plan_copy
 from contain.build.steps import CopyStep
 from contain.build.tasks import Work
 from contain.build.tree import Kind, Tree, join, parent_of
@@ -35,23 +34,9 @@ def perform_copy_step(bench: Workbench, stage: Stage, step: CopyStep, number: in
     with contextlib.ExitStack() as stack:
         batches = yield from open_batches(bench, stage, step, stack)
         inputs = digest_batches(batches)
-        chosen: dict[str, Any] = {}
-        owner: tuple[int, int] | None = None
-        if step.link:
-            chosen["link"] = True
-            owner = _owner(step, below)
-            chosen["owner"] = None if owner is None else f"{owner[0]}:{owner[1]}"
-        if step.exclude:
-            chosen["exclude"] = list(step.exclude)
-        if step.parents:
-            chosen["parents"] = True
-        if step.unpack_remote:
-            chosen["unpack_remote"] = True
+        owner = _owner(step, below) if step.link else None
         base = base_chain(()) if step.link else stage.chain
-        ingredients = {
-            **copy_ingredients(step, base=base, inputs=inputs, epoch_seconds=bench.epoch_seconds),
-            **chosen,
-        }
+        ingredients = copy_ingredients(step, base=base, inputs=inputs, epoch_seconds=bench.epoch_seconds, owner=owner)
         lower = ViewTree(stack.enter_context(RootView(trees)))
 
         def execute() -> Work[CommittedLayer | None]:
@@ -62,7 +47,11 @@ def perform_copy_step(bench: Workbench, stage: Stage, step: CopyStep, number: in
                 return bench.commit(upper, trees)
             yield from ()
 
-        return (yield from cached_layer(bench, stage, number, ingredients, execute))
+        return (
+            yield from cached_layer(
+                bench, stage, number, ingredients, execute, listings={inputs.digest: lambda: list_batches(batches)}
+            )
+        )
 
 
 def _perform(

@@ -111,10 +111,26 @@ def _plain(name: str, label: str = "", empty: str = "none") -> Explainer:
     return explain
 
 
+def _flag(name: str, label: str) -> Explainer:
+    """``label`` was added or removed."""
+
+    def explain(before: Snapshot, after: Snapshot) -> list[str]:  # noqa: ARG001 - an explainer's shape
+        return [f"{label} {'added' if after.ingredients.get(name) else 'removed'}"]
+
+    return explain
+
+
+def _normalised(before: Snapshot, after: Snapshot) -> list[str]:
+    if before.ingredients.get("normalised") is None or after.ingredients.get("normalised") is None:
+        return [f"--reproducible {'off -> on' if before.ingredients.get('normalised') is None else 'on -> off'}"]
+    return ["the rules that take noise out of a layer changed"]
+
+
 def _short(value: object, empty: str = "none") -> str:
     if value in (None, "", [], {}):
         return empty
-    text = " ".join(value.split()) if isinstance(value, str) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
@@ -241,7 +257,8 @@ def explain_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = ["".join(each if each.isprintable() else "?" for each in name) for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _change(old: str, new: str) -> str:
@@ -286,10 +303,10 @@ def _mounts(before: Snapshot, after: Snapshot) -> list[str]:
             continue
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
         for name in names:
-            if name == "input":
+            if name == "content":
                 files = explain_files(before.listing(str(one.get(name))), after.listing(str(other.get(name))))
                 reasons += [f"--mount {target}: {reason}" for reason in files]
-            elif name != "entries" or "input" not in names:
+            else:
                 reasons.append(f"--mount {target} {name}: {_short(one.get(name))} -> {_short(other.get(name))}")
     return reasons or ["the order of the mounts"]
 
@@ -297,7 +314,7 @@ def _mounts(before: Snapshot, after: Snapshot) -> list[str]:
 def _by_target(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for number, mount in enumerate(snapshot.ingredients.get("mounts") or ()):
-        name = str(mount.get("target") or mount.get("env") or mount.get("id") or number)
+        name = f"type={mount.get('type')} {mount.get('target') or mount.get('env') or mount.get('id') or number}"
         found[name if name not in found else f"{name} ({number})"] = mount
     return found
 
@@ -317,7 +334,14 @@ EXPLAINERS: Mapping[str, Explainer] = MappingProxyType(
         "working_directory": _plain("working_directory", "WORKDIR"),
         "path": _plain("path", "WORKDIR"),
         "network": _plain("network", "--network"),
-        "security": _plain("security", "--security"),
+        "security": _plain("security", "--security", "sandbox"),
+        "host_names": _plain("host_names", "--add-host"),
+        "hostname": _plain("hostname", "the container's host name", "the usual"),
+        "normalised": _normalised,
+        "link": _flag("link", "--link"),
+        "parents": _flag("parents", "--parents"),
+        "exclude": _plain("exclude", "--exclude"),
+        "unpack_remote": _flag("unpack_remote", "--unpack"),
         "destination": _plain("destination", "the destination"),
         "owner": _plain("owner", "--chown"),
         "mode": _plain("mode", "--chmod"),

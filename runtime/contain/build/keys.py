@@ -72,19 +72,32 @@ def run_ingredients(
     }
 
 
-def copy_ingredients(step: CopyStep, *, base: str, inputs: InputDigest, epoch_seconds: int) -> Ingredients:
-    """What a COPY or ADD depends on. ``base``: links in the destination and names of --chown are looked up there."""
+def copy_ingredients(
+    step: CopyStep, *, base: str, inputs: InputDigest, epoch_seconds: int, owner: tuple[int, int] | None = None
+) -> Ingredients:
+    """What a COPY or ADD depends on. ``base``: links in the destination and names of --chown are looked up there; with ``--link``
+    it is nothing, and ``owner`` is what the names of --chown stood for."""
+    chosen: dict[str, Any] = {  # left out where it is not said
+        "link": step.link,
+        "exclude": list(step.exclude),
+        "parents": step.parents,
+        "unpack_remote": step.unpack_remote,
+    }
+    shown = step.chown
+    if step.link:
+        shown = None if owner is None else f"{owner[0]}:{owner[1]}"
     return {
         "v": VERSION,
         "kind": "add" if step.unpack else "copy",
         "base": base,
         "destination": step.destination,
-        "owner": step.chown,
+        "owner": shown,
         "mode": step.chmod,
         "documents": [list(document) for document in step.documents],
         "input": inputs.digest,
         "entries": inputs.entries,
         "epoch_seconds": epoch_seconds,
+        **{name: value for name, value in chosen.items() if value},
     }
 
 
