@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from contain.archive.plan import FileFormat, SavedImage
     from contain.build.checking import CheckReport
     from contain.build.request import BuildRequest, BuildResult
+    from contain.build.verify_report import Verification
     from contain.container.execute import ExecRequest
     from contain.container.records import ContainerRecord, Records
     from contain.container.sessions import Session
@@ -97,6 +98,12 @@ class Engine:
         from contain.build.execute import build
 
         return build(request, store=self.store, progress=self.progress)
+
+    def verify_build(self, request: BuildRequest) -> tuple[BuildResult, Verification]:
+        """Build twice under different conditions and compare: `contain.build.verify`."""
+        from contain.build.verify import verify
+
+        return verify(request, store=self.store, progress=self.progress)
 
     def plan_build(self, request: BuildRequest) -> str:
         """What a build would do, as text."""

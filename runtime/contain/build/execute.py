@@ -207,6 +207,7 @@ class _Builder:
             explanations=tuple(bench.explanations),
             record=record,
             inputs=bench.inputs(),
+            replaced=tuple(bench.replaced),
         )
 
     def explain(self) -> tuple[StepExplanation, ...]:

@@ -20,6 +20,7 @@ from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.build.explain import StepExplanation
+    from contain.store import StepRecord
 
 DEFAULT_EPOCH_SECONDS = 946_684_800
 """2000-01-01T00:00:00Z: the time of everything that a build makes, unless ``SOURCE_DATE_EPOCH`` says another."""
@@ -92,7 +93,8 @@ class BuildInputs:
 class BuildResult:
     """The image, where its bases came from, and how many steps with a layer were taken from the cache or executed.
 
-    ``inputs``: None where the result depends on more than they hold: on an address, or on this machine's root.
+    ``inputs``: None where the result depends on more than they hold: on an address, or on this machine's root. ``replaced``: the
+    records that a build without the cache found there, each with the one that it made itself.
     """
 
     image: Image
@@ -102,6 +104,7 @@ class BuildResult:
     explanations: tuple[StepExplanation, ...] = ()
     record: BuildRecord
     inputs: BuildInputs | None = None
+    replaced: tuple[tuple[StepRecord, StepRecord], ...] = ()
 
     @property
     def digest(self) -> str:

@@ -117,7 +117,7 @@ class Workbench:
         self.used_keys: list[str] = []
         self.explanations: list[StepExplanation] = []
         self._caches: tuple[CacheSource, ...] | None = None
-        self.replaced: dict[str, StepRecord] = {}
+        self.replaced: list[tuple[StepRecord, StepRecord]] = []  # what the cache had, what was made in its place
         self.trace = Trace(graph)
         self.depends_on_more = False
         self._bases = bases
@@ -310,7 +310,7 @@ class Workbench:
         """A step that is in the cache was carried out again: what the cache had stays here until the build's end."""
         replaced = self.store.find_step(record.key)
         if replaced is not None and self.hold(replaced.diff_id):
-            self.replaced[record.key] = replaced
+            self.replaced.append((replaced, record))
 
     def commit(self, upper: HostPath, trees: tuple[HostPath, ...]) -> CommittedLayer | None:
         """Make a layer of what a step wrote; None when it changed nothing."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import Parser, parse_pairs
+from contain.cli.build_runs import add_run_arguments, run_options
 from contain.cli.builder import add_cache_arguments, read_cache_policy
 from contain.cli.lock import add_lock_flags, attest, find_lock, parse_attestation
 from contain.cli.output import TerminalProgress
@@ -21,6 +22,7 @@ from contain.errors import BuildStepFailed, HostError, UsageError
 if TYPE_CHECKING:
     from contain.build.outputs import Output
     from contain.build.request import BuildRequest, BuildResult
+    from contain.build.verify_report import Verification
     from contain.engine import Engine
 
 _PROGRESS = ("auto", "plain", "tty", "quiet")
@@ -60,10 +62,25 @@ def add_build_arguments(parser: Parser) -> None:
     parser.add_argument("--push", action="store_true", help="the same as --output=type=registry")
     parser.add_argument("--load", action="store_true", help="the same as --output=type=docker: the image goes to the store")
     parser.add_argument("--no-cache", action="store_true", help="carry out every step")
+    parser.add_argument(
+        "--reproducible",
+        dest="no_reproducible",
+        action="store_false",
+        help="take times, logs and random names of package managers out of each RUN's layer (default)",
+    )
+    parser.add_argument(
+        "--no-reproducible", dest="no_reproducible", action="store_true", help="keep each RUN's layer as the RUN left it"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="carry out every step twice, under different conditions, and show what differs, where and why; 1 if anything does",
+    )
     add_cache_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument("--plan", action="store_true", help="show stages and steps, and do nothing")
     parser.add_argument("--check", action="store_true", help="show what the build checks find, and build nothing")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="of what --check shows")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of what --check and --verify show")
     parser.add_argument("--iidfile", metavar="FILE", help="write the image's digest to FILE")
     parser.add_argument("--metadata-file", metavar="FILE", help="write what was built to FILE, as JSON")
     parser.add_argument("--progress", choices=_PROGRESS, default="auto", help="quiet: the digest and nothing else")
@@ -111,14 +128,22 @@ def build(options: argparse.Namespace) -> int:
         if options.plan:
             sys.stdout.write(engine.explain_build(request) if options.explain else engine.plan_build(request))
             return 0
+        verification = None
         try:
-            result = engine.build(request)
+            if options.verify:
+                result, verification = engine.verify_build(request)
+            else:
+                result = engine.build(request)
         except BuildStepFailed as error:
             if options.quiet and error.log_tail:
                 sys.stderr.write(error.log_tail)
             raise
         finally:
             progress.close()
+        if verification is not None:
+            sys.stdout.write(_render_verification(verification, as_json=options.format == "json"))
+            if not verification.reproducible:
+                return 1
         attest(engine, result, request, options)
         for output in outputs:
             _export(engine, request, result, output)
@@ -126,7 +151,7 @@ def build(options: argparse.Namespace) -> int:
         _write(options.iidfile, result.digest)
     if options.metadata_file:
         _write(options.metadata_file, json.dumps(_metadata(request, result), indent=2, sort_keys=True) + "\n")
-    if not any(output.destination == "-" for output in outputs):
+    if verification is None and not any(output.destination == "-" for output in outputs):
         sys.stdout.write(result.digest + "\n")
     _keep_for_replay(engine.home, request, result, options, progress)
     return 0
@@ -194,11 +219,19 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
         build_args=_build_arguments(options.build_arg),
         tags=tuple(parse_reference(name) for name in options.tag),
         no_cache=options.no_cache,
+        reproducible=not options.no_reproducible,
         cache=read_cache_policy(options),
+        run=run_options(options),
         platform=parse_platform(options.platform) if options.platform else None,
         contexts=parse_named_contexts(options.build_context),
         labels=dict(parse_pairs([text if "=" in text else f"{text}=" for text in options.label], flag="--label")),
     )
+
+
+def _render_verification(verification: Verification, *, as_json: bool) -> str:
+    from contain.build.verify_report import render_verification, render_verification_json
+
+    return render_verification_json(verification) if as_json else render_verification(verification)
 
 
 def _check(engine: Engine, request: BuildRequest, *, as_json: bool) -> int:

@@ -145,7 +145,9 @@ _ALL = (
         title="a file with a random name, as mktemp makes them",
         remedy="remove it at the end of the RUN that makes it",
     ),
-    Cause(identifier="random-value", title="a random identifier (UUID)", remedy="derive it from a fixed name: uuidgen --sha1"),
+    Cause(
+        identifier="random-value", title="a random identifier", remedy="derive it from a fixed name: uuidgen --sha1, or give it"
+    ),
     # Version control.
     Cause(identifier="git-index", title="git's index holds inode numbers and times", remedy=_MEND, mended=True),
     Cause(identifier="git-reflog", title="git logs the time of each movement", remedy=_MEND, mended=True),
