@@ -193,8 +193,10 @@ def test_a_tag_that_others_change_for_ever_is_given_up(
     assert caught.value.code == "registry-busy"
 
 
-@pytest.mark.parametrize("body", [b"<html>hello</html>", b"{}", b'{"manifests": 3, "schemaVersion": 2}'])
-def test_an_answer_that_is_no_list_of_referrers_is_not_believed(
+@pytest.mark.parametrize(
+    "body", [b'{"schemaVersion": 2, "manifests": []}', b"<html>hello</html>", b"{}", b'{"manifests": 3, "schemaVersion": 2}']
+)
+def test_an_api_that_knows_nothing_does_not_hide_what_the_tag_says(
     registry: FaultyRegistry, session: RegistrySession, subject: str, make: Any, body: bytes
 ) -> None:
     pushed = push_artifact(registry.reference(), subject, artifact_type=SBOM, blob=bytes_blob(SBOM, b"{}"), session=session)

@@ -156,6 +156,16 @@ def test_a_registry_that_lost_part_of_an_upload_gets_it_again(registry: FaultyRe
     assert pusher(registry.reference(), chunk_bytes=400_000).digest == image.digest
 
 
+def test_a_registry_that_claims_to_hold_what_it_has_not_is_found_out(
+    registry: FaultyRegistry, pusher: Pusher, make: Any
+) -> None:
+    image = pusher.image(registry.reference(), LARGE)
+    registry.fault("/uploads/", make.answer(headers={"Range": f"0-{image.manifest.layers[0].size - 1}"}), method="PATCH")
+    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+        pusher(registry.reference(), chunk_bytes=400_000)
+    assert not registry.manifests
+
+
 def test_a_registry_that_takes_an_upload_nowhere_is_given_up(registry: FaultyRegistry, pusher: Pusher, make: Any) -> None:
     pusher.image(registry.reference(), LARGE)
     registry.fault("/uploads/", *[make.answer(status=416)] * 100, method="PATCH")
@@ -221,7 +231,7 @@ def test_a_registry_without_head_gets_everything(registry: FaultyRegistry, pushe
 
 def test_a_head_that_claims_another_digest_is_not_believed(registry: FaultyRegistry, pusher: Pusher, make: Any) -> None:
     image = pusher.image(registry.reference(), SMALL)
-    wrong = {"Docker-Content-Digest": "sha256:" + "0" * 64, "Content-Length": "5"}
+    wrong = {"Docker-Content-Digest": "sha256:" + "0" * 64, "Content-Length": str(image.manifest.layers[0].size)}
     registry.fault(image.manifest.layers[0].digest, make.answer(body=b"", headers=wrong), method="HEAD")
     assert pusher(registry.reference()).digest == image.digest
     assert image.manifest.layers[0].digest in registry.blobs
