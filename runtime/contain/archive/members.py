@@ -22,7 +22,7 @@ from contain.errors import IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.store.compression import Decompressed
 from contain.store.durable import explained
-from contain.store.tar_header import TarKind
+from contain.store.tar_header import TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader, bad_layer, shown
 from contain.values import dataclass
 
@@ -33,6 +33,7 @@ MOST_MEMBERS = 100_000
 _LONGEST_NAME_BYTES = 1024
 _DEEPEST = 8
 _CHUNK_BYTES = 1 << 20
+_MARKS = ("oci-layout", "index.json", "manifest.json", "repositories")
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 
@@ -125,53 +126,83 @@ class TarMembers:
         return cast("BinaryIO", io.BufferedReader(window, _CHUNK_BYTES))
 
 
+class _Table:
+    """What an archive's headers say, one after another. The first objection is kept for the end, when it is known whether this
+    is an image file at all: a root file system's archive is full of what image files do not hold, and is a mistake, no attack."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+        self.places: dict[str, _Place] = {}
+        self._links: dict[str, str] = {}
+        self._kinds: dict[str, TarKind] = {}
+        self.objection: IntegrityError | None = None
+
+    def add(self, entry: TarEntry, offset: int) -> None:
+        """One member, whose content begins at ``offset``."""
+        if offset + entry.size_bytes > self._end:
+            raise bad_file(f"{shown(entry.path)} is cut short, or its size is a lie")
+        try:
+            self._add(entry, offset)
+        except IntegrityError as error:
+            self.objection = self.objection or error
+
+    def _add(self, entry: TarEntry, offset: int) -> None:
+        name = member_name(entry.path)
+        if entry.kind is TarKind.DIRECTORY:
+            if self._kinds.get(name, entry.kind) is not entry.kind:
+                raise bad_file(f"{name} stands there twice")
+        elif name in self._kinds or not name:
+            raise bad_file(f"{name or 'the top'} stands there twice")
+        self._kinds[name] = entry.kind
+        match entry.kind:
+            case TarKind.FILE:
+                self.places[name] = _Place(offset=offset, size=entry.size_bytes)
+            case TarKind.SYMLINK:
+                self._links[name] = link_target(name, entry.link.decode("utf-8", "backslashreplace"))
+            case TarKind.DIRECTORY:
+                pass
+            case kind:
+                raise bad_file(f"{name} is a {kind.name.lower().replace('_', ' ')}")
+
+    def finish(self) -> dict[str, _Place]:
+        """The members, links resolved. Raises the first objection, if this is an image file."""
+        if self.objection is not None:
+            if any(name in _MARKS or name.endswith("/layer.tar") for name in self._kinds):
+                raise self.objection
+            return {}
+        for name in self._kinds:
+            parent = name.rpartition("/")[0]
+            while parent:
+                if self._kinds.get(parent, TarKind.DIRECTORY) is not TarKind.DIRECTORY:
+                    raise bad_file(f"{name} stands below {parent}, which is no directory")
+                parent = parent.rpartition("/")[0]
+        resolved = {}
+        for name, target in self._links.items():
+            if target not in self.places:
+                raise bad_file(f"the link {name} leads to {target}, which is no member")
+            resolved[name] = self.places[target]
+        return self.places | resolved
+
+
 def _index(file: BinaryIO, limits: TarLimits) -> dict[str, _Place]:
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     reader = TarReader(file.read, limits)
-    places: dict[str, _Place] = {}
-    links: dict[str, str] = {}
-    kinds: dict[str, TarKind] = {}
+    table = _Table(end)
+    count = 0
     try:
-        for entry in reader:
-            name = member_name(entry.path)
-            if entry.kind is TarKind.DIRECTORY:
-                if kinds.get(name, entry.kind) is not entry.kind:
-                    raise bad_file(f"{name} stands there twice")
-            elif name in kinds or not name:
-                raise bad_file(f"{name or 'the top'} stands there twice")
-            kinds[name] = entry.kind
-            if len(kinds) > MOST_MEMBERS:
-                raise bad_file(f"more than {MOST_MEMBERS} members")
-            match entry.kind:
-                case TarKind.FILE:
-                    offset, size = file.tell(), reader.take_payload()
-                    if offset + size > end:
-                        raise bad_file(f"{name} is cut short, or its size is a lie")
-                    places[name] = _Place(offset=offset, size=size)
-                    file.seek(offset + size)
-                case TarKind.SYMLINK:
-                    links[name] = link_target(name, entry.link.decode("utf-8", "backslashreplace"))
-                case TarKind.DIRECTORY:
-                    pass
-                case kind:
-                    raise bad_file(f"{name} is a {kind.name.lower().replace('_', ' ')}")
+        for count, entry in enumerate(reader, start=1):
+            table.add(entry, file.tell())
+            file.seek(reader.take_payload(), os.SEEK_CUR)
+            if count > MOST_MEMBERS:
+                table.objection = table.objection or bad_file(f"more than {MOST_MEMBERS} members")
+                break
     except IntegrityError as error:
         if error.code != "bad-layer":
             raise
-        why = error.message.removeprefix("layer archive: ")
+        why = error.message.removeprefix("layer archive: ") if count else "it is no tar archive"
         raise bad_file(why, remedy="load takes what `save` wrote, as a tar archive or a directory") from error
-    for name in kinds:
-        parent = name.rpartition("/")[0]
-        while parent:
-            if kinds.get(parent, TarKind.DIRECTORY) is not TarKind.DIRECTORY:
-                raise bad_file(f"{name} stands below {parent}, which is no directory")
-            parent = parent.rpartition("/")[0]
-    for name, target in links.items():
-        if target not in places:
-            raise bad_file(f"the link {name} leads to {target}, which is no member")
-        places[name] = places[target]
-    return places
+    return table.finish()
 
 
 class _Window(io.RawIOBase):

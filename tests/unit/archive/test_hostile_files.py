@@ -144,7 +144,7 @@ def test_an_archive_that_is_cut_short(make: Make, shelf: Shelf) -> None:
     end = len(data.rstrip(b"\0"))
     before = shelf.content()
     for cut in range(0, end, 700):
-        with pytest.raises(ContainError):
+        with pytest.raises(IntegrityError if cut % 512 else ContainError):  # between two members it is only incomplete
             shelf.load(data[:cut])
         assert shelf.content() == before
 

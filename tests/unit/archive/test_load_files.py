@@ -235,9 +235,12 @@ def test_a_layer_that_is_here_from_another_blob_gets_that_blob_too(make: Make, s
 
 
 def test_a_root_file_system_is_no_image_file(make: Make, shelf: Shelf) -> None:
-    with pytest.raises(UsageError, match="contain import") as caught:
-        shelf.load(make.layer)
-    assert caught.value.code == "no-image-in-file"
+    link = tarfile.TarInfo("bin/sh")
+    link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
+    for data in (make.layer, make.pack({"etc/motd": b"x", "usr/" * 20 + "deep": b"x"}, link)):
+        with pytest.raises(UsageError, match="contain import") as caught:
+            shelf.load(data)
+        assert caught.value.code == "no-image-in-file"
 
 
 def test_artifacts_that_are_no_images_are_refused_by_name(make: Make, shelf: Shelf) -> None:
