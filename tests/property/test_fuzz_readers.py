@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -263,6 +264,58 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "read_config": (CONFIG,),
     "read_names": (b"docker.io/library/a:1@" + _DIGEST.encode(), b'Bearer realm="x",service=y', b"linux/arm/v7"),
 }
+
+
+# -- documents that are nearly right ----------------------------------------------------------------------------------------
+
+
+def document_of(recipe: bytes) -> bytes:
+    """A manifest or a config with values put in: two bytes for each, where and what. So that a fuzzer meets types, not brackets."""
+    document: dict[str, Any] = {**json.loads(CONFIG), **json.loads(MANIFEST), "config": json.loads(CONFIG)["config"]}
+    if recipe[:1] < b"\x80":
+        document = json.loads(MANIFEST if recipe[:1] < b"\x40" else CONFIG)
+    for where, what in zip(recipe[1::2], recipe[2::2], strict=False):
+        *above, last = PLACES[where % len(PLACES)].split(".")
+        found: Any = document
+        for name in above:
+            found = found.get(name) if isinstance(found, dict) else None
+            found = found[0] if isinstance(found, list) and found else found
+        if isinstance(found, dict):
+            found[last] = VALUES[what % len(VALUES)]
+    return json.dumps(document).encode()
+
+
+PLACES = (
+    *("schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "layers.digest", "layers.size", "Layers"),
+    *("layers.mediaType", "layers.annotations", "layers.platform", "layers.platform.os", "layers.Digest", "config.digest"),
+    *("config.size", "config.mediaType", "config.Env", "config.Cmd", "config.Entrypoint", "config.User", "config.Labels"),
+    *("config.Volumes", "config.ExposedPorts", "config.Healthcheck", "config.Healthcheck.Test", "config.Healthcheck.Interval"),
+    *("config.Shell", "config.OnBuild", "config.WorkingDir", "config.StopSignal", "rootfs", "rootfs.diff_ids", "history"),
+    *("history.created_by", "history.empty_layer", "os", "architecture", "variant", "created", "author", "annotations.a"),
+)
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, 2, -1, 2.0, 1 << 63, 1e400, "", "x", "a\0b", "\ud800", "é", "A=b", "80/tcp", "=", _DIGEST),
+    *([], {}, [None], [1], ["x"], ["A=b"], [["x"]], [{}], [_DIGEST], [_DIGEST, _DIGEST], {"a": "b"}, {"a": 1}, {"a": {}}),
+    *(
+        {"digest": _DIGEST, "size": 1},
+        [{"digest": _DIGEST, "size": 1}],
+        {"os": "linux"},
+        {"Test": ["CMD", "x"]},
+        "sha256:",
+        "x" * 300,
+    ),
+)
+
+
+def read_documents(recipe: bytes) -> None:
+    """See `document_of`."""
+    data = document_of(recipe)
+    read_manifest(data)
+    read_config(data)
+
+
+TARGETS["read_documents"] = read_documents
+SEEDS["read_documents"] = (b"\x00", b"\x41", b"\x81", bytes(range(64, 100)), bytes(range(0, 60, 2)), bytes(range(200, 255)))
 
 
 # -- archives that are nearly right -----------------------------------------------------------------------------------------
