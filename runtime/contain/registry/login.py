@@ -143,9 +143,9 @@ def log_in(
                     f"login attempt to {server.host} failed: incorrect username or password{error_detail(response)}",
                     code="login-denied",
                 )
-            if response.status != 200:
+            if response.status != 200 or not response.same_origin:  # another host's word says nothing of the password
                 raise RegistryError(
-                    f"{server.host} does not answer as a registry does: status {response.status} for /v2/",
+                    f"{server.host} does not answer as a registry does: status {response.status} at {response.url}",
                     code="not-a-registry",
                     remedy="check the address",
                 )
