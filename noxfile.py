@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -43,6 +44,26 @@ def tests(session: nox.Session) -> None:
     """What decides: no root, no network."""
     install(session, ".[test]")
     session.run("python", "-m", "pytest", "tests/unit", "tests/property", "tests/golden", *session.posargs)
+
+
+@nox.session
+def corpus(session: nox.Session) -> None:
+    """BuildKit's own data for Dockerfiles: ``-- PATH`` of a checkout of moby/buildkit, or $CONTAIN_BUILDKIT_CORPUS; else skipped."""
+    path = session.posargs[0] if session.posargs else os.environ.get("CONTAIN_BUILDKIT_CORPUS", "")
+    if not path:
+        session.skip("no data: give the path of a checkout of moby/buildkit, as in nox -s corpus -- PATH")
+    install(session, ".[test]")
+    found = f"--buildkit-corpus={Path(path).resolve()}"
+    session.run("python", "-m", "pytest", "tests/golden/dockerfile", found, *session.posargs[1:])
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Long runs of hostile input for every reader. ``-- --seconds 600 --target read_layer``; with atheris where it can be installed."""
+    install(session, ".[test]")
+    if session.venv_backend != "none":
+        session.run("python", "-m", "pip", "install", "--quiet", "atheris", success_codes=[0, 1])
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
 
 
 @nox.session
