@@ -303,7 +303,7 @@ TAMED: dict[str, tuple[bytes, Callable[[Path], bool]]] = {
         entry("sudo", b"1", mode=0o4755),
         lambda tree: stat.S_IMODE((tree / "sudo").stat().st_mode) == 0o4755,
     ),
-    "old-directory-by-its-slash": (entry("a/", flag=b"\0") + entry("a/b", b"1", flag=b"\0"), _content("a/b", b"1")),
+    "old-directory-by-its-slash": (entry("a/", flag=b"\0", mode=0o755) + entry("a/b", b"1", flag=b"\0"), _content("a/b", b"1")),
     "time-before-1970": (pax((b"mtime", b"-1.5")) + entry("a"), lambda tree: (tree / "a").stat().st_mtime == -1.5),
     "newline-and-escape-in-a-name": (entry(b"a\n\x1b[2J", b"1"), lambda tree: b"a\n\x1b[2J" in os.listdir(os.fsencode(tree))),
     "empty-layer": (b"", lambda tree: os.listdir(tree) == []),
