@@ -51,7 +51,6 @@ def render_artifact_manifest(
         "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size},
     }
     if annotations:
-        value["layers"][0]["annotations"] = dict(annotations)
         value["annotations"] = dict(annotations)
     return canonical_json(value)
 

@@ -245,7 +245,7 @@ def render_moved(rows: tuple[Moved, ...]) -> str:
     """A table: what, what the lock says, what was built, where."""
     table = [("WHAT", "LOCKED", "BUILT", "WHERE")]
     table += [
-        (_cut(f"{row.kind} {row.name}", 60), _value(row.locked), _value(row.built), _cut(row.where, 70))
+        (f"{row.kind} {_tail(row.name, 64)}", _value(row.locked), _value(row.built), _cut(row.where, 60))
         for row in rows[:_SHOWN_ROWS]
     ]
     widths = [max(len(line[column]) for line in table) for column in range(3)]
@@ -253,6 +253,11 @@ def render_moved(rows: tuple[Moved, ...]) -> str:
     if len(rows) > _SHOWN_ROWS:
         lines.append(f"... and {len(rows) - _SHOWN_ROWS} more")
     return "\n".join("  " + line.rstrip() for line in lines)
+
+
+def _tail(text: str, length: int) -> str:
+    """Of a path the end says more than the beginning."""
+    return text if len(text) <= length else "..." + text[-(length - 3) :]
 
 
 def _value(text: str) -> str:
