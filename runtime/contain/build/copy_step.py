@@ -15,7 +15,7 @@ from contain.build.copy_sources import open_batches
 from contain.build.copying import CREATED_DIRECTORY_MODE, CopyOptions, perform_copy
 from contain.build.keys import base_chain, copy_ingredients
 from contain.build.owners import parse_owner
-from contain.build.selection import Batch, Placement, digest_batches, list_batches, plan_copy
+from contain.build.selection import Batch, Selected, digest_batches, list_batches, plan_copy
 from contain.build.steps import CopyStep
 from contain.build.tasks import Work
 from contain.build.tree import Kind, Tree, join, parent_of
@@ -62,32 +62,49 @@ def _perform(
     writer: UpperWriter,
     options: CopyOptions,
 ) -> None:
-    def unpack(tree: Tree, placement: Placement) -> bool:
-        """Take a named file that is an archive: its contents go below the destination, which is a directory then."""
-        with os.fdopen(tree.open(placement.source.path), "rb") as stream:
-            if not is_archive(stream):
-                return False
-            target = writer.resolve(step.destination)
-            user_id, group_id = options.owner or (0, 0)
-            attributes = Attributes(mode=CREATED_DIRECTORY_MODE, user_id=user_id, group_id=group_id)
-            writer.ensure_directory(target, attributes)
-            if step.mode is not None:
-                stage.progress.warn(f"--chmod={step.chmod} is not for what is in the archive {placement.source.path!r}")
+    archives: list[tuple[Tree, Selected]] = []
+    others: list[tuple[Tree, Selected]] = []
+    for batch in batches:
+        for item in batch.selected:
+            unpacked = batch.unpack and item.node.kind is Kind.FILE and not item.was_link and _is_archive(batch.tree, item)
+            (archives if unpacked else others).append((batch.tree, item))
+    plan = plan_copy(
+        [item for _, item in others],
+        step.destination,
+        writer.lookup,
+        into_directory=bool(step.documents) and len(others) + len(archives) + len(step.documents) > 1,
+        span=step.instruction.span,
+    )
+    if archives:
+        _unpack(bench, stage, step, archives, writer, options)
+    perform_copy(plan, [Batch(tree=tree, selected=(item,)) for tree, item in others], writer, options, warn=stage.progress.warn)
+    _write_documents(step, writer, options)
+
+
+def _is_archive(tree: Tree, item: Selected) -> bool:
+    with os.fdopen(tree.open(item.node.path), "rb") as stream:
+        return is_archive(stream)
+
+
+def _unpack(
+    bench: Workbench,
+    stage: Stage,
+    step: CopyStep,
+    archives: list[tuple[Tree, Selected]],
+    writer: UpperWriter,
+    options: CopyOptions,
+) -> None:
+    """What the archives hold goes below the destination, which is a directory then."""
+    target = writer.resolve(step.destination)
+    user_id, group_id = options.owner or (0, 0)
+    writer.ensure_directory(target, Attributes(mode=CREATED_DIRECTORY_MODE, user_id=user_id, group_id=group_id))
+    for tree, item in archives:
+        if step.mode is not None:
+            stage.progress.warn(f"--chmod={step.chmod} is not for what is in the archive {item.node.path!r}")
+        with os.fdopen(tree.open(item.node.path), "rb") as stream:
             unpack_archive(
                 stream, target, writer, epoch_seconds=bench.epoch_seconds, owner=options.owner, warn=stage.progress.warn
             )
-            return True
-
-    selected = tuple(item for batch in batches for item in batch.selected)
-    plan = plan_copy(
-        selected,
-        step.destination,
-        writer.lookup,
-        into_directory=len(selected) + len(step.documents) > 1 and bool(step.documents),
-        span=step.instruction.span,
-    )
-    perform_copy(plan, batches, writer, options, warn=stage.progress.warn, unpack=unpack)
-    _write_documents(step, writer, options)
 
 
 def _write_documents(step: CopyStep, writer: UpperWriter, options: CopyOptions) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from contain.build.filtering import FilteredTree
-from contain.build.selection import Batch, CopyPlan, Placement
+from contain.build.selection import Batch, CopyPlan
 from contain.build.tree import Kind, Node, Tree, join
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.literals import ModeChange
@@ -35,9 +35,6 @@ class CopyOptions:
         return Attributes(mode=CREATED_DIRECTORY_MODE if mode is None else mode, user_id=user_id, group_id=group_id)
 
 
-Unpack = Callable[[Tree, Placement], bool]
-
-
 def perform_copy(
     plan: CopyPlan,
     batches: Sequence[Batch],
@@ -45,20 +42,14 @@ def perform_copy(
     options: CopyOptions,
     *,
     warn: Callable[[str], None],
-    unpack: Unpack | None = None,
 ) -> None:
-    """Everything the plan names; its placements are those of the batches in order. ``unpack`` is asked first for each named regular
-    file of a batch that wants it; it answers whether it took the file."""
+    """Everything the plan names; its placements are those of the batches, in order."""
     for directory in plan.directories:
         writer.ensure_directory(directory, options.created_directory)
     links: dict[tuple[int, int], str] = {}
-    origins = [batch for batch in batches for _ in batch.selected]
-    for placement, batch in zip(plan.placements, origins, strict=True):
-        if batch.unpack and unpack is not None and placement.source.kind is Kind.FILE and not placement.was_link:
-            taken = unpack(batch.tree, placement)
-            if taken:
-                continue
-        _copy_node(placement.source, placement.target, batch.tree, writer, options, links, warn, top=True)
+    trees = [batch.tree for batch in batches for _ in batch.selected]
+    for placement, tree in zip(plan.placements, trees, strict=True):
+        _copy_node(placement.source, placement.target, tree, writer, options, links, warn, top=True)
 
 
 def _attributes(node: Node, options: CopyOptions) -> Attributes:
@@ -104,9 +95,9 @@ def _copy_node(
         writer.put_hard_link(target, links[node.hard_link])
         return
     if node.kind is Kind.SOCKET:
-        warn(f"socket {node.path!r} is not copied: a layer cannot hold sockets")
-        return
-    if node.kind is Kind.FILE:
+        warn(f"the socket {node.path!r} becomes an empty file: a layer cannot hold sockets")
+        writer.put_file(target, b"", attributes)
+    elif node.kind is Kind.FILE:
         descriptor = tree.open(node.path)
         try:
             before = os.fstat(descriptor)

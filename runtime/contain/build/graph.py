@@ -274,10 +274,18 @@ def _source_stages(
 
 
 def find_source_stage(dockerfile: Dockerfile, index: int, name: str, *, span: SourceSpan | None) -> int | None:
-    """The stage that ``--from=name`` in stage ``index`` means, or None if it must be an image. Earlier stages come first."""
+    """The stage before stage ``index`` that ``--from=name`` means there, or None if it must be an image.
+
+    Raises `UsageError` (code ``stage-order``) for a later stage, `NotFound` (code ``stage-not-found``) for a number without one.
+    """
     found = dockerfile.index_of_stage(name, before=index)
-    if found is None:
-        found = dockerfile.index_of_stage(name)
+    if found is None and dockerfile.index_of_stage(name) is not None:
+        raise UsageError(
+            f"cannot copy from stage {name!r}: it needs to be defined before the stage that copies from it",
+            code="stage-order",
+            span=span,
+            remedy="move its FROM up",
+        )
     if found is None and name.isascii() and name.isdigit():
         raise NotFound(
             f"--from={name}: the Dockerfile has no such stage",
