@@ -2,119 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
 import io
 import json
-import os
 import random
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 import tarfile
 import textwrap
-import time
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import zstandard
 
 from contain.errors import NotFound, RegistryError
 from contain.oci import Platform
-from contain.oci.image import (
-    MEDIA_CONFIG,
-    MEDIA_DOCKER_MANIFEST,
-    MEDIA_INDEX,
-    MEDIA_LAYER,
-    MEDIA_LAYER_GZIP,
-    MEDIA_LAYER_ZSTD,
-    MEDIA_MANIFEST,
-)
+from contain.oci.image import MEDIA_DOCKER_MANIFEST, MEDIA_INDEX, MEDIA_MANIFEST
 from contain.progress import Silent
 from contain.reference import parse_reference
 from contain.registry.configuration import RegistryConfiguration
 from contain.registry.pull import pull
 from contain.store import Store
 
-REGISTRY = shutil.which("docker-registry", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin")
-OPENSSL, SKOPEO = shutil.which("openssl"), shutil.which("skopeo")
-USER, PASSWORD = "ann", "secret"
-HTPASSWD = "ann:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"  # bcrypt of "secret"
-NOTHING = RegistryConfiguration()
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Server
 
-pytestmark = pytest.mark.skipif(REGISTRY is None, reason="docker-registry is not installed")
+SKOPEO = shutil.which("skopeo")
+USER, PASSWORD = "ann", "secret"
+NOTHING = RegistryConfiguration()
 
 
 def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A running registry, and the few requests that fill it."""
-
-    host: str
-    scheme: str
-    context: ssl.SSLContext | None
-    authorization: str
-
-    def send(self, method: str, url: str, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
-        request = urllib.request.Request(url, data=data, method=method, headers={**(headers or {})})
-        if self.authorization:
-            request.add_header("Authorization", self.authorization)
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if self.context is not None:
-            handlers.append(urllib.request.HTTPSHandler(context=self.context))
-        with urllib.request.build_opener(*handlers).open(request, timeout=20) as response:
-            return response.headers
-
-    def put_blob(self, repository: str, data: bytes) -> dict[str, Any]:
-        location = self.send("POST", f"{self.scheme}://{self.host}/v2/{repository}/blobs/uploads/")["Location"]
-        separator = "&" if "?" in location else "?"
-        self.send("PUT", f"{location}{separator}digest={digest(data)}", data, {"Content-Type": "application/octet-stream"})
-        return {"digest": digest(data), "size": len(data)}
-
-    def put_manifest(self, repository: str, tag: str, data: bytes, media_type: str) -> None:
-        url = f"{self.scheme}://{self.host}/v2/{repository}/manifests/{tag}"
-        self.send("PUT", url, data, {"Content-Type": media_type})
-
-    def put_image(self, repository: str, tag: str, *layers: tuple[str, bytes], architecture: str = "amd64") -> bytes:
-        """Layers are (compression, tar). Returns the manifest."""
-        rows = []
-        for compression, plain in layers:
-            packed, media_type = {
-                "gzip": (gzip.compress(plain, mtime=0), MEDIA_LAYER_GZIP),
-                "zstd": (zstandard.ZstdCompressor().compress(plain), MEDIA_LAYER_ZSTD),
-                "none": (plain, MEDIA_LAYER),
-            }[compression]
-            rows.append({"mediaType": media_type, **self.put_blob(repository, packed)})
-        config = json.dumps(
-            {
-                "os": "linux",
-                "architecture": architecture,
-                "config": {"Cmd": ["/bin/sh"], "WorkingDir": "/srv"},
-                "rootfs": {"type": "layers", "diff_ids": [digest(plain) for _, plain in layers]},
-            }
-        ).encode()
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "config": {"mediaType": MEDIA_CONFIG, **self.put_blob(repository, config)},
-            "layers": rows,
-        }
-        data = json.dumps(manifest, indent=2).encode()
-        self.put_manifest(repository, tag, data, MEDIA_MANIFEST)
-        return data
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
@@ -125,56 +48,6 @@ def archive(files: Mapping[str, bytes]) -> bytes:
             member.size, member.mode, member.mtime = len(content), 0o640, 946684800
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    with contextlib.ExitStack() as stack:
-        yield lambda **options: stack.enter_context(_running(tmp_path, **options))
-
-
-@contextlib.contextmanager
-def _running(directory: Path, *, password: bool = False, certificate: tuple[Path, Path] | None = None) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    home = directory / f"registry-{port}"
-    home.mkdir()
-    configuration: dict[str, Any] = {
-        "version": 0.1,
-        "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(home / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}", "secret": "of the tests"},
-    }
-    if password:
-        (home / "htpasswd").write_text(HTPASSWD)
-        configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(home / "htpasswd")}}
-    if certificate is not None:
-        configuration["http"]["tls"] = {"certificate": str(certificate[0]), "key": str(certificate[1])}
-    (home / "config.yml").write_text(json.dumps(configuration))  # JSON is YAML
-    assert REGISTRY is not None
-    with open(home / "log", "wb") as log:
-        process = subprocess.Popen([REGISTRY, "serve", str(home / "config.yml")], stdout=log, stderr=log, cwd=home)
-    try:
-        context = ssl.create_default_context(cafile=str(certificate[0])) if certificate else None
-        server = Server(
-            host=f"127.0.0.1:{port}",
-            scheme="https" if certificate else "http",
-            context=context,
-            authorization="Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode() if password else "",
-        )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                server.send("GET", f"{server.scheme}://{server.host}/v2/")
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, (home / "log").read_text()
-                assert time.monotonic() < deadline, (home / "log").read_text()
-                time.sleep(0.02)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
@@ -196,8 +69,8 @@ def log_in(tmp_path: Path, host: str, password: str = PASSWORD) -> None:
     (tmp_path / "docker/config.json").write_text(json.dumps(stored))
 
 
-def test_an_index_of_two_platforms_with_gzip_zstd_and_plain_layers(start: Callable[..., Server], store: Store) -> None:
-    server = start()
+def test_an_index_of_two_platforms_with_gzip_zstd_and_plain_layers(start_registry: Callable[..., Server], store: Store) -> None:
+    server = start_registry()
     manifests = {
         architecture: server.put_image(
             "team/app",
@@ -237,8 +110,8 @@ def test_an_index_of_two_platforms_with_gzip_zstd_and_plain_layers(start: Callab
             assert store.find_image(name).digest == image.digest
 
 
-def test_a_pull_by_digest_moves_no_tag(start: Callable[..., Server], store: Store) -> None:
-    server = start()
+def test_a_pull_by_digest_moves_no_tag(start_registry: Callable[..., Server], store: Store) -> None:
+    server = start_registry()
     first = server.put_image("app", "latest", ("gzip", archive({"a": b"1"})))
     second = server.put_image("app", "other", ("gzip", archive({"a": b"2"})))
     pull(parse_reference(f"{server.host}/app"), store=store, configuration=NOTHING, platform=Platform())
@@ -248,8 +121,8 @@ def test_a_pull_by_digest_moves_no_tag(start: Callable[..., Server], store: Stor
     assert store.find_image(f"{server.host}/app").digest == digest(first)
 
 
-def test_two_empty_stores_get_the_same_image(start: Callable[..., Server], tmp_path: Path) -> None:
-    server = start()
+def test_two_empty_stores_get_the_same_image(start_registry: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_registry()
     server.put_image("app", "1", ("gzip", archive({"a": b"1"})))
     digests = set()
     for name in ("one", "two"):
@@ -260,8 +133,10 @@ def test_two_empty_stores_get_the_same_image(start: Callable[..., Server], tmp_p
     assert len(digests) == 1
 
 
-def test_a_password_opens_what_is_closed_without_it(start: Callable[..., Server], store: Store, tmp_path: Path) -> None:
-    server = start(password=True)
+def test_a_password_opens_what_is_closed_without_it(
+    start_registry: Callable[..., Server], store: Store, tmp_path: Path
+) -> None:
+    server = start_registry(password=True)
     manifest = server.put_image("app", "1", ("gzip", archive({"a": b"1"})))
     reference = parse_reference(f"{server.host}/app:1")
     for wrong in (None, "guessed"):
@@ -274,8 +149,8 @@ def test_a_password_opens_what_is_closed_without_it(start: Callable[..., Server]
     assert pull(reference, store=store, configuration=NOTHING, platform=Platform()).digest == digest(manifest)
 
 
-def test_what_is_not_there_is_said(start: Callable[..., Server], store: Store) -> None:
-    server = start()
+def test_what_is_not_there_is_said(start_registry: Callable[..., Server], store: Store) -> None:
+    server = start_registry()
     server.put_image("app", "1", ("gzip", archive({"a": b"1"})))
     for name in ("app:2", "other:1", f"app@sha256:{'0' * 64}"):
         with pytest.raises(NotFound) as caught:
@@ -283,14 +158,13 @@ def test_what_is_not_there_is_said(start: Callable[..., Server], store: Store) -
         assert caught.value.code == "image-not-in-registry"
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 def test_tls_is_verified_unless_the_configuration_says_otherwise(
-    start: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_registry: Callable[..., Server],
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = f"{OPENSSL} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
-    server = start(certificate=(certificate, key))
+    server = start_registry(certificate=certificate)
     manifest = server.put_image("app", "1", ("gzip", archive({"a": b"1"})))
     reference = parse_reference(f"{server.host}/app:1")
 
@@ -302,15 +176,15 @@ def test_tls_is_verified_unless_the_configuration_says_otherwise(
         pulled("untrusted")
     assert caught.value.code == "registry-certificate"
     assert pulled("insecure", RegistryConfiguration(insecure=frozenset({server.host}))) == digest(manifest)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     assert pulled("trusted") == digest(manifest)
 
 
 @pytest.mark.skipif(SKOPEO is None, reason="skopeo is not installed")
 def test_docker_manifests_that_skopeo_wrote_keep_their_digest(
-    start: Callable[..., Server], store: Store, tmp_path: Path
+    start_registry: Callable[..., Server], store: Store, tmp_path: Path
 ) -> None:
-    server = start()
+    server = start_registry()
     server.put_image("app", "oci", ("gzip", archive({"a": b"1"})), ("gzip", archive({"b": b"2"})))
     policy = tmp_path / "policy.json"
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -334,8 +208,8 @@ class Amounts(Silent):
         self.done.append(done)
 
 
-def test_a_pull_that_was_killed_resumes_and_left_nothing_visible(start: Callable[..., Server], tmp_path: Path) -> None:
-    server = start()
+def test_a_pull_that_was_killed_resumes_and_left_nothing_visible(start_registry: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_registry()
     layer = archive({"noise": random.Random(1).randbytes(4 << 20)})
     manifest = server.put_image("app", "1", ("none", layer))
     program = """
