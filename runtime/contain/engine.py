@@ -178,12 +178,35 @@ class Engine:
         )
 
     def push(self, name: str, *, compression: str = "", chunk_bytes: int = 0) -> Pushed:
-        """``contain push``: see `contain.registry.push.push`."""
+        """``contain push``: see `contain.registry.push.push`. What is attached to the image goes along."""
         from contain.registry.push import push
 
-        return push(
-            parse_reference(name), store=self.store, compression=compression, chunk_bytes=chunk_bytes, progress=self.progress
-        )
+        reference = parse_reference(name)
+        pushed = push(reference, store=self.store, compression=compression, chunk_bytes=chunk_bytes, progress=self.progress)
+        self._push_attestations(pushed)
+        return pushed
+
+    def _push_attestations(self, pushed: Pushed) -> None:
+        """Those whose subject is the image as it was pushed, as referrers."""
+        from contain.attestation import attestations_of
+
+        attached = attestations_of(self.store, pushed.digest)
+        if not attached:
+            return
+        from contain.registry.artifacts import bytes_blob, push_artifact
+        from contain.registry.session import open_session
+
+        with open_session(pushed.reference.domain, progress=self.progress) as session:
+            for each in reversed(attached):  # the oldest first, as they were attached
+                push_artifact(
+                    pushed.reference,
+                    pushed.digest,
+                    artifact_type=each.artifact_type,
+                    blob=bytes_blob(each.artifact_type, each.document),
+                    annotations=each.annotations,
+                    session=session,
+                )
+                self.progress.note(f"{each.artifact_type}: {each.digest}")
 
     def tags(self, name: str) -> tuple[str, ...]:
         """Every tag that the registry has for the name's repository, as whole names."""
@@ -246,8 +269,11 @@ class Engine:
                 known = parse_reference(other)
                 self.store.untag(known)
                 done.append(f"Untagged: {known.familiar}")
-        if not users:
-            self.store.remove_image(image.digest)
+        former = self.store.former_names(image.digest) if is_name and not force else ()
+        if former:
+            known = ", ".join(parse_reference(other).familiar for other in former)
+            self.progress.note(f"{image.digest} stays until `contain image prune`: {known} can be rolled back to it")
+        elif not users and self.store.remove_image(image.digest, only_unnamed=True).images:
             done.append(f"Deleted: {image.digest}")
         return tuple(done)
 

@@ -9,10 +9,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from contain.attestation import attestations_of
+from contain.store import Store
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Server
 
 pytestmark = [
     pytest.mark.root,
@@ -298,6 +305,43 @@ def test_documents_go_when_their_image_goes(project: Project) -> None:
     project.good("rmi", "app")
     left = [json.loads(path.read_bytes()).get("artifactType") for path in blobs.iterdir() if path.stat().st_size < 10_000]
     assert [kind for kind in left if kind] == []
+
+
+def test_a_push_takes_along_what_is_attached_and_others_find_it(
+    project: Project, start_registry: Callable[..., Server]
+) -> None:
+    skopeo = shutil.which("skopeo")
+    if skopeo is None:
+        pytest.skip("skopeo is not installed")
+    host = start_registry().host
+    project.write(Dockerfile="FROM small\nRUN echo 1 > /x\n")
+    digest = project.good("build", "--sbom=bill.json", "--provenance", "-t", f"{host}/app", ".")
+    project.good("push", f"{host}/app")
+    project.good("push", f"{host}/app")  # again: nothing new
+
+    def raw(name: str) -> Any:
+        command = [skopeo, "inspect", "--raw", "--tls-verify=false", f"docker://{host}/{name}"]
+        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30, env=_no_proxy()).stdout)
+
+    listed = raw(f"app:{digest.replace(':', '-')}")["manifests"]
+    assert sorted(row["artifactType"] for row in listed) == ["application/vnd.cyclonedx+json", "application/vnd.in-toto+json"]
+    with Store.open(project.home) as store:
+        kept = {each.digest: each for each in attestations_of(store, digest)}
+    assert {row["digest"] for row in listed} == set(kept)  # the same manifests here and there, byte for byte
+    for row in listed:
+        manifest = raw(f"app@{row['digest']}")
+        assert manifest == json.loads(kept[row["digest"]].manifest)
+        assert manifest["subject"]["digest"] == digest
+    copied = project.directory / "copied"
+    bill = next(row["digest"] for row in listed if "cyclonedx" in row["artifactType"])
+    command = [skopeo, "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{host}/app@{bill}", f"dir:{copied}"]
+    subprocess.run(command, capture_output=True, check=True, timeout=30, env=_no_proxy())
+    documents = [path.read_bytes() for path in copied.iterdir()]
+    assert (project.directory / "bill.json").read_bytes() in documents
+
+
+def _no_proxy() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
 @pytest.mark.network
