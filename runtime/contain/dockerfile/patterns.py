@@ -210,8 +210,11 @@ class _Token:
     literal: str = ""  # the character, where it stands for itself without an escape
 
 
-def _tokens(pattern: str) -> Iterator[_Token]:
-    """The pattern's pieces. Raises `UsageError` (``bad-pattern``) exactly where Go's ``filepath.Match`` has ErrBadPattern."""
+def _tokens(pattern: str, *, ordered: bool = False) -> Iterator[_Token]:
+    """The pattern's pieces. Raises `UsageError` (``bad-pattern``) exactly where Go's ``filepath.Match`` has ErrBadPattern.
+
+    ``ordered``: also for a range the wrong way round, as a ``.dockerignore`` does, whose patterns become Go's regular expressions.
+    """
     position = 0
     while position < len(pattern):
         character = pattern[position]
@@ -224,7 +227,7 @@ def _tokens(pattern: str) -> Iterator[_Token]:
         if character == "?":
             yield _Token(expression="[^/]")
         elif character == "[":
-            expression, position = _class(pattern, position)
+            expression, position = _class(pattern, position, ordered=ordered)
             yield _Token(expression=expression)
         elif character == "\\":
             if position == len(pattern):
@@ -235,7 +238,7 @@ def _tokens(pattern: str) -> Iterator[_Token]:
             yield _Token(expression=re.escape(character), literal=character)
 
 
-def _class(pattern: str, position: int) -> tuple[str, int]:
+def _class(pattern: str, position: int, *, ordered: bool) -> tuple[str, int]:
     """A character class whose ``[`` has been read: its regular expression, and where the text goes on."""
     negated = pattern[position : position + 1] == "^"
     position += negated
@@ -247,6 +250,8 @@ def _class(pattern: str, position: int) -> tuple[str, int]:
         if pattern[position] == "-":
             high, position = _class_member(pattern, position + 1)
         count += 1
+        if ordered and low > high:
+            raise _bad(pattern, f"the range {low}-{high} is the wrong way round")
         if low <= high:  # a range the wrong way round matches nothing
             ranges.append(f"{re.escape(low)}-{re.escape(high)}")
     if ranges:
@@ -292,7 +297,7 @@ def _wildcard(pattern: str) -> re.Pattern[str]:
 def _ignore_expression(pattern: str) -> re.Pattern[str]:
     """The regular expression of one ``.dockerignore`` pattern, already cleaned."""
     parts: list[str] = []
-    tokens = list(_tokens(pattern))
+    tokens = list(_tokens(pattern, ordered=True))
     position = 0
     while position < len(tokens):
         token = tokens[position]
