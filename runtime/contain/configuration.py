@@ -15,7 +15,7 @@ from typing import Any
 from contain.errors import HostError, UsageError
 from contain.paths import HostPath
 
-TABLES = ("registries", "debian")
+TABLES = ("registries", "debian", "build")
 
 
 def configuration_path(environ: Mapping[str, str] | None = None, *, user_id: int | None = None) -> HostPath:

@@ -186,6 +186,10 @@ class _Builder:
         image = bench.store.put_image(config, result.layers)
         bench.store.touch_steps(bench.used_keys)
         self._export_cache()
+        if bench.executed_steps:
+            from contain.build.cache_limit import keep_limit
+
+            keep_limit(bench.store, bench.progress)
         record = bench.trace.record(
             bench.request,
             dockerfile=bench.sources.name,

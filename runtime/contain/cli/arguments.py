@@ -78,15 +78,28 @@ COMMANDS = {
     "doctor": Command(
         module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
     ),
+    "df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
+    "builder-prune": Command(
+        module="builder", function="builder_prune", summary="Remove build cache (contain builder prune)", group=_SYSTEM
+    ),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
 
 NOUNS = {
-    "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}},
-    "image": {"ls": "images", "list": "images", "rm": "rmi", "inspect": "inspect", "build": "build", "import": "import"}
+    "builder": {"prune": "builder-prune", "build": "build"},
+    "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}}
+    | {"inspect": "inspect --type=container"},
+    "image": {
+        "ls": "images",
+        "list": "images",
+        "rm": "rmi",
+        "inspect": "inspect --type=image",
+        "build": "build",
+        "import": "import",
+    }
     | {"save": "save", "load": "load", "history": "history", "rollback": "rollback"}
     | {"pull": "pull", "push": "push", "tag": "tag", "prune": "prune"},
-    "system": {"prune": "prune", "info": "doctor"},
+    "system": {"prune": "prune", "info": "doctor", "df": "df"},
 }
 
 _NOT_YET = (

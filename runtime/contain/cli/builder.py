@@ -1,10 +1,12 @@
-"""The flags of ``contain build`` that concern its cache."""
+"""``contain builder prune``, ``contain system df``, and the flags of ``contain build`` that concern its cache."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
+from contain.cli.output import render_size, render_table
 from contain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,3 +73,89 @@ def parse_lifetime(text: str, *, flag: str) -> float:
     if seconds < 0:
         raise UsageError(f"{flag} {text}: a time before now is meant", code="bad-arguments", remedy="leave the minus out")
     return seconds
+
+
+def add_builder_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="everything that nobody is using, not only what was superseded"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--keep-storage", "--max-used-space", metavar="SIZE", help="stop when the cache takes no more than this: 500MB, 10GB"
+    )
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="until=DURATION", help="only what was not used for so long: until=24h"
+    )
+
+
+def builder_prune(options: argparse.Namespace) -> int:
+    """What only the build cache has, the least recently used first."""
+    from contain.declared import parse_size_bytes
+    from contain.engine import Engine
+
+    unused_for_seconds = 0.0
+    for text in options.filter:
+        name, _, value = text.partition("=")
+        if name != "until" or not value:
+            raise UsageError(f"--filter {text}: not known", code="bad-arguments", remedy="there is until=DURATION")
+        unused_for_seconds = max(unused_for_seconds, parse_lifetime(value, flag="--filter until"))
+    keep_bytes = 0
+    if options.keep_storage is not None and options.keep_storage != "0":
+        try:
+            keep_bytes = parse_size_bytes(options.keep_storage, what="--keep-storage")
+        except UsageError as error:
+            raise UsageError(error.message, code="bad-arguments", remedy="write 500MB, 10GB") from error
+    if not options.force and sys.stdin.isatty():
+        what = "all build cache that nobody is using" if options.all else "the build cache that was superseded"
+        sys.stdout.write(f"This removes {what}. Go on? [y/N] ")
+        sys.stdout.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return 1
+    limited = options.keep_storage is not None
+    with Engine.open() as engine:
+        report = engine.store.prune_cache(
+            keep_bytes=keep_bytes,
+            unused_for_seconds=unused_for_seconds,
+            only_superseded=not options.all and not limited,
+            forget=options.all and not limited,
+        )
+    for layer in report.layers:
+        sys.stdout.write(f"Deleted: {layer}\n")
+    for mount in report.mounts:
+        sys.stdout.write(f"Deleted: cache mount {mount}\n")
+    sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes)}\n")
+    return 0
+
+
+def add_df_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def df(options: argparse.Namespace) -> int:  # noqa: ARG001 - a command's shape
+    """Docker's table: what takes how much of the store."""
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        images = engine.store.images()
+        used = {record.image_digest for record in engine.records.all()}
+        sizes = engine.store.image_bytes(keep=used)
+        usage = engine.store.cache_usage()
+    rows = [
+        (
+            "Images",
+            str(len(images)),
+            str(sum(image.digest in used for image in images)),
+            render_size(sizes[0]),
+            render_size(sizes[1]),
+        ),
+        (
+            "Build Cache",
+            str(usage.layers + usage.mounts),
+            str(usage.active),
+            render_size(usage.total_bytes),
+            render_size(usage.reclaimable_bytes),
+        ),
+    ]
+    sys.stdout.write(render_table(("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), rows))
+    return 0

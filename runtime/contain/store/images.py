@@ -308,10 +308,22 @@ class Images:
         rows = self._database.rows("SELECT digest, media_type FROM layer_blobs WHERE diff_id = ?", (diff_id,))
         return tuple((str(digest), str(media_type)) for digest, media_type in rows if self._blobs.has(str(digest)))
 
-    def remove(self, digest: str, *, grace_seconds: float) -> PruneReport:
-        """Remove an image, its names, and those of its blobs and layers that nothing else refers to."""
+    def former_names(self, digest: str) -> tuple[str, ...]:
+        """Names that point at another image now and at this one before: they could be rolled back to it."""
+        rows = self._database.rows(
+            "SELECT DISTINCT name FROM name_history JOIN names USING (name)"
+            " WHERE name_history.digest = ? AND names.digest <> ? ORDER BY name",
+            (digest, digest),
+        )
+        return tuple(str(row[0]) for row in rows)
+
+    def remove(self, digest: str, *, grace_seconds: float, only_unnamed: bool = False) -> PruneReport:
+        """Remove an image, its names, and those of its blobs and layers that nothing else refers to. ``only_unnamed``: not when
+        it has a name, which somebody else may just have given it."""
         with self._layout.collection_barrier(collecting=True):
             self._require(digest)
+            if only_unnamed and self._database.rows("SELECT 1 FROM names WHERE digest = ?", (digest,)):
+                return PruneReport()
             try:
                 mine = _references(self._load(digest))
             except (NotFound, IntegrityError):
@@ -413,6 +425,40 @@ class Images:
             for table in ("file_digests", "directory_digests", "listings"):
                 database.execute(f"DELETE FROM {table} WHERE used_seconds < ?", (now - 30 * 24 * 3600,))  # noqa: S608
         return removed
+
+    def reachable_layers(self, digests: Collection[str]) -> set[str]:
+        """The layers of all images, and of those named by their digests even if they are no images any more."""
+        found = self._reachable()
+        for digest in digests:
+            with suppress(NotFound, IntegrityError):
+                found.layers |= _references(self._load(digest)).layers
+        return found.layers
+
+    def layer_bytes(self, keep: Collection[str]) -> tuple[int, int]:
+        """What the layers of all images take together, each counted once; and of that, what is neither in a named image nor in one
+        of ``keep``."""
+        named = {str(row[0]) for row in self._database.rows("SELECT digest FROM names")} | set(keep)
+        everything: set[str] = set()
+        needed: set[str] = set()
+        for (digest,) in self._database.rows("SELECT digest FROM images"):
+            with suppress(NotFound, IntegrityError):
+                layers = set(self._load(str(digest)).config.diff_ids)
+                everything |= layers
+                needed |= layers if digest in named else set()
+        sizes = {
+            diff_id: int(str(self._layers.record(diff_id)["size_bytes"])) for diff_id in everything if self._layers.has(diff_id)
+        }
+        return sum(sizes.values()), sum(size for diff_id, size in sizes.items() if diff_id not in needed)
+
+    def delete_layers(self, layers: set[str], *, blob_grace_seconds: float) -> PruneReport:
+        """Remove layers that the caller, who holds the collection barrier, knows to be in no use; and their packed forms."""
+        used = self._reachable()
+        blobs = (
+            {digest for diff_id in layers for digest, _ in self.blobs_of_layer(diff_id)} - used.blobs - self._layout.leased()
+        )
+        gone = self._delete((), set(), layers - used.layers, cache_rows=0, grace_seconds=0)
+        packed = self._delete((), blobs, set(), cache_rows=0, grace_seconds=blob_grace_seconds)
+        return replace(gone, blobs=packed.blobs, freed_bytes=gone.freed_bytes + packed.freed_bytes)
 
     def _reachable(self) -> _Found:
         found = _Found()

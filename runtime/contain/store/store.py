@@ -18,6 +18,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.store.blobs import BlobIngest, Blobs
 from contain.store.cache import Cache, FileDigests, StepRecord
+from contain.store.collection import CachePruned, CacheUsage, Collector
 from contain.store.database import Database
 from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
 from contain.store.layers import CommittedLayer, Layers
@@ -45,6 +46,7 @@ class Store:
         self._layers = Layers(layout, limits)
         self._images = Images(layout, self._database, self._blobs, self._layers)
         self._cache = Cache(self._database, self._layers)
+        self._collector = Collector(layout, self._database, self._layers, self._images)
 
     @staticmethod
     def open(home: HostPath, *, limits: TarLimits | None = None) -> Store:
@@ -237,9 +239,14 @@ class Store:
         Returns the digest of before (None: it had been taken away) and the present one. Raises `NotFound`, `Conflict`."""
         return self._images.rollback(reference, to=to)
 
-    def remove_image(self, digest: str, *, grace_seconds: float = 0) -> PruneReport:
-        """Remove an image and its names, and what only it needed. Layers that the build cache knows stay until `prune`."""
-        return self._images.remove(digest, grace_seconds=grace_seconds)
+    def former_names(self, digest: str) -> tuple[str, ...]:
+        """Names that point at another image now, and could be rolled back to this one."""
+        return self._images.former_names(digest)
+
+    def remove_image(self, digest: str, *, grace_seconds: float = 0, only_unnamed: bool = False) -> PruneReport:
+        """Remove an image and its names (``only_unnamed``: unless it has one), and what only it needed. Layers that the build
+        cache knows stay until `prune`."""
+        return self._images.remove(digest, grace_seconds=grace_seconds, only_unnamed=only_unnamed)
 
     def discard(self, *, blobs: Collection[str], layers: Collection[str]) -> None:
         """Take out again what was brought in for an image that did not come about, as far as nothing else needs it."""
@@ -259,6 +266,38 @@ class Store:
     def referrers(self, subject: str) -> tuple[StoredReferrer, ...]:
         """The artifacts that are kept with an image, the newest first."""
         return self._images.referrers(subject)
+
+    def cache_bytes_at_most(self) -> int:
+        """At least what the build cache's layers take: quick to find out."""
+        return self._collector.upper_bound_bytes()
+
+    def image_bytes(self, *, keep: Collection[str] = ()) -> tuple[int, int]:
+        """What all images' layers take, and of that, what only images without a name (except ``keep``) need."""
+        return self._images.layer_bytes(keep)
+
+    def cache_usage(self) -> CacheUsage:
+        """What the build cache consists of, and takes for itself."""
+        from contain.store.cache_mounts import list_cache_mounts
+
+        return self._collector.usage(list_cache_mounts(self))
+
+    def prune_cache(
+        self, *, keep_bytes: int = 0, unused_for_seconds: float = 0, only_superseded: bool = False, forget: bool = False
+    ) -> CachePruned:
+        """Remove layers and cache mounts that only the build cache has, the least recently used first, until they take no more than
+        ``keep_bytes``. Never what an image, a running build or another living process needs, or what was used in the last
+        ``unused_for_seconds``. ``only_superseded``: only what something newer took the place of. ``forget``: also the records of
+        steps whose layers images hold."""
+        from contain.store.collection import prune_cache
+
+        return prune_cache(
+            self,
+            self._collector,
+            keep_bytes=keep_bytes,
+            unused_for_seconds=unused_for_seconds,
+            only_superseded=only_superseded,
+            forget=forget,
+        )
 
     # Build cache and file digests: `contain.store.cache`.
 
