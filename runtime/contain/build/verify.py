@@ -108,15 +108,12 @@ class _Comparison:
                 made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(old.created_seconds))
                 differences = _differ(mine, _tree(self._store, old.diff_id), ())
                 self._keep(stage, step, line, f"the cache's layer of {made}", differences)
-        if (
-            mine is not None
-            and layer == step.layer
-            and step.text.upper().startswith("RUN")
-            and step.layer not in self._searched
-        ):
+        if mine is not None and step.text.upper().startswith("RUN") and step.layer not in self._searched:
             self._searched.add(step.layer or "")
             for path, text in find_dates(mine, self._today):
-                self.suspicions.append(Suspicion(file=self._first.record.dockerfile, line=line, path=path, found=text))
+                if path not in earlier:
+                    where = self._first.record.dockerfile
+                    self.suspicions.append(Suspicion(file=where, line=line, path=path, found=text))
 
     def _keep(
         self, stage: BuiltStage, step: BuiltStep, line: int, against: str, differences: tuple[PathDifference, ...]

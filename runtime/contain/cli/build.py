@@ -66,6 +66,7 @@ def add_build_arguments(parser: Parser) -> None:
         "--reproducible",
         dest="no_reproducible",
         action="store_false",
+        default=False,
         help="take times, logs and random names of package managers out of each RUN's layer (default)",
     )
     parser.add_argument(

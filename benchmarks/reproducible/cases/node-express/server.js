@@ -1,0 +1,1 @@
+require("express")().get("/", (request, response) => response.send("ok")).listen(8080);
