@@ -271,8 +271,8 @@ class Engine:
                 done.append(f"Untagged: {known.familiar}")
         former = self.store.former_names(image.digest) if is_name and not force else ()
         if former:
-            known = ", ".join(parse_reference(other).familiar for other in former)
-            self.progress.note(f"{image.digest} stays until `contain image prune`: {known} can be rolled back to it")
+            others = ", ".join(parse_reference(other).familiar for other in former)
+            self.progress.note(f"{image.digest} stays until `contain image prune`: {others} can be rolled back to it")
         elif not users and self.store.remove_image(image.digest, only_unnamed=True).images:
             done.append(f"Deleted: {image.digest}")
         return tuple(done)

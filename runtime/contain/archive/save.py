@@ -89,14 +89,14 @@ def _explained(name: str) -> Iterator[None]:
 @contextmanager
 def _replaced(path: HostPath) -> Iterator[BinaryIO]:
     """A file that takes the name ``path`` when the block ends well. What is no regular file (a pipe, a device) is written to."""
+    mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a directory", code="bad-output", remedy="name a file, or use --format oci-dir")
+    if not stat.S_ISREG(mode):
+        with open(path, "wb") as file:
+            yield file
+        return
     path = HostPath(os.path.realpath(path))
-    with suppress(FileNotFoundError):
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise UsageError(f"{path} is a directory", code="bad-output", remedy="name a file, or use --format oci-dir")
-        if not stat.S_ISREG(path.stat().st_mode):
-            with open(path, "wb") as file:
-                yield file
-            return
     aside = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}"
     try:
         # Private, as Docker's: an image may hold what only its owner may read.

@@ -153,7 +153,8 @@ def tag(options: argparse.Namespace) -> int:
             raise UsageError("--history takes one name and nothing else", code="bad-arguments")
         return _name_history(options)
     if options.target is None:
-        raise UsageError('"contain tag" requires IMAGE and NAME', code="bad-arguments", remedy="see `contain tag --help`")
+        missing = "NAME" if options.source else "IMAGE and NAME"
+        raise UsageError(f'"contain tag" requires {missing}', code="bad-arguments", remedy="see `contain tag --help`")
     with Engine.open() as engine:
         engine.tag(options.source, options.target)
     return 0
@@ -210,7 +211,7 @@ def rmi(options: argparse.Namespace) -> int:
     from contain.engine import Engine
 
     status = 0
-    with Engine.open() as engine:
+    with Engine.open(progress=TerminalProgress()) as engine:
         for name in options.images:
             try:
                 for line in engine.remove_image(name, force=options.force):

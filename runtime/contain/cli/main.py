@@ -42,7 +42,8 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
             raise UsageError(
                 f"contain {first}: no command {rest[0]!r}; there are {', '.join(sorted(verbs))}", code="unknown-command"
             )
-        return verbs[rest[0]], rest[1:]
+        name, *more = verbs[rest[0]].split()
+        return name, [*more, *rest[1:]]
     if first not in COMMANDS:
         close = suggest_command(first)
         raise UsageError(

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from contain.archive.load import load
-from contain.errors import NotFound, NotSupported, UsageError
+from contain.errors import IntegrityError, NotFound, NotSupported, UsageError
 from contain.oci import Platform, parse_manifest
-from contain.oci.image import MEDIA_INDEX, MEDIA_LAYER_GZIP, MEDIA_MANIFEST
+from contain.oci.image import (
+    MEDIA_DOCKER_CONFIG,
+    MEDIA_DOCKER_INDEX,
+    MEDIA_DOCKER_LAYER_GZIP,
+    MEDIA_DOCKER_MANIFEST,
+    MEDIA_INDEX,
+    MEDIA_LAYER_GZIP,
+    MEDIA_MANIFEST,
+)
 from contain.progress import Silent
 from contain.reference import parse_reference
 from contain.store import Store
@@ -265,3 +273,39 @@ def test_a_file_that_is_not_there_is_a_clear_error(store_home: Path, tmp_path: P
 @pytest.fixture
 def store_home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+def test_dockers_media_types_are_kept(make: Make, shelf: Shelf) -> None:
+    members: Members = {}
+    config = make.config(make.layer)
+    packed = make.gzipped(make.layer)
+    manifest = make.to_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_DOCKER_MANIFEST,
+            "config": make.describe(config, MEDIA_DOCKER_CONFIG),
+            "layers": [make.describe(packed, MEDIA_DOCKER_LAYER_GZIP)],
+        }
+    )
+    for data in (config, packed, manifest):
+        members[make.blob_name(data)] = data
+    entries = [make.describe(manifest, MEDIA_DOCKER_MANIFEST, platform={"os": "linux", "architecture": "amd64"})]
+    index = make.to_json({"schemaVersion": 2, "mediaType": MEDIA_DOCKER_INDEX, "manifests": entries})
+    members[make.blob_name(index)] = index
+    [loaded] = shelf.load(make.pack(make.layout(members, make.describe(index, MEDIA_DOCKER_INDEX))))
+    assert loaded.image.digest == make.digest(manifest)
+    assert loaded.image.manifest.media_type == MEDIA_DOCKER_MANIFEST
+
+
+def test_a_load_that_fails_spares_what_somebody_else_needs_by_now(make: Make, shelf: Shelf) -> None:
+    """Another process found the first layer here while we were loading, and has a lease on it."""
+    members: Members = {}
+    manifest = make.image(members, make.layer, make.other)
+    members[make.blob_name(make.other)] = bytes(len(make.other))
+    data = make.pack(make.layout(members, make.describe(manifest, MEDIA_MANIFEST)))
+    with shelf.store.lease(make.digest(make.layer)), pytest.raises(IntegrityError):
+        shelf.load(data)
+    assert shelf.store.has_layer(make.digest(make.layer))
+    with pytest.raises(IntegrityError):
+        shelf.load(data)
+    assert shelf.store.has_layer(make.digest(make.layer))  # it was there before this time

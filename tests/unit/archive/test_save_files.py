@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,3 +174,39 @@ def test_an_image_on_this_machines_root_cannot_be_saved(engine: Engine) -> None:
     engine.store.tag(parse_reference("mine"), image.digest, source="build")
     with pytest.raises(NotSupported, match="machine's root"):
         saved(engine, "mine")
+
+
+def test_a_pipe_is_written_to_and_not_replaced(engine: Engine, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as cat:
+        engine.save(["example.org/team/app:2"], pipe)
+        assert cat.stdout is not None
+        assert cat.stdout.read() == saved(engine, "example.org/team/app:2")
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link_to_the_new_file(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("real.tar")
+    engine.save(["example.org/team/app:2"], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real.tar").read_bytes() == saved(engine, "example.org/team/app:2")
+
+
+def test_removing_a_name_keeps_what_another_name_can_be_rolled_back_to(engine: Engine) -> None:
+    first, second = (engine.find_image(name).image.digest for name in ("app:1", "example.org/team/app:2"))
+    engine.tag("app:1", "web")
+    engine.tag("example.org/team/app:2", "web")
+    assert engine.remove_image("app:stable") == ("Untagged: app:stable",)
+    assert engine.remove_image("app:1") == ("Untagged: app:1",)
+    assert engine.store.rollback(parse_reference("web")) == (second, first)
+    engine.store.rollback(parse_reference("web"), to=second)
+    assert engine.remove_image(first) == (f"Deleted: {first}",)  # asked for by its digest: it goes
+    with pytest.raises(NotFound, match="not here any more"):
+        engine.store.rollback(parse_reference("web"), to=first)
+
+
+def test_an_image_that_got_a_name_meanwhile_is_not_removed(engine: Engine) -> None:
+    image = engine.find_image("example.org/team/app:2").image
+    assert engine.store.remove_image(image.digest, only_unnamed=True).images == ()
+    assert engine.find_image("example.org/team/app:2").image == image
