@@ -16,11 +16,13 @@ from contain.build.context import ContextTree
 from contain.build.filtering import FilteredTree
 from contain.build.git import fetch_git, resolve_git
 from contain.build.git_reference import GitReference, GitRevision, parse_git_reference
+from contain.build.record import RemoteSource
 from contain.build.remote import UNNAMED, FetchedUrl, fetch_url, is_url
 from contain.build.selection import Batch, Selected, select_sources
 from contain.build.source_trees import open_source
 from contain.build.steps import CopyStep
 from contain.build.tasks import Work
+from contain.build.tracing import git_source, public_address
 from contain.build.tree import Kind, Node, Tree, match_paths, resolve_path
 from contain.build.workbench import Stage, Workbench
 from contain.dockerfile.patterns import IgnorePatterns, clean_path, has_wildcard
@@ -180,6 +182,7 @@ def _open_url(bench: Workbench, stage: Stage, step: CopyStep, url: str) -> Batch
     if not step.checksum:
         bench.depends_on_more = True
     fetched = fetch_url(url, store=bench.store, progress=stage.progress, checksum=step.checksum, content=False)
+    bench.trace.remotes.append(RemoteSource(uri=public_address(url), digest=fetched.digest))
     if fetched.name == UNNAMED and step.destination.endswith("/"):
         stage.progress.warn(f"ADD: {fetched.url} has no name at its end; the file is called {UNNAMED}")
     tree = UrlTree(
@@ -264,6 +267,7 @@ def _open_git(
     if reference.ref.lower() != revision.commit:
         bench.depends_on_more = True
     stage.progress.note(f"{reference.shown} is at {revision.commit}")
+    bench.trace.remotes.append(git_source(reference, revision))
     tree = GitTree(
         reference,
         revision,

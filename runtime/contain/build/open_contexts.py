@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from contain.build.contexts import ContextKind, ContextPlace
+from contain.build.record import RemoteSource
 from contain.errors import HostError, IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.progress import Progress
@@ -25,11 +27,15 @@ _LARGEST_DOCKERFILE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedContext:
-    """``directory``: None where there is only ``dockerfile_text``. ``name``: what it is called; empty for a directory here."""
+    """``directory``: None where there is only ``dockerfile_text``. ``name``: what it is called; empty for a directory here.
+
+    ``source``: which bytes or which commit came from an address.
+    """
 
     directory: HostPath | None
     dockerfile_text: str | None = None
     name: str = ""
+    source: RemoteSource | None = None
 
 
 @contextlib.contextmanager
@@ -45,17 +51,19 @@ def open_context(place: ContextPlace, *, standard_input: BinaryIO, store: Store,
         return
     with store.scratch("context") as scratch:
         if place.kind is ContextKind.GIT:
-            yield OpenedContext(directory=_clone(place.value, scratch, progress), name=place.value)
+            directory, commit = _clone(place.value, scratch, progress)
+            yield OpenedContext(directory=directory, name=place.value, source=commit)
             return
         received = scratch / "received"
+        source: RemoteSource | None = None
         if place.kind is ContextKind.STANDARD_INPUT:
             progress.step("[context] reading standard input")
             with received.open("wb") as out:
                 shutil.copyfileobj(standard_input, out, 1 << 20)
         else:
             progress.step(f"[context] {place.value}")
-            _download(place.value, received, store, progress)
-        yield _open_received(received, scratch, name=place.value, progress=progress)
+            source = _download(place.value, received, store, progress)
+        yield replace(_open_received(received, scratch, name=place.value, progress=progress), source=source)
 
 
 def _open_received(received: HostPath, scratch: HostPath, *, name: str, progress: Progress) -> OpenedContext:
@@ -101,20 +109,23 @@ def unpack_context(stream: BinaryIO, directory: HostPath, progress: Progress) ->
         ) from error
 
 
-def _download(address: str, received: HostPath, store: Store, progress: Progress) -> None:
+def _download(address: str, received: HostPath, store: Store, progress: Progress) -> RemoteSource:
     from contain.build.remote import fetch_url
+    from contain.build.tracing import public_address
 
     fetched = fetch_url(address, store=store, progress=progress)
     with store.open_blob(fetched.digest) as source, received.open("wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
+    return RemoteSource(uri=public_address(address), digest=fetched.digest)
 
 
-def _clone(address: str, scratch: HostPath, progress: Progress) -> HostPath:
+def _clone(address: str, scratch: HostPath, progress: Progress) -> tuple[HostPath, RemoteSource]:
     from contain.build.git import fetch_git, resolve_git
     from contain.build.git_reference import parse_git_reference
+    from contain.build.tracing import git_source
 
     reference = parse_git_reference(address)
     assert reference is not None
     revision = resolve_git(reference)
     progress.step(f"[context] {reference.shown} at {revision.commit}")
-    return fetch_git(reference, revision, scratch)
+    return fetch_git(reference, revision, scratch), git_source(reference, revision)

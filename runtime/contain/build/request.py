@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from contain.build.cache_policy import CachePolicy
 from contain.build.contexts import ContextPlace
 from contain.build.lock import Lock
-from contain.build.record import BuildRecord
+from contain.build.record import BuildRecord, RemoteSource
 from contain.build.run_options import RunOptions
 from contain.oci import Image, Platform
 from contain.paths import HostPath
@@ -54,6 +54,7 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     run: RunOptions = RunOptions()
     lock: Lock | None = None
+    context_source: RemoteSource | None = None
     reproducible: bool = True
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from contain.build.bases import FoundBase
+from contain.build.git_reference import GitReference, GitRevision, hide_password
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan
 from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
 from contain.build.steps import CopyStep, RunStep, Step
 from contain.dockerfile.instructions import Instruction
+from contain.environment.facts import looks_secret
 from contain.oci import digest_of
 
 if TYPE_CHECKING:
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
 
 _TEXT_LENGTH = 300
 EPOCH_NAME = "SOURCE_DATE_EPOCH"
+
+
+def public_address(url: str) -> str:
+    """An address as it may be written down: without a password, and without the values of parameters that look secret."""
+    parts = urlsplit(hide_password(url))
+    pairs = [
+        (name, "hidden" if looks_secret(name) or name.lower() == "sig" else value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(pairs), ""))
+
+
+def git_source(reference: GitReference, revision: GitRevision) -> RemoteSource:
+    """A commit, by the name under which it was asked for."""
+    wanted = f"{reference.ref}{f':{reference.subdir}' if reference.subdir else ''}"
+    return RemoteSource(uri=f"git+{reference.shown}{f'#{wanted}' if wanted else ''}", commit=revision.commit)
 
 
 def step_text(instruction: Instruction) -> str:
@@ -75,7 +94,8 @@ class Trace:
             )
             for (_, platform), base in sorted(found.items())
         }
-        remotes = sorted(set(self.remotes), key=lambda each: (each.uri, each.digest, each.commit))
+        context = () if request.context_source is None else (request.context_source,)
+        remotes = sorted({*self.remotes, *context}, key=lambda each: (each.uri, each.digest, each.commit))
         return BuildRecord(
             dockerfile=dockerfile,
             dockerfile_digest=dockerfile_digest,

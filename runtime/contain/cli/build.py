@@ -121,6 +121,7 @@ def build(options: argparse.Namespace) -> int:
             request,
             context=opened.directory,
             context_name=opened.name,
+            context_source=opened.source,
             dockerfile_text=request.dockerfile_text if request.dockerfile_text is not None else opened.dockerfile_text,
         )
         request = replace(request, lock=find_lock(options, request))

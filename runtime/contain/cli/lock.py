@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def lock(options: argparse.Namespace) -> int:
     for name in _NOT_HERE:
         if getattr(options, name, None) not in (None, False):
             raise UsageError(f"contain lock takes no --{name.replace('_', '-')}", code="unknown-flag")
-    place = parse_context(options.context)
+    place = parse_context(options.context, is_directory=os.path.isdir(options.context))
     if place.kind is ContextKind.STANDARD_INPUT or options.file == "-":
         raise NotSupported("a lock of what comes from standard input is not supported", code="context")
     request = parse_request(options)
@@ -59,7 +60,13 @@ def lock(options: argparse.Namespace) -> int:
         opened = stack.enter_context(
             open_context(place, standard_input=sys.stdin.buffer, store=engine.store, progress=progress)
         )
-        request = replace(request, context=opened.directory, context_name=opened.name, dockerfile_text=opened.dockerfile_text)
+        request = replace(
+            request,
+            context=opened.directory,
+            context_name=opened.name,
+            context_source=opened.source,
+            dockerfile_text=opened.dockerfile_text,
+        )
         path = Path(options.output) if options.output else _lock_path(request)
         if options.output != "-":
             _refuse_in_context(path, request)
