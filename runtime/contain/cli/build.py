@@ -101,6 +101,8 @@ def build(options: argparse.Namespace) -> int:
     from contain.build.open_contexts import open_context
     from contain.engine import Engine
 
+    if options.format == "json" and not (options.check or options.verify):
+        raise UsageError("--format is for --check and --verify", code="bad-arguments", remedy="a build prints the digest only")
     place = parse_context(options.context, is_directory=os.path.isdir(options.context))
     if options.file == "-" and place.kind is ContextKind.STANDARD_INPUT:
         raise UsageError("standard input cannot be both the context and the Dockerfile", code="bad-arguments")
