@@ -199,8 +199,10 @@ def _attempt(
             opened=opened.mounts,
             options=bench.request.run,
         )
+        if step.network == "default":
+            bench.hold_network()
         started_seconds = int(time.time())
-        yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets))
+        yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets), skeletons=bench.skeletons())
         remove_stubs(upper, stubs)
         bench.normalise(stage, upper, trees, started_seconds=started_seconds, text=_written(step))
         return bench.commit(upper, trees)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -203,8 +204,10 @@ class OutputLog:
         return "\n".join([*self._lines, *([self._partial] if self._partial else [])])
 
 
-def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> Work[None]:
+def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog, *, skeletons: HostPath) -> Work[None]:
     """Run the container; both output streams go to ``log`` in the order in which they came. Waits where there is no output yet.
+
+    ``skeletons``: a directory of the build, for the mount points of its containers, which are nearly always the same.
 
     Raises `BuildStepFailed` with the command's place and the end of its output.
     """
@@ -217,7 +220,8 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> Work[None
         cleanup.callback(os.close, reading)
         writing_end = cleanup.enter_context(os.fdopen(writing, "wb"))
         nothing = cleanup.enter_context(open(os.devnull, "rb"))
-        workspace = replace(cleanup.enter_context(open_workspace(spec, home)), volatile=True)
+        workspace = cleanup.enter_context(open_workspace(spec, home))
+        workspace = replace(workspace, volatile=True, skeleton=skeletons / skeleton_name(spec))
         try:
             running = cleanup.enter_context(start(spec, workspace, stdio=(nothing.fileno(), writing, writing), home=home))
         except CommandNotStarted as error:
@@ -231,6 +235,13 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog) -> Work[None
         state = finish(running)
     if state.status != 0:
         raise step_failed(step, status=state.status, why=_why(state.status, out_of_memory=state.out_of_memory), tail=log.tail)
+
+
+def skeleton_name(spec: ContainerSpec) -> str:
+    """The same for containers with the same mount points."""
+    from contain.container.plan import stub_paths
+
+    return hashlib.sha256(repr(stub_paths(spec)).encode()).hexdigest()[:32]
 
 
 def _why(status: int, *, out_of_memory: bool) -> str:

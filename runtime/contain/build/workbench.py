@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import field
@@ -29,7 +30,7 @@ from contain.build.tracing import Trace
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
 from contain.oci import Descriptor, Image, ImageConfig, Platform
-from contain.paths import HostPath
+from contain.paths import HostPath, run_home
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.store import FileDigests, RootView, StepRecord, Store
@@ -121,6 +122,8 @@ class Workbench:
         self.trace = Trace(graph)
         self.depends_on_more = False
         self._bases = bases
+        self._holds_network = False
+        self._skeletons: HostPath | None = None
         self._context: ContextTree | None = None
         self._named: dict[ContextPlace, ContextTree] = {}
         self._layouts: dict[ContextPlace, Image] = {}
@@ -207,6 +210,21 @@ class Workbench:
             self.cleanup.enter_context(self.store.lease(image.digest))
             self._layouts[place] = image
         return self._layouts[place]
+
+    def hold_network(self) -> None:
+        """Keep the bridge of the containers from now to the end of the build: making and removing it for each step takes longer than
+        most steps."""
+        from contain.linux.network import hold
+
+        if not self._holds_network:
+            self._holds_network = True
+            self.cleanup.enter_context(hold(run_home=run_home()))
+
+    def skeletons(self) -> HostPath:
+        """A directory for the mount points that the build's containers share."""
+        if self._skeletons is None:
+            self._skeletons = self.cleanup.enter_context(self.store.scratch("skeletons"))
+        return self._skeletons
 
     def context_tree(self) -> ContextTree | None:
         """The build context, opened once; None when the build has none."""
@@ -314,4 +332,25 @@ class Workbench:
 
     def commit(self, upper: HostPath, trees: tuple[HostPath, ...]) -> CommittedLayer | None:
         """Make a layer of what a step wrote; None when it changed nothing."""
+        if _is_untouched(upper, trees):
+            return None
         return self.store.commit_layer(upper, lower=trees, epoch_seconds=self.epoch_seconds)
+
+
+def _is_untouched(upper: HostPath, trees: tuple[HostPath, ...]) -> bool:
+    """Whether an upper directory is as `Workbench.upper` made it: seen at a glance, without the store's long look."""
+    with os.scandir(upper) as entries:
+        if next(entries, None) is not None:
+            return False
+    found = upper.stat()
+    names = {name for name in os.listxattr(upper) if not name.startswith(("user.overlay.", "trusted.overlay."))}
+    with RootView(trees) as view:
+        root = view.lookup("/")
+        if root is None:
+            return False
+        owner = (root.uid, root.gid) if os.geteuid() == 0 else (found.st_uid, found.st_gid)
+        return (
+            stat.S_IMODE(found.st_mode) == root.mode
+            and (found.st_uid, found.st_gid) == owner
+            and {name: os.getxattr(upper, name) for name in names} == dict(root.xattrs)
+        )

@@ -141,9 +141,13 @@ def start(
     home: HostPath,
     started: Callable[[int], None] | None = None,
 ) -> Iterator[Running]:
-    """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network."""
+    """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network.
+
+    A skeleton that is there already is used: containers with the same mount points can share one.
+    """
     hierarchies = probe_hierarchies()
-    make_skeleton(workspace.skeleton, spec)
+    if not workspace.skeleton.exists():
+        make_skeleton(workspace.skeleton, spec)
     plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
     configure = None
     if spec.network is Network.BRIDGE:
