@@ -17,7 +17,7 @@ from contain.build.copying import CREATED_DIRECTORY_MODE
 from contain.build.tree import Kind, join, parent_of
 from contain.build.writer import Attributes, UpperWriter
 from contain.dockerfile.literals import ModeChange
-from contain.errors import IntegrityError, NotSupported, UsageError
+from contain.errors import HostError, IntegrityError, NotSupported, UsageError
 from contain.store.compression import Decompressed
 from contain.store.tar_header import TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader
@@ -64,7 +64,7 @@ def unpack_archive(
             xattrs={os.fsdecode(name): value for name, value in entry.xattrs.items()},
         )
         writer.ensure_directory(parent_of(path), Attributes(mode=CREATED_DIRECTORY_MODE))
-        _put(writer, target, path, entry, attributes, reader)
+        _put(writer, target, path, entry, attributes, reader, warn)
     stray = reader.drain()
     if stray:
         warn(f"the archive for /{target} has {stray} bytes after its end")
@@ -84,7 +84,19 @@ def _place(writer: UpperWriter, target: str, name: bytes) -> str | None:
     return join(directory, parts[-1])
 
 
-def _put(writer: UpperWriter, target: str, path: str, entry: TarEntry, attributes: Attributes, reader: TarReader) -> None:
+def _put(
+    writer: UpperWriter,
+    target: str,
+    path: str,
+    entry: TarEntry,
+    attributes: Attributes,
+    reader: TarReader,
+    warn: Callable[[str], None],
+) -> None:
+    if entry.kind is TarKind.CHARACTER and entry.device == (0, 0):
+        # In a layer's tree this device says that a file is gone.
+        warn(f"the device /{path} is left out: its number 0:0 cannot be part of an image")
+        return
     there = writer.lookup(path)
     if entry.kind is TarKind.DIRECTORY:
         if there is not None and there.kind is not Kind.DIRECTORY:
@@ -103,7 +115,12 @@ def _put(writer: UpperWriter, target: str, path: str, entry: TarEntry, attribute
             raise UsageError(f"the archive has a hard link to its own root: /{path}", code="bad-archive")
         writer.put_hard_link(path, existing)
     else:
-        writer.put_special(path, _SPECIAL[entry.kind], entry.device, attributes)
+        try:
+            writer.put_special(path, _SPECIAL[entry.kind], entry.device, attributes)
+        except HostError as error:
+            if error.code != "device-needs-root":
+                raise
+            warn(f"the device /{path} is left out: only root can make devices")
 
 
 class _Payload:

@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol
 
@@ -51,10 +51,22 @@ class Attributes:
 
 
 class UpperWriter:
-    """A context manager over one upper directory; leaving it normally sets the directories' times."""
+    """A context manager over one upper directory; leaving it normally sets the directories' times.
 
-    def __init__(self, upper: HostPath, *, lower: Lookup, epoch_seconds: int) -> None:
-        self._lower = lower
+    ``open_lower`` opens a file of ``lower``: for hard links to files that only ``lower`` has. ``warn``: told of extended attributes
+    that cannot be set here; without it they are an error.
+    """
+
+    def __init__(
+        self,
+        upper: HostPath,
+        *,
+        lower: Lookup,
+        epoch_seconds: int,
+        open_lower: Callable[[str], int] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self._lower, self._open_lower, self._warn = lower, open_lower, warn
         self._epoch_ns = epoch_seconds * 1_000_000_000
         self._root = os.open(upper, _DIRECTORY)
         self._descriptors: dict[str, int] = {}
@@ -191,7 +203,7 @@ class UpperWriter:
         descriptor = self._open(path)
         self._own(descriptor, attributes)
         os.fchmod(descriptor, attributes.mode)
-        _set_xattrs(descriptor, attributes.xattrs)
+        self._set_xattrs(path, descriptor, attributes.xattrs)
         self._directory_times[path] = self._epoch_ns if attributes.mtime_ns is None else attributes.mtime_ns
 
     def _copy_up(self, path: str) -> None:
@@ -263,7 +275,7 @@ class UpperWriter:
                     _write_all(target, block)
             self._own(target, attributes)
             os.fchmod(target, attributes.mode)  # after chown, which clears set-id bits
-            _set_xattrs(target, attributes.xattrs)
+            self._set_xattrs(path, target, attributes.xattrs)
             time_ns = self._epoch_ns if attributes.mtime_ns is None else attributes.mtime_ns
             os.utime(target, ns=(time_ns, time_ns))
         finally:
@@ -277,24 +289,32 @@ class UpperWriter:
         self._set_time(descriptor, name, attributes)
 
     def put_special(self, path: str, kind: Kind, device: tuple[int, int], attributes: Attributes) -> None:
-        """A device or a named pipe. Raises `HostError` where devices cannot be made."""
+        """A device or a named pipe. Raises `HostError` (code ``device-needs-root``)."""
         descriptor, name = self._clear(path)
         try:
             os.mknod(name, _DEVICE_BITS[kind] | 0o600, os.makedev(*device), dir_fd=descriptor)
         except PermissionError as error:
-            raise HostError("cannot make a device", call="mknod", path=f"/{path}", errno=error.errno or 0) from error
+            raise HostError(
+                "only root can make devices",
+                call="mknod",
+                path=f"/{path}",
+                errno=error.errno or 0,
+                remedy="build as root",
+                code="device-needs-root",
+            ) from error
         self._own(descriptor, attributes, name=name)
         # Safe by name: nothing else writes into upper, and the entry is no symbolic link.
         os.chmod(name, attributes.mode, dir_fd=descriptor)
         self._set_time(descriptor, name, attributes)
 
     def put_hard_link(self, path: str, existing: str) -> None:
-        """Another name of a file that this writer put."""
+        """Another name of a file. One that only ``lower`` has is copied up first, as overlayfs would do."""
         if path == existing:
             return
         node = self.lookup(existing)
         if node is None or node.kind is Kind.DIRECTORY:
             raise UsageError(f"hard link /{path} to /{existing}, which is not a file", code="bad-hard-link")
+        self._copy_up_file(existing, node)
         descriptor, name = self._clear(path)
         target = os.dup(descriptor)
         try:
@@ -308,19 +328,37 @@ class UpperWriter:
         finally:
             os.close(target)
 
+    def _copy_up_file(self, path: str, node: Node) -> None:
+        directory = self._open_if_there(parent_of(path))
+        if self._open_lower is None or node.kind is not Kind.FILE:
+            return
+        if directory is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(path.rpartition("/")[2], dir_fd=directory)
+                return
+        content = self._open_lower(path)
+        try:
+            attributes = Attributes(
+                mode=node.mode, user_id=node.user_id, group_id=node.group_id, mtime_ns=node.mtime_ns, xattrs=node.xattrs
+            )
+            self.put_file(path, content, attributes)
+        finally:
+            os.close(content)
+
+    def _set_xattrs(self, path: str, descriptor: int, xattrs: Mapping[str, bytes] | None) -> None:
+        for name, value in sorted((xattrs or {}).items()):
+            if name.startswith(("user.overlay.", "trusted.overlay.")):
+                continue
+            try:
+                os.setxattr(descriptor, name, value)
+            except OSError as error:
+                if self._warn is None:
+                    raise HostError(f"cannot set the attribute {name}", call="setxattr", errno=error.errno or 0) from error
+                self._warn(f"/{path} goes without its attribute {name}: {error.strerror}")
+
     def _set_time(self, descriptor: int, name: str, attributes: Attributes) -> None:
         time_ns = self._epoch_ns if attributes.mtime_ns is None else attributes.mtime_ns
         os.utime(name, ns=(time_ns, time_ns), dir_fd=descriptor, follow_symlinks=False)
-
-
-def _set_xattrs(descriptor: int, xattrs: Mapping[str, bytes] | None) -> None:
-    for name, value in sorted((xattrs or {}).items()):
-        if name.startswith(("user.overlay.", "trusted.overlay.")):
-            continue
-        try:
-            os.setxattr(descriptor, name, value)
-        except OSError as error:
-            raise HostError(f"cannot set the attribute {name}", call="setxattr", errno=error.errno or 0) from error
 
 
 def _write_all(target: int, data: bytes) -> None:

@@ -130,9 +130,9 @@ def test_the_listing_tells_files_apart() -> None:
     selected = select_sources(TREE, ["d"], place="x")[0]
     assert digest_selection(TREE, selected).entries == 3
     listing = read_listing(list_selection(TREE, selected))
-    assert list(listing) == [".", "up", "x"]
-    assert listing["x"].startswith(" file 644 0:0 ")
-    assert listing["up"].startswith(" symlink ")
+    assert list(listing) == ["d", "d/up", "d/x"]
+    assert listing["d/x"].startswith(" file 644 0:0 ")
+    assert listing["d/up"].startswith(" symlink ")
     assert read_listing(b"") == {}
 
 
