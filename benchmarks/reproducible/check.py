@@ -135,7 +135,9 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root: each machine gets a host name of its own")
-    rows, cannot, good = [], [], True
+    rows: list[tuple[str, ...]] = []
+    cannot: list[tuple[str, ...]] = []
+    good = True
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory() as disk, tempfile.TemporaryDirectory(dir=memory) as elsewhere:
         os.chmod(elsewhere, 0o755)

@@ -56,7 +56,10 @@ def verify(
     progress.note("second build, under other conditions")
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.lease(first.digest, *layers_of(first.record)))
+        ended_seconds = int(time.time())
         conditions = prepare(request, *open_place(first, store, stack))
+        while int(time.time()) <= ended_seconds:  # most clocks in files show whole seconds
+            time.sleep(0.05)
         second = run_second(conditions, request, first.record, store, host, progress)
         with Store.open(conditions.home) as other:
             comparison = _Comparison(first, store, other, places=_places(request, host))
