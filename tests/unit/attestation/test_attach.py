@@ -87,6 +87,7 @@ def test_an_image_that_comes_back_has_no_documents_of_its_former_life(store: Sto
     image = make_image(store, "a")
     attach(store, image.digest, DOCUMENT, artifact_type=ARTIFACT_SBOM)
     store.remove_image(image.digest)
+    assert store.referrers(image.digest) == ()
     assert make_image(store, "a").digest == image.digest
     assert attestations_of(store, image.digest) == ()
 
