@@ -95,6 +95,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def reproducible(session: nox.Session) -> None:
+    """Real Dockerfiles built on two machines, as far as one can be two; the table in ``docs/reproducible-builds.md``; root, a mirror."""
+    install(session, ".")
+    session.run("python", "benchmarks/reproducible/check.py", "--write", *session.posargs)
+
+
+@nox.session
 def vm(session: nox.Session) -> None:
     """The kernel tests on Debian's kernel, in a virtual machine, with version 1, 2 and both of control groups; root, qemu.
 
