@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -246,6 +247,51 @@ def test_a_tag_goes_back_and_forth(tools: Tools) -> None:
     assert "No such image: never" in tools.said
     tools.contain("tag", "app:1", home=home, status=1)
     assert "requires NAME" in tools.said
+
+
+def test_commands_at_once_on_one_tag_leave_one_consistent_result(tools: Tools) -> None:
+    home = tools.place / "race"
+    tools.contain("load", "-i", str(tools.place / "app.tar"), home="race")
+    tools.contain("import", str(tools.place / "base.tar"), "base:1", home="race")
+    environment = {**os.environ, "CONTAIN_HOME": str(home)}
+    commands = [
+        ("tag", "app:1", "web"),
+        ("tag", "base:1", "web"),
+        ("rollback", "web"),
+        ("load", "-i", str(tools.place / "app.tar")),
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "contain.cli.main", *command],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for command in commands * 3
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0 or b"no other image before" in said, said
+    rows = tools.contain(
+        "tag", "--history", "web", "--no-trunc", "--format", "{{.Digest}} {{.State}}", home="race"
+    ).splitlines()
+    assert rows[0] == f"{tools.digest('web', 'race')} current"
+    assert {row.split()[0] for row in rows} == {tools.digest("app:1", "race"), tools.digest("base:1", "race")}
+
+
+def test_prune_names_what_can_no_longer_be_rolled_back_to(tools: Tools) -> None:
+    home = "pruned"
+    tools.contain("load", "-i", str(tools.place / "app.tar"), home=home)
+    old = tools.digest("app:1", home)
+    tools.contain("import", str(tools.place / "base.tar"), "app:1", home=home)
+    tools.contain("prune", "-f", home=home)  # what is younger than an hour stays
+    assert tools.inspect(old, home)["RepoTags"] == []
+    with contextlib.closing(sqlite3.connect(tools.place / home / "state.sqlite3")) as database, database:
+        database.execute("UPDATE images SET added_seconds = added_seconds - 7200")
+    said = tools.contain("image", "prune", "-f", home=home)
+    assert f"Deleted: {old}\n  app:1 cannot be rolled back to it any more\n" in said
+    tools.contain("rollback", "app:1", home=home, status=1)
+    assert "not here any more" in tools.said
 
 
 def test_tables_have_dockers_headings(tools: Tools) -> None:
