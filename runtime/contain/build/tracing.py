@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from contain.build.bases import FoundBase
 from contain.build.git_reference import GitReference, GitRevision, hide_password
@@ -13,7 +12,6 @@ from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase,
 from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
 from contain.build.steps import CopyStep, RunStep, Step
 from contain.dockerfile.instructions import Instruction
-from contain.environment.facts import looks_secret
 from contain.oci import digest_of
 
 if TYPE_CHECKING:
@@ -26,6 +24,10 @@ EPOCH_NAME = "SOURCE_DATE_EPOCH"
 
 def public_address(url: str) -> str:
     """An address as it may be written down: without a password, and without the values of parameters that look secret."""
+    from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+    from contain.environment.facts import looks_secret  # brings all of its package
+
     parts = urlsplit(hide_password(url))
     pairs = [
         (name, "hidden" if looks_secret(name) or name.lower() == "sig" else value)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import Parser
-from contain.cli.attestation import write_document
 from contain.cli.output import TerminalProgress
 from contain.errors import HostError, NotFound, NotSupported, UsageError
 
@@ -135,12 +134,12 @@ def add_lock_flags(parser: Parser) -> None:
 
 def find_lock(options: argparse.Namespace, request: BuildRequest) -> Lock | None:
     """The lock that the flags ask for. Raises `NotFound` (``lock-not-found``), `UsageError` (``bad-lock``)."""
-    from contain.build.lockfile import LARGEST_BYTES, parse_lock
-
     if options.locked in _NO:
         options.locked = None
     if options.locked is None and options.lock is None:
         return None
+    from contain.build.lockfile import LARGEST_BYTES, parse_lock
+
     named = options.lock or ("" if options.locked in _YES else options.locked)
     path = Path(named) if named else _lock_path(request)
     try:
@@ -170,6 +169,8 @@ def parse_attestation(flag: str, value: str | None) -> str | None:
 
 def attest(engine: Engine, result: BuildResult, request: BuildRequest, options: argparse.Namespace) -> None:
     """Attach what ``--provenance`` and ``--sbom`` ask for, and write it where a file was named."""
+    from contain.cli.attestation import write_document
+
     provenance = parse_attestation("--provenance", options.provenance)
     if provenance is not None:
         document = engine.attach_provenance(result, request)
