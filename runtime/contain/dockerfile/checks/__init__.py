@@ -5,7 +5,7 @@ Dockerfile says; a mistake in the options does.
 
 Where they run. ``contain build --check`` applies every rule. A build applies the rules with the severity of a warning, those of
 BuildKit, because their users are used to seeing them and ``# check=error=true`` has to stop a build. This package is imported
-where it is used, never with `contain.dockerfile`: importing it and checking a Dockerfile of 40 lines takes 3 to 5 ms, which a build
+where it is used, never with `contain.dockerfile`: importing it and checking a Dockerfile of 40 lines takes 5 to 10 ms, which a build
 whose every step is cached should not pay each time for what was told when the steps were carried out. So a build applies the checks
 once it has carried out a step, and before its first one only where the file or a build argument gives options for them.
 """
@@ -13,10 +13,12 @@ once it has carried out a step, and before its first one only where the file or 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from contain.dockerfile.checks.options import CheckOptions, options_above, parse_check_options
 from contain.dockerfile.checks.rules import BaseFacts, Finding, Group, Rule, Severity, Subject, Surroundings
 from contain.dockerfile.checks.scopes import follow_stages, resolve_globals
+from contain.dockerfile.checks.scripts import read_scripts
 from contain.dockerfile.checks.table import BUILDKIT_RULES, RULES
 from contain.dockerfile.instructions import Dockerfile
 from contain.dockerfile.syntax import CHECK_ARGUMENT
@@ -54,10 +56,12 @@ def check_dockerfile(
     surroundings = surroundings or Surroundings()
     options = read_options(dockerfile, surroundings) if options is None else options
     global_values = resolve_globals(dockerfile, surroundings, build_args=surroundings.build_args)
+    scopes = follow_stages(dockerfile, surroundings, global_values)
     subject = Subject(
         dockerfile=dockerfile,
         surroundings=surroundings,
-        scopes=follow_stages(dockerfile, surroundings, global_values),
+        scopes=scopes,
+        scripts=cache(lambda: read_scripts(scopes)),
         global_values=global_values,
         default_values=resolve_globals(dockerfile, surroundings, build_args={}),
     )

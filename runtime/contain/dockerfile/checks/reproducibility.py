@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from contain.dockerfile.checks.installing import APK, APT, DNF, NPM, PIP, Installer, floating, installs
 from contain.dockerfile.checks.rules import Found, Subject, at
-from contain.dockerfile.checks.scopes import SCRATCH, InstructionScope, StageScope
-from contain.dockerfile.checks.scripts import SHELLS, RunScript, ShellCommand, read_run
-from contain.dockerfile.instructions import Add, Copy, Instruction, Run, Shell
+from contain.dockerfile.checks.scopes import SCRATCH, InstructionScope
+from contain.dockerfile.checks.scripts import SHELLS, RunScript, ShellCommand
+from contain.dockerfile.instructions import Add, Copy, Instruction, Run
 from contain.errors import UsageError
 from contain.reference import parse_reference
 
@@ -24,21 +24,6 @@ _INTERPRETERS = SHELLS | {"python", "python3", "perl", "ruby", "node", "php"}
 _VERIFIERS = re.compile(r"(?:sha(?:1|224|256|384|512)|b2|md5)sum|shasum|gpgv?2?|cosign|minisign|openssl|rhash|sq|signify")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _GIT = re.compile(r"git@|git://|ssh://|(?:https?://.*\.git(?:[#?]|\Z))")
-
-
-def _scripts(subject: Subject) -> Iterator[tuple[InstructionScope, RunScript]]:
-    for scope in subject.scopes:
-        shell = _shell_before(scope)
-        for step in scope.steps:
-            if isinstance(step.instruction, Shell):
-                shell = step.instruction.arguments
-            script = read_run(step.instruction, shell=shell)
-            if script is not None:
-                yield step, script
-
-
-def _shell_before(scope: StageScope) -> tuple[str, ...]:
-    return scope.facts.shell if scope.facts is not None else ()
 
 
 def _shown(names: Iterable[str]) -> str:
@@ -119,7 +104,7 @@ def floating_packages(installer: Installer) -> Callable[[Subject], Iterator[Foun
     """The check of one package manager."""
 
     def check(subject: Subject) -> Iterator[Found]:
-        for step, script in _scripts(subject):
+        for step, script in subject.scripts():
             for command in script.commands:
                 names = floating(command, installer)
                 if names:
@@ -130,7 +115,7 @@ def floating_packages(installer: Installer) -> Callable[[Subject], Iterator[Foun
 
 
 def unlocked_dependencies(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             reason = _unlocked(command)
             if reason:
@@ -161,7 +146,7 @@ def _unlocked(command: ShellCommand) -> str:
 
 
 def pip_without_hashes(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             if installs(command, PIP) is None or command.has_option("--require-hashes"):
                 continue
@@ -171,7 +156,7 @@ def pip_without_hashes(subject: Subject) -> Iterator[Found]:
 
 
 def system_upgrade(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             if _upgrades(command):
                 message = f"{command.program} replaces packages of the base image by the newest of the day"
@@ -192,7 +177,7 @@ def _upgrades(command: ShellCommand) -> bool:
 
 
 def stale_package_index(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         updates = [command for command in script.commands if _updates_apt(command)]
         for index, command in enumerate(script.commands):
             packages = installs(command, APT)
@@ -243,7 +228,7 @@ _NO_INSTALLERS = frozenset(
 
 
 def apt_lists_kept(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         updates = [command for command in script.commands if _updates_apt(command)]
         if not updates or _mounted(script, _APT_LISTS + "/lists"):
             continue
@@ -258,7 +243,7 @@ def apt_lists_kept(subject: Subject) -> Iterator[Found]:
 
 
 def package_cache_kept(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             where = _kept_cache(command, script, step)
             if where:
@@ -300,7 +285,7 @@ def _kept_cache(command: ShellCommand, script: RunScript, step: InstructionScope
 
 
 def pipe_to_shell(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             if command.program not in _DOWNLOADERS:
                 continue
@@ -323,7 +308,7 @@ def _reads_its_input(command: ShellCommand) -> bool:
 
 
 def unverified_download(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         if any(_VERIFIERS.fullmatch(command.program) for command in script.commands):
             continue
         for command in script.commands:
@@ -356,7 +341,7 @@ _UNPACKERS = frozenset({"tar", "bsdtar", "unzip", "gunzip", "xz", "zstd", "cpio"
 
 
 def floating_git(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         fixed = any(
             command.program == "git"
             and {"checkout", "reset", "switch", "fetch"} & set(command.words)
@@ -373,7 +358,7 @@ def floating_git(subject: Subject) -> Iterator[Found]:
 
 
 def time_and_chance(subject: Subject) -> Iterator[Found]:
-    for step, script in _scripts(subject):
+    for step, script in subject.scripts():
         for command in script.commands:
             reason = _reason(command)
             if reason:

@@ -17,7 +17,8 @@ from contain.errors import SourceSpan
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.dockerfile.checks.scopes import StageScope
+    from contain.dockerfile.checks.scopes import InstructionScope, StageScope
+    from contain.dockerfile.checks.scripts import RunScript
 
 
 class Severity(Enum):
@@ -82,6 +83,8 @@ class Subject:
     """Of the ARGs before the first FROM and the predefined ones, with the build arguments; None: declared without a value."""
     default_values: Mapping[str, str | None]
     """The same without the build arguments."""
+    scripts: Callable[[], tuple[tuple[InstructionScope, RunScript], ...]]
+    """What every RUN runs; read once, when a rule first asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

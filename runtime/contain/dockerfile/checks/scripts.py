@@ -8,9 +8,10 @@ POSIX, Shell Command Language, sections 2.2 to 2.10.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from contain.dockerfile.instructions import ExecForm, Instruction, OnBuild, Run, ScriptFile, ShellForm
+from contain.dockerfile.checks.scopes import InstructionScope, StageScope
+from contain.dockerfile.instructions import ExecForm, Instruction, OnBuild, Run, ScriptFile, Shell, ShellForm
 from contain.errors import SourceSpan
 from contain.values import dataclass
 
@@ -94,6 +95,20 @@ class RunScript:
     instruction: Instruction
     run: Run
     commands: tuple[ShellCommand, ...]
+
+
+def read_scripts(scopes: Iterable[StageScope]) -> tuple[tuple[InstructionScope, RunScript], ...]:
+    """Every RUN of every stage, with what it sees."""
+    found: list[tuple[InstructionScope, RunScript]] = []
+    for scope in scopes:
+        shell = scope.facts.shell if scope.facts is not None else ()
+        for step in scope.steps:
+            if isinstance(step.instruction, Shell):
+                shell = step.instruction.arguments
+            script = read_run(step.instruction, shell=shell)
+            if script is not None:
+                found.append((step, script))
+    return tuple(found)
 
 
 def read_run(instruction: Instruction, *, shell: tuple[str, ...] = ()) -> RunScript | None:
