@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.build.bases import FoundBase
-from contain.build.git_reference import GitReference, GitRevision, hide_password
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan
 from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
 from contain.build.steps import CopyStep, RunStep, Step
@@ -15,6 +14,7 @@ from contain.dockerfile.instructions import Instruction
 from contain.oci import digest_of
 
 if TYPE_CHECKING:
+    from contain.build.git_reference import GitReference, GitRevision
     from contain.build.request import BuildRequest
     from contain.store import StepRecord
 
@@ -26,6 +26,7 @@ def public_address(url: str) -> str:
     """An address as it may be written down: without a password, and without the values of parameters that look secret."""
     from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+    from contain.build.git_reference import hide_password
     from contain.environment.facts import looks_secret  # brings all of its package
 
     parts = urlsplit(hide_password(url))
