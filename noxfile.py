@@ -96,7 +96,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def reproducible(session: nox.Session) -> None:
-    """Real Dockerfiles built on two machines, as far as one can be two; the table in ``docs/reproducible-builds.md``; root, a mirror."""
+    """Real Dockerfiles built on two machines, as far as one can be two; the table in ``docs/reproducible-builds.md``; root."""
     install(session, ".")
     session.run("python", "benchmarks/reproducible/check.py", "--write", *session.posargs)
 

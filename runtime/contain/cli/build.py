@@ -106,6 +106,8 @@ def build(options: argparse.Namespace) -> int:
     place = parse_context(options.context, is_directory=os.path.isdir(options.context))
     if options.file == "-" and place.kind is ContextKind.STANDARD_INPUT:
         raise UsageError("standard input cannot be both the context and the Dockerfile", code="bad-arguments")
+    if options.verify and (options.plan or options.check):
+        raise UsageError("--verify builds, and --plan and --check do not", code="bad-arguments", remedy="choose one of them")
     outputs = _outputs(options)
     parse_attestation("--sbom", options.sbom)
     parse_attestation("--provenance", options.provenance)
