@@ -261,6 +261,14 @@ TAMED: dict[str, tuple[bytes, Callable[[Path], bool]]] = {
         directory("a") + entry("a/b", b"1") + entry("a", b"2"),
         _content("a", b"2"),
     ),
+    "directory-becomes-a-link-to-itself": (
+        directory("a") + symlink("a", "a"),
+        lambda tree: os.readlink(tree / "a") == "a",
+    ),
+    "directory-becomes-a-circle-of-links": (
+        directory("a") + directory("b") + symlink("b", "a") + symlink("a", "b"),
+        lambda tree: os.readlink(tree / "b") == "a",
+    ),
     "file-becomes-a-directory": (entry("a", b"1") + directory("a") + entry("a/b", b"2"), _content("a/b", b"2")),
     "symlink-with-a-payload-it-must-not-have": (
         entry("l", flag=b"2", link="t", size=octal(512, 12)) + entry("after", b"1"),

@@ -343,8 +343,10 @@ class _Extractor:
         for inode, directory in sorted(self._directories.items(), key=lambda item: -item[1].path.count(b"/")):
             try:
                 descriptor = self.root.open_directory(directory.path, follow=True)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # replaced by a later entry
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue  # replaced by a later entry: nothing, something else, a link that leads round in a circle
+                raise self._explain_path(error, directory.path) from error
             try:
                 if os.fstat(descriptor).st_ino != inode:
                     continue
