@@ -10,9 +10,12 @@ Sources: pip, "Constraints Files" (``PIP_CONSTRAINT``); uv, ``UV_CONSTRAINT``; a
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from contain.build.lock import LockedStep
 from contain.values import dataclass
+
+if TYPE_CHECKING:
+    from contain.build.lock import LockedStep
 
 _PRIORITY = 1001  # apt_preferences(5): at least 1000 installs the version even if that is a downgrade
 _PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.+:~!_-]*\Z")

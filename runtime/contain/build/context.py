@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from contain.build.lock import LOCK_NAME
+from contain.build.record import LOCK_NAME
 from contain.build.selection import combine_digests, describe_entry, hash_lines
 from contain.build.tree import Kind, Node, join, parent_of
 from contain.dockerfile.patterns import IgnorePatterns

@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from types import MappingProxyType
 
+from contain.build.record import LOCK_NAME
 from contain.errors import IntegrityError
 from contain.values import dataclass
-
-LOCK_NAME = "contain.lock"
-"""Its usual name. A file of this name is never part of a build context: it would have to hold its own image's digest."""
 
 Versions = Mapping[str, Mapping[str, str]]
 """Package manager -> name -> version; several versions and origins (``1.0 from a directory``) in one text."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from contain.values import dataclass
 
+LOCK_NAME = "contain.lock"
+"""A lock's usual name. A file of this name is never part of a build context: it would have to hold its own image's digest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltStep:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from contain.build.cache_policy import CachePolicy
 from contain.build.contexts import ContextPlace
-from contain.build.lock import Lock
 from contain.build.record import BuildRecord, RemoteSource
 from contain.build.run_options import RunOptions
 from contain.oci import Image, Platform
@@ -20,6 +19,7 @@ from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.build.explain import StepExplanation
+    from contain.build.lock import Lock
     from contain.store import StepRecord
 
 DEFAULT_EPOCH_SECONDS = 946_684_800

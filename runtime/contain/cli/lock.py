@@ -81,7 +81,7 @@ def lock(options: argparse.Namespace) -> int:
 
 def _lock_path(request: BuildRequest) -> Path:
     """Beside the Dockerfile."""
-    from contain.build.lock import LOCK_NAME
+    from contain.build.record import LOCK_NAME
     from contain.build.sources import find_dockerfile
 
     if request.context_name or request.dockerfile_text is not None:
@@ -92,7 +92,7 @@ def _lock_path(request: BuildRequest) -> Path:
 def _refuse_in_context(path: Path, request: BuildRequest) -> None:
     """A lock that is copied into the image would have to hold its own digest."""
     from contain.build.context import ContextTree
-    from contain.build.lock import LOCK_NAME
+    from contain.build.record import LOCK_NAME
     from contain.build.sources import read_sources
 
     if request.context is None or request.context_name or path.name == LOCK_NAME:
