@@ -68,10 +68,12 @@ def context(tmp_path: Path) -> Path:
     return make_context(tmp_path / "context")
 
 
-def request_for(context: Path, policy: CachePolicy | None = None, *, no_cache: bool = False, **arguments: str) -> BuildRequest:
+def request_for(
+    context: Path, policy: CachePolicy | None = None, *, no_cache: bool = False, arguments: dict[str, str] | None = None
+) -> BuildRequest:
     return BuildRequest(
         context=context,
-        build_args=MappingProxyType(arguments),
+        build_args=MappingProxyType(arguments or {}),
         no_cache=no_cache,
         cache=replace(policy or CachePolicy(), explain=True),
     )
@@ -84,9 +86,9 @@ def run_build(
     *,
     host: BuildHost = HOST,
     no_cache: bool = False,
-    **arguments: str,
+    arguments: dict[str, str] | None = None,
 ) -> BuildResult:
-    request = request_for(context, policy, no_cache=no_cache, **arguments)
+    request = request_for(context, policy, no_cache=no_cache, arguments=arguments)
     return build(request, store=store, progress=Silent(), host=host)
 
 
@@ -219,7 +221,7 @@ def test_after_one_change_exactly_the_steps_miss_that_it_touches(
             context = context.rename(tmp_path / "elsewhere")
         case "label":
             edit(context, "ARG A=1", "LABEL l=1\nARG A=1")
-    result = run_build(context, store, policy, host=host, **arguments)
+    result = run_build(context, store, policy, host=host, arguments=arguments)
     assert missed(result) == SCENARIOS[change]
     if change in ("comment", "whitespace", "syntax", "touch", "umask", "moved", "no-cache-filter", "cut-off"):
         assert result.digest == before.digest
