@@ -28,9 +28,11 @@ from contain.build.copy_step import perform_copy_step
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
 from contain.build.host_root import HOST_LABEL
+from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
 from contain.build.run_step import perform_run_step
 from contain.build.sources import read_build_host, read_sources
+from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.build.tasks import Finished, Job, Loop, Work
 from contain.build.workbench import Stage, StageResult, Workbench
@@ -114,7 +116,9 @@ def _with_builder(
         platform=request.platform or host.platform,
         host_platform=host.platform,
         contexts=request.contexts,
+        epoch_seconds=host.epoch_seconds,
     )
+    refuse_forbidden_runs(graph, request.run)
     if sources.dockerfile.directives.check is not None or CHECK_ARGUMENT in request.build_args:
         from contain.build.checking import refuse_warnings
 
@@ -173,6 +177,8 @@ class _Builder:
         bench = self._bench
         for name in self._graph.unused_arguments:
             bench.progress.warn(f"the build argument {name} is not used: no ARG declares it")
+        for text in arguments_without_effect(bench.request.build_args):
+            bench.progress.warn(text)
         for plan in self._graph.stages:
             self._stage(plan.index)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from contain.build.mounts import resolve_mounts
+from contain.build.special_arguments import NOT_EXPORTED
 from contain.build.state import StageState, command_arguments, not_supported
 from contain.build.steps import RunStep, Step
 from contain.dockerfile.instructions import Run, ScriptFile, ShellForm
@@ -29,7 +30,7 @@ def fold_run(state: StageState, instruction: Run) -> tuple[StageState, Step]:
         shown = " ".join(arguments) if isinstance(program, ShellForm) else shlex.join(arguments)
     if not arguments:
         raise UsageError("RUN has no command", code="bad-instruction", span=instruction.span)
-    declared = state.set_arguments
+    declared = tuple((name, value) for name, value in state.set_arguments if name not in NOT_EXPORTED)
     environment = dict(declared)
     environment.update(state.config.environment)
     prefix = f"|{len(declared)} " + " ".join(f"{name}={value}" for name, value in declared) + " " if declared else ""

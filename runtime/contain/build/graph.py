@@ -12,9 +12,9 @@ from types import MappingProxyType
 from contain.build.contexts import ContextKind, ContextPlace, context_key
 from contain.build.fold import declare_argument, refuse_unsupported
 from contain.build.mounts import source_names
+from contain.build.special_arguments import SPECIAL
 from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
 from contain.dockerfile.suggestion import suggest
-from contain.dockerfile.syntax import CHECK_ARGUMENT
 from contain.dockerfile.words import expand
 from contain.errors import NotFound, SourceSpan, UsageError
 from contain.oci import Platform
@@ -29,7 +29,7 @@ PROXY_NAMES = frozenset(
 )
 """Build arguments that need no ARG, and are outside the cache key and the history unless one declares them."""
 
-PREDEFINED = PROXY_NAMES | {"SOURCE_DATE_EPOCH", CHECK_ARGUMENT}
+PREDEFINED = PROXY_NAMES | SPECIAL
 _DEFAULT_STAGE = "default"
 
 
@@ -106,11 +106,20 @@ def resolve_build(
     platform: Platform,
     host_platform: Platform,
     contexts: Mapping[str, ContextPlace] = MappingProxyType({}),
+    epoch_seconds: int | None = None,
 ) -> BuildGraph:
-    """What must be built. Raises `NotFound` (``stage-not-found``), `UsageError`, and `NotSupported` for what cannot be carried out."""
+    """What must be built. ``epoch_seconds``: the value of an ``ARG SOURCE_DATE_EPOCH`` that has no other.
+
+    Raises `NotFound` (``stage-not-found``), `UsageError`, and `NotSupported` for what cannot be carried out.
+    """
     target_index = find_target(dockerfile, target)
     global_arguments = resolve_global_arguments(
-        dockerfile, build_args=build_args, platform=platform, host_platform=host_platform, target=target
+        dockerfile,
+        build_args=build_args,
+        platform=platform,
+        host_platform=host_platform,
+        target=target,
+        epoch_seconds=epoch_seconds,
     )
     plans: dict[int, StagePlan] = {}
     _visit(dockerfile, target_index, global_arguments, platform, contexts, plans, ())
@@ -160,6 +169,7 @@ def resolve_global_arguments(
     platform: Platform,
     host_platform: Platform,
     target: str | None,
+    epoch_seconds: int | None = None,
 ) -> Mapping[str, str | None]:
     """The ARGs before the first FROM and those that describe the platforms: what FROM sees and stages can import."""
     values: dict[str, str | None] = {
@@ -173,6 +183,8 @@ def resolve_global_arguments(
         "BUILDVARIANT": host_platform.variant,
         "TARGETSTAGE": target or _DEFAULT_STAGE,
     }
+    if epoch_seconds is not None:
+        values["SOURCE_DATE_EPOCH"] = str(epoch_seconds)
     for instruction in dockerfile.global_args:
         for declaration in instruction.declarations:
             default = declaration.default

@@ -21,6 +21,7 @@ from contain.build.mounts import has_source
 from contain.build.run_options import SecretSource
 from contain.build.selection import Batch, CopyPlan, Placement, Selected, digest_selection
 from contain.build.source_trees import open_source
+from contain.build.special_arguments import CACHE_MOUNT_NAMESPACE
 from contain.build.steps import RunStep
 from contain.build.tasks import Pause, Work
 from contain.build.tree import Kind, Node, Tree, parent_of, resolve_path
@@ -273,7 +274,7 @@ class _Opener:
         for mount, source in self._caches:
             identity = CacheIdentity(
                 id=mount.id,
-                namespace=self._bench.graph.given.get("BUILDKIT_CACHE_MOUNT_NS", ""),
+                namespace=self._bench.graph.given.get(CACHE_MOUNT_NAMESPACE, ""),
                 origin="" if source is None else source.digest(),
                 user_id=mount.user_id or 0,
                 group_id=mount.group_id or 0,

@@ -16,7 +16,7 @@ from contain.build.keys import run_ingredients
 from contain.build.mounts import missing_paths, settle_targets
 from contain.build.normalise.rules import RULES_VERSION
 from contain.build.open_mounts import MountSource, open_mounts, read_mount_sources, remove_stubs
-from contain.build.run_options import NETWORK_HOST, SECURITY_INSECURE
+from contain.build.permissions import refuse_forbidden
 from contain.build.running import (
     HOSTNAME,
     OutputLog,
@@ -27,6 +27,7 @@ from contain.build.running import (
     write_run_files,
 )
 from contain.build.selection import Selected, list_selection
+from contain.build.special_arguments import SANDBOX_HOSTNAME
 from contain.build.steps import RunStep
 from contain.build.tasks import Work
 from contain.build.tracing import step_text
@@ -39,8 +40,6 @@ from contain.paths import HostPath
 from contain.store import RootView, StepRecord
 from contain.store.layers import CommittedLayer
 
-HOSTNAME_ARGUMENT = "BUILDKIT_SANDBOX_HOSTNAME"
-
 
 def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int) -> Work[StepRecord]:
     """The layer's record. Raises `BuildStepFailed`."""
@@ -48,7 +47,7 @@ def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int)
     options = bench.request.run
     if step.network == "default":
         step = replace(step, network=options.network)
-    refuse_without_permission(step, options.allowed)
+    refuse_forbidden(step.instruction, network=step.network, security=step.security, allowed=options.allowed)
     if not can_execute(platform, bench.host.platform) and not can_execute(platform, bench.host.platform, read_interpreters()):
         raise NotSupported(
             f"RUN for {platform} on a machine that is {bench.host.platform} is not supported",
@@ -67,7 +66,7 @@ def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int)
             epoch_seconds=bench.epoch_seconds,
             contents=contents,
             host_names=[name for name, _ in options.extra_hosts],
-            hostname=_given(bench, HOSTNAME_ARGUMENT),
+            hostname=_given(bench, SANDBOX_HOSTNAME),
             normalised=RULES_VERSION if bench.request.reproducible else None,
         )
         return (
@@ -80,21 +79,6 @@ def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int)
                 listings=_listings(contents, sources),
             )
         )
-
-
-def refuse_without_permission(step: RunStep, allowed: frozenset[str]) -> None:
-    """Raise `UsageError` (``not-allowed``) for what a RUN may do only with ``--allow``."""
-    for wanted, what in (
-        (NETWORK_HOST if step.network == "host" else "", "--network=host"),
-        (SECURITY_INSECURE if step.security == "insecure" else "", "--security=insecure"),
-    ):
-        if wanted and wanted not in allowed:
-            raise UsageError(
-                f"RUN {what} is not allowed in this build",
-                code="not-allowed",
-                span=step.instruction.span_of(what),
-                remedy=f"if you trust this Dockerfile with that: --allow {wanted}",
-            )
 
 
 def _given(bench: Workbench, name: str) -> str:
@@ -195,7 +179,7 @@ def _attempt(
                 preferences=_apt_preferences(trees) if constraints.apt else "",
             ),
             capabilities=frozenset(CAPABILITY_NUMBERS) if step.security == "insecure" else DEFAULT_CAPABILITIES,
-            hostname=_given(bench, HOSTNAME_ARGUMENT) or HOSTNAME,
+            hostname=_given(bench, SANDBOX_HOSTNAME) or HOSTNAME,
             opened=opened.mounts,
             options=bench.request.run,
         )
