@@ -147,7 +147,8 @@ class Collector:
         if unused_for_seconds <= 0:
             used_before = float("inf")  # whatever the clock says
         with self._layout.collection_barrier(collecting=True):
-            things = self._things(self._layout.leased()) + [_of_mount(mount) for mount in mounts]
+            leased = self._layout.leased()
+            things = self._things(leased) + [_of_mount(mount) for mount in mounts]
             going = plan_eviction(things, keep_bytes=keep_bytes, used_before=used_before, only_superseded=only_superseded)
             layers = {each.name for each in going if not each.is_mount}
             with self._database.transaction() as database:
@@ -155,7 +156,9 @@ class Collector:
                 for diff_id in sorted(layers):
                     rows += database.execute("DELETE FROM steps WHERE diff_id = ?", (diff_id,)).rowcount
                 if forget:
-                    rows += database.execute("DELETE FROM steps WHERE used_seconds < ?", (min(used_before, 1 << 60),)).rowcount
+                    rows += self._forget_steps(
+                        database.execute, used_before, {each.name for each in things if each not in going}
+                    )
                     for table in ("file_digests", "directory_digests", "listings"):
                         database.execute(f"DELETE FROM {table} WHERE used_seconds < ?", (min(used_before, 1 << 60),))  # noqa: S608
                 rows += self._forget_lost(database.execute)
@@ -166,6 +169,15 @@ class Collector:
         if mounts_going:
             removed, freed = remove_mounts(sum(m.size_bytes for m in mounts) - sum(m.size_bytes for m in mounts_going))
         return CachePruned(layers=report.layers, mounts=removed, steps=rows, freed_bytes=report.freed_bytes + freed)
+
+    def _forget_steps(self, execute: Callable[..., object], used_before: float, staying: set[str]) -> int:
+        """The records of old steps, except those of layers that stay for the cache alone: without one nobody would remove them."""
+        forgotten = 0
+        for key, diff_id, used in self._database.rows("SELECT key, diff_id, used_seconds FROM steps"):
+            if int(str(used)) < used_before and diff_id not in staying:
+                execute("DELETE FROM steps WHERE key = ?", (key,))
+                forgotten += 1
+        return forgotten
 
     def _forget_lost(self, execute: Callable[..., object]) -> int:
         """Rows whose layer was removed by other means are of no use."""
