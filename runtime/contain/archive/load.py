@@ -155,7 +155,12 @@ class _Loading:
                 with store.open_blob(digest) as blob:
                     label = f"unpack {digest[7:19]}"
                     store.extract_layer(
-                        blob, diff_id=layer.diff_id, media_type=media_type, progress=self._progress, label=label
+                        blob,
+                        diff_id=layer.diff_id,
+                        media_type=media_type,
+                        progress=self._progress,
+                        label=label,
+                        blob=digest,
                     )
         return Descriptor(media_type=media_type, digest=digest, size=size)
 

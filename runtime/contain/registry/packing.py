@@ -151,5 +151,5 @@ def pack_layer(diff_id: str, compression: str, *, store: Store, progress: Progre
             hashed.update(packed)
             size += file.write(packed)
         digest = "sha256:" + hashed.hexdigest()
-        store.adopt_blob(path, digest)
+        store.adopt_blob(path, digest, layer=(diff_id, media_type))
     return Descriptor(media_type=media_type, digest=digest, size=size)

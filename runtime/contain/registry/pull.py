@@ -219,7 +219,12 @@ class _LayerJob:
             with self.store.open_blob(layer.digest) as blob:
                 stream = cast("BinaryIO", io.BufferedReader(_Stoppable(blob, self.stop), PIECE_BYTES))
                 self.store.extract_layer(
-                    stream, diff_id=diff_id, media_type=layer.media_type, progress=self.progress, label=label
+                    stream,
+                    diff_id=diff_id,
+                    media_type=layer.media_type,
+                    progress=self.progress,
+                    label=label,
+                    blob=layer.digest,
                 )
 
     def download(self, layer: Descriptor, label: str) -> None:

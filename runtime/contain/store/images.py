@@ -6,6 +6,7 @@ called. A name points at one image at a time; what it pointed at before is kept 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -40,6 +41,7 @@ from contain.values import dataclass
 GRACE_SECONDS = 3600
 """What was written or used within this time is never removed: its user may not have named it yet."""
 
+_PIECE_BYTES = 1 << 20
 _LARGEST_CONFIG_BYTES = 8 << 20
 _SHORTEST_PREFIX = 4
 _PARTIAL_SECONDS = 24 * 3600
@@ -110,18 +112,40 @@ class Images:
             for diff_id in image.config.diff_ids:
                 if not self._layers.has(diff_id):
                     raise NotFound(f"layer {diff_id} of the image is not in the store", code="layer-not-found")
+            for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=True):
+                self._verify_blob(diff_id, layer)
             now = int(time.time())
             with self._database.transaction() as database:
                 database.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", (digest, source, now))
-                database.executemany(
-                    "INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?)",
-                    [
-                        (diff_id, layer.digest, layer.media_type)
-                        for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=True)
-                        if layer.digest != diff_id
-                    ],
-                )
         return image
+
+    def _verify_blob(self, diff_id: str, layer: Descriptor) -> None:
+        """That a blob which a manifest pairs with a layer unpacks to it. Otherwise an image could make its own bytes stand for
+        a layer of somebody else's, which is read from that blob when it is pushed or saved later. Known pairs are not unpacked
+        again; a blob that is not here stands for nothing."""
+        if layer.digest == diff_id or not self._blobs.has(layer.digest):
+            return
+        if (layer.digest, layer.media_type) in self.blobs_of_layer(diff_id):
+            return
+        if not any(digest == layer.digest for digest, _ in self.blobs_of_layer(diff_id)):
+            from contain.store.compression import Decompressed
+
+            found = hashlib.sha256()
+            with self._blobs.open(layer.digest) as file, Decompressed(file, ahead=True) as plain:
+                while data := plain.read(_PIECE_BYTES):
+                    found.update(data)
+            if "sha256:" + found.hexdigest() != diff_id:
+                raise IntegrityError(
+                    f"layer {layer.digest} unpacks to sha256:{found.hexdigest()}, and {diff_id} was promised",
+                    code="layer-digest",
+                )
+        self.record_blob(diff_id, layer.digest, layer.media_type)
+
+    def record_blob(self, diff_id: str, digest: str, media_type: str) -> None:
+        """Remember that a blob is known to unpack to a layer."""
+        if digest != diff_id:
+            with self._database.transaction() as database:
+                database.execute("INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?)", (diff_id, digest, media_type))
 
     def _load(self, digest: str) -> Image:
         manifest = parse_manifest(self._blobs.read(digest, limit_bytes=_LARGEST_CONFIG_BYTES))

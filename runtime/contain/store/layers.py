@@ -108,14 +108,15 @@ class Layers:
         progress: Progress,
         label: str,
         regenerable: bool = False,
-    ) -> None:
+    ) -> bool:
         """Unpack a layer whose uncompressed archive must have the digest ``diff_id``; nothing is visible unless all of it
-        was right. ``regenerable``: the archive must be the one that is written from its tree, so that it need not be kept."""
+        was right. ``regenerable``: the archive must be the one that is written from its tree, so that it need not be kept.
+        False when the layer is here and the stream was not read."""
         from contain.store.compression import Decompressed, verify_media_type
 
         verify_media_type(media_type)
         if self.has(diff_id):
-            return
+            return False
         with Decompressed(stream, ahead=True) as unpacked, self._new() as (work, publish):
             source = _Measured(unpacked, progress, label)
             extracted = self._extract(source.read, work)
@@ -132,6 +133,7 @@ class Layers:
                 if "sha256:" + again.hexdigest() != diff_id:
                     raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
             publish(diff_id, source.size_bytes, regenerable, extracted.root_entry)
+        return True
 
     def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
         """A root file system's archive, plain or compressed, as one canonical layer."""

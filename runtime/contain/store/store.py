@@ -87,9 +87,12 @@ class Store:
         `BlobIngest.commit` when the block ends."""
         return self._blobs.ingest(digest, size)
 
-    def adopt_blob(self, path: HostPath, digest: str) -> None:
-        """A finished file of ours (in `scratch`), whose digest was computed while it was written, becomes a blob."""
+    def adopt_blob(self, path: HostPath, digest: str, *, layer: tuple[str, str] | None = None) -> None:
+        """A finished file of ours (in `scratch`), whose digest was computed while it was written, becomes a blob. ``layer``: the
+        diff_id that it was packed from, and its media type."""
         self._blobs.adopt(path, digest)
+        if layer is not None:
+            self._images.record_blob(layer[0], digest, layer[1])
 
     def open_blob(self, digest: str) -> BinaryIO:
         """A blob's bytes as a file, not verified again. Raises `NotFound`."""
@@ -110,13 +113,24 @@ class Store:
         return int(str(self._layers.record(diff_id)["size_bytes"]))
 
     def extract_layer(
-        self, stream: BinaryIO, *, diff_id: str, media_type: str, progress: Progress, label: str, regenerable: bool = False
+        self,
+        stream: BinaryIO,
+        *,
+        diff_id: str,
+        media_type: str,
+        progress: Progress,
+        label: str,
+        regenerable: bool = False,
+        blob: str | None = None,
     ) -> None:
         """Decompress and unpack a layer, verify ``diff_id``, make it visible. Raises `IntegrityError`, `HostError`; then
-        nothing is visible."""
-        self._layers.extract(
+        nothing is visible. ``blob``: the digest of the stored blob that the stream is, so that it need not be unpacked once
+        more to know that it is this layer."""
+        extracted = self._layers.extract(
             stream, diff_id=diff_id, media_type=media_type, progress=progress, label=label, regenerable=regenerable
         )
+        if extracted and blob is not None:
+            self._images.record_blob(diff_id, blob, media_type)
 
     def import_layer(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int = DEFAULT_EPOCH_SECONDS) -> str:
         """A root file system's archive (tar; plain, gzip, zstd, xz or bzip2) as one canonical layer; returns its diff_id."""

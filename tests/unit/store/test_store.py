@@ -655,3 +655,19 @@ def test_a_damaged_image_is_listed_and_can_be_removed(store: Store, missing: boo
         manifest.unlink()
     store.remove_image(image.digest)
     assert store.images() == ()
+
+
+def test_an_image_cannot_make_its_own_bytes_stand_for_somebody_elses_layer(store: Store, archive: ArchiveMaker) -> None:
+    """The layer is here, so nobody unpacks the blob that the manifest pairs with it."""
+    honest, other = (archive(file("f", text)) for text in (b"a", b"b"))
+    store.extract_layer(io.BytesIO(honest), diff_id=digest_of(honest), media_type=LAYER, progress=Silent(), label="")
+    packed = gzip.compress(other, mtime=0)
+    store.write_blob(packed)
+    config = b'{"rootfs": {"type": "layers", "diff_ids": ["%s"]}}' % digest_of(honest).encode()
+    layers = [{"mediaType": LAYER + "+gzip", "digest": digest_of(packed), "size": len(packed)}]
+    described = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(config), "size": len(config)}
+    manifest = json.dumps({"schemaVersion": 2, "config": described, "layers": layers}).encode()
+    with pytest.raises(IntegrityError, match="was promised"):
+        store.put_manifest(manifest, config, source="x")
+    assert store.layer_blobs(digest_of(honest)) == ()
+    assert store.images() == ()
