@@ -44,6 +44,13 @@ def test_an_option_that_is_none_is_an_error(text: str) -> None:
     assert caught.value.code == "bad-check"
 
 
+def test_a_bad_option_is_pointed_at() -> None:
+    with pytest.raises(UsageError) as caught:
+        _names("# syntax=docker/dockerfile:1\n#check = skip\nFROM scratch\n")
+    assert caught.value.span is not None
+    assert (caught.value.span.line, caught.value.span.text) == (2, "#check = skip")
+
+
 def test_skip_all_leaves_an_experimental_rule_that_was_asked_for() -> None:
     options = parse_check_options("skip=all;experimental=InvalidDefinitionDescription")
     assert options.waives("JSONArgsRecommended")

@@ -22,6 +22,7 @@ from contain.dockerfile.checks.scripts import read_scripts
 from contain.dockerfile.checks.table import BUILDKIT_RULES, RULES
 from contain.dockerfile.instructions import Dockerfile
 from contain.dockerfile.syntax import CHECK_ARGUMENT
+from contain.errors import SourceSpan
 
 __all__ = [
     "BUILDKIT_RULES",
@@ -42,7 +43,19 @@ __all__ = [
 def read_options(dockerfile: Dockerfile, surroundings: Surroundings) -> CheckOptions:
     """What the build argument says, or else the directive. Raises `UsageError` (``bad-check``)."""
     text = surroundings.build_args.get(CHECK_ARGUMENT)
-    return parse_check_options(dockerfile.directives.check or "" if text is None else text)
+    if text is not None:
+        return parse_check_options(text)
+    return parse_check_options(dockerfile.directives.check or "", span=_directive_span(dockerfile))
+
+
+def _directive_span(dockerfile: Dockerfile) -> SourceSpan | None:
+    for number, line in enumerate(dockerfile.source.split("\n"), 1):
+        if not line.lstrip().startswith("#"):
+            return None
+        if line.lstrip("# \t").lower().startswith("check"):
+            text = line.rstrip("\r")
+            return SourceSpan(file=dockerfile.file, line=number, end_line=number, length=len(text), text=text)
+    return None
 
 
 def check_dockerfile(
