@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -281,7 +282,7 @@ def document_of(recipe: bytes) -> bytes:
             found = found.get(name) if isinstance(found, dict) else None
             found = found[0] if isinstance(found, list) and found else found
         if isinstance(found, dict):
-            found[last] = VALUES[what % len(VALUES)]
+            found[last] = copy.deepcopy(VALUES[what % len(VALUES)])
     return json.dumps(document).encode()
 
 
