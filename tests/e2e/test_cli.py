@@ -154,7 +154,7 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
         ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cap-add"), ("run", "--mount"), ("run", "--tmpfs"),
         ("run", "--env-file"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
         ("ps", "--filter"), ("ps", "-f"), ("ps", "-n"), ("ps", "--format"), ("logs", "--tail"), ("logs", "-n"), ("logs", "-t"),
-        ("images", "--tree"), ("build", "--platform"), ("build", "--secret"), ("build", "-o"), ("inspect", "-s"), ("stop", "-s"),
+        ("images", "--tree"), ("build", "--platform"), ("build", "--cgroup-parent"), ("build", "-o"), ("inspect", "-s"), ("stop", "-s"),
         ("rm", "-l"), ("prune", "--volumes"), ("prune", "-a"),
     ],
 )  # fmt: skip

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
 from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
-from contain.build.keys import base_chain, key_of, run_ingredients
+from contain.build.keys import base_chain, key_of
+from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BuildHost, BuildRequest
+from contain.build.run_key import ingredients_of_run, settle_network
 from contain.build.sources import read_build_host, read_sources
+from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
+from contain.dockerfile.mounts import MountKind
 from contain.dockerfile.parse import parse_trigger
 from contain.oci import ImageConfig
 from contain.reference import Reference
@@ -49,16 +53,19 @@ def plan(request: BuildRequest, *, store: Store | None = None, host: BuildHost |
         platform=request.platform or host.platform,
         host_platform=host.platform,
         contexts=request.contexts,
+        epoch_seconds=host.epoch_seconds,
     )
-    return render_plan(graph, store=store, host=host)
+    refuse_forbidden_runs(graph, request.run)
+    return render_plan(graph, request, store=store, host=host)
 
 
-def render_plan(graph: BuildGraph, *, store: Store | None, host: BuildHost) -> str:
+def render_plan(graph: BuildGraph, request: BuildRequest, *, store: Store | None, host: BuildHost) -> str:
     """The text of a build graph."""
     lines = [f"warning: the build argument {name} is not used: no ARG declares it" for name in graph.unused_arguments]
+    lines += [f"warning: {text}" for text in arguments_without_effect(request.build_args)]
     states: dict[int, tuple[StageState, Stack | None]] = {}
     for stage in graph.stages:
-        lines += _render_stage(graph, stage, states, store=store, host=host)
+        lines += _render_stage(graph, request, stage, states, store=store, host=host)
     for index in graph.skipped:
         skipped = graph.dockerfile.stages[index]
         lines.append(f"not needed: stage {index}{f' {skipped.name}' if skipped.name else ''} (FROM {skipped.base})")
@@ -67,6 +74,7 @@ def render_plan(graph: BuildGraph, *, store: Store | None, host: BuildHost) -> s
 
 def _render_stage(
     graph: BuildGraph,
+    request: BuildRequest,
     stage: StagePlan,
     states: dict[int, tuple[StageState, Stack | None]],
     *,
@@ -107,7 +115,7 @@ def _render_stage(
     triggers = [parse_trigger(text, file=f"ONBUILD of {stage.stage.base}") for text in config.on_build]
     for instruction in [*triggers, *stage.stage.instructions]:
         state, step = fold(state, instruction)
-        text, known = _render_step(step, state, known, store=store, host=host)
+        text, known = _render_step(step, state, known, request, store=store, host=host)
         lines += [f"  {line}" for line in text]
     states[stage.index] = (state, known)
     return lines
@@ -124,7 +132,7 @@ def _stored_config(reference: Reference, stage: StagePlan, store: Store | None) 
 
 
 def _render_step(
-    step: Step, state: StageState, known: Stack | None, *, store: Store | None, host: BuildHost
+    step: Step, state: StageState, known: Stack | None, request: BuildRequest, *, store: Store | None, host: BuildHost
 ) -> tuple[list[str], Stack | None]:
     """A step's lines, and the name of the layers after it, if that is known."""
     first, *rest = step.created_by.rstrip("\n").split("\n")
@@ -137,11 +145,15 @@ def _render_step(
             return _render_copy(step), None
         case RunStep():
             lines = [f"run     {first.removeprefix('RUN ')}", *(f"        {line}" for line in rest)]
+            step = settle_network(step, request)
+            lines += [f"        mount {mount.kind.value} at {mount.target or mount.env}" for mount in step.mounts]
             where = f"        in {step.working_directory} as {step.user or '0'}, network {step.network}"
-            if known is None:
+            if known is None or any(mount.kind is MountKind.BIND for mount in step.mounts):
                 return [*lines, where], None
             below = base_chain(known.diff_ids, known.fingerprint)
-            ingredients = run_ingredients(step, base=below, platform=state.config.platform, epoch_seconds=host.epoch_seconds)
+            ingredients = ingredients_of_run(
+                request, step, base=below, platform=state.config.platform, epoch_seconds=host.epoch_seconds
+            )
             key = key_of(ingredients)
             record = None if store is None else store.cached_step(key)
             shown = key.removeprefix("sha256:")[:_KEY_DIGITS]

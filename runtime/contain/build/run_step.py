@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from contain.build.caching import cached_layer
 from contain.build.constraints import NO_CONSTRAINTS, Constraints, constraints_of
 from contain.build.emulation import can_execute, read_interpreters
 from contain.build.graph import PROXY_NAMES
-from contain.build.keys import run_ingredients
 from contain.build.mounts import missing_paths, settle_targets
-from contain.build.normalise.rules import RULES_VERSION
 from contain.build.open_mounts import MountSource, open_mounts, read_mount_sources, remove_stubs
 from contain.build.permissions import refuse_forbidden
+from contain.build.run_key import ingredients_of_run, settle_network
 from contain.build.running import (
     HOSTNAME,
     OutputLog,
@@ -44,10 +42,8 @@ from contain.store.layers import CommittedLayer
 def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int) -> Work[StepRecord]:
     """The layer's record. Raises `BuildStepFailed`."""
     platform = stage.state.config.platform
-    options = bench.request.run
-    if step.network == "default":
-        step = replace(step, network=options.network)
-    refuse_forbidden(step.instruction, network=step.network, security=step.security, allowed=options.allowed)
+    step = settle_network(step, bench.request)
+    refuse_forbidden(step.instruction, network=step.network, security=step.security, allowed=bench.request.run.allowed)
     if not can_execute(platform, bench.host.platform) and not can_execute(platform, bench.host.platform, read_interpreters()):
         raise NotSupported(
             f"RUN for {platform} on a machine that is {bench.host.platform} is not supported",
@@ -59,15 +55,8 @@ def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int)
     with contextlib.ExitStack() as stack:
         sources = yield from read_mount_sources(bench, stage, step, stack)
         contents = _contents(step.mounts, sources)
-        ingredients = run_ingredients(
-            step,
-            base=stage.chain,
-            platform=platform,
-            epoch_seconds=bench.epoch_seconds,
-            contents=contents,
-            host_names=[name for name, _ in options.extra_hosts],
-            hostname=_given(bench, SANDBOX_HOSTNAME),
-            normalised=RULES_VERSION if bench.request.reproducible else None,
+        ingredients = ingredients_of_run(
+            bench.request, step, base=stage.chain, platform=platform, epoch_seconds=bench.epoch_seconds, contents=contents
         )
         return (
             yield from cached_layer(
@@ -79,10 +68,6 @@ def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int)
                 listings=_listings(contents, sources),
             )
         )
-
-
-def _given(bench: Workbench, name: str) -> str:
-    return bench.graph.given.get(name, "")
 
 
 def _contents(mounts: Sequence[RunMount], sources: Sequence[MountSource | None]) -> tuple[str, ...]:
@@ -179,7 +164,7 @@ def _attempt(
                 preferences=_apt_preferences(trees) if constraints.apt else "",
             ),
             capabilities=frozenset(CAPABILITY_NUMBERS) if step.security == "insecure" else DEFAULT_CAPABILITIES,
-            hostname=_given(bench, SANDBOX_HOSTNAME) or HOSTNAME,
+            hostname=bench.request.build_args.get(SANDBOX_HOSTNAME) or HOSTNAME,
             opened=opened.mounts,
             options=bench.request.run,
         )
