@@ -187,9 +187,11 @@ class ContextTree:
                 for entry in entries:
                     found[entry.name] = entry.stat(follow_symlinks=False)
             else:
-                for entry in entries:
+                every = list(entries)
+                ignored = ignore.ignored_names(path, [entry.name for entry in every])
+                for entry in every:
+                    excluded = entry.name in ignored
                     inner = join(path, entry.name)
-                    excluded = ignore.ignores(inner)
                     if excluded and (not entry.is_dir(follow_symlinks=False) or ignore.prunes(inner)):
                         continue
                     status = entry.stat(follow_symlinks=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contain.build.context import ContextTree
 from contain.build.selection import digest_directory_slowly, digest_selection, select_sources
-from contain.dockerfile.patterns import parse_dockerignore
+from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
 
 
 class Index:
@@ -152,3 +152,21 @@ def test_the_quick_walk_gives_what_the_plain_one_gives(tmp_path_factory: pytest.
         assert digest_directory_slowly(tree, "", {}) == quick
     with ContextTree(directory, index=index) as tree:  # type: ignore[arg-type]
         assert tree.digest_directory("", {}) == quick
+
+
+_PATTERNS = st.lists(
+    st.tuples(
+        st.sampled_from(["", "!"]),
+        st.sampled_from(["a", "*", "**", "a/b", "**/b", "a/**", "*/c", "b*", "?", "a/b/c", "**/c/**"]),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda rules: ["".join(rule) for rule in rules])
+
+
+@given(patterns=_PATTERNS, names=st.lists(st.sampled_from(["a", "b", "c", "ab"]), unique=True))
+def test_all_names_of_a_directory_at_once_are_ignored_like_each_alone(patterns: list[str], names: list[str]) -> None:
+    for directory in ("", "a", "a/b", "c"):
+        ignore = IgnorePatterns.of(patterns)
+        expected = {name for name in names if IgnorePatterns.of(patterns).ignores(f"{directory}/{name}" if directory else name)}
+        assert ignore.ignored_names(directory, names) == expected
