@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import string
+import zlib
 from collections.abc import Collection, Iterator
 from enum import Enum
 
@@ -261,18 +262,29 @@ def _cpus(mine: bytes, other: bytes) -> bool:
 
 def _binary_cause(path: str, first: bytes, second: bytes) -> str:
     if first[:4] == second[:4] == b"\x7fELF":
-        ours, theirs = set(_strings(first)), set(_strings(second))
-        only = [*(ours - theirs), *(theirs - ours)]
+        only = set(_strings(first)) ^ set(_strings(second))
         if any(_RANDOM_DIRECTORY.search(each) for each in only):
             return "build-path"
         return "build-time" if any(re.fullmatch(rb".*\d\d:\d\d:\d\d.*", each) for each in only) else "unknown"
-    if first[:2] == second[:2] == b"\x1f\x8b" and first[4:8] != second[4:8]:
-        return "build-time"
+    if first[:2] == second[:2] == b"\x1f\x8b":
+        if first[4:8] != second[4:8]:
+            return "build-time"
+        ours, theirs = _unpacked(first), _unpacked(second)
+        return "unknown" if ours == theirs else attribute(path.removesuffix(".gz"), ours, theirs)[0]
     if first[:4] == second[:4] == b"PK\x03\x04" or first[257:262] == second[257:262] == b"ustar":
         return "build-time"
     if first[:8] == second[:8] == b"!<arch>\n":
         return "build-time"
     return "package-versions" if path.startswith("var/lib/rpm") else "unknown"
+
+
+def _unpacked(data: bytes) -> bytes:
+    """The beginning of what a gzip file holds; nothing where it is broken, or packed twice."""
+    try:
+        unpacked = zlib.decompressobj(31).decompress(data, _LOOKED_AT_BYTES)
+    except zlib.error:
+        return b""
+    return b"" if unpacked[:2] == b"\x1f\x8b" else unpacked
 
 
 def _strings(data: bytes) -> Iterator[bytes]:

@@ -264,6 +264,7 @@ def _absolute(path: HostPath | None) -> HostPath | None:
 def _change_conditions(conditions: Conditions) -> None:
     from contain.linux import syscalls
 
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     os.umask(_UMASK)
     os.environ.update(TMPDIR=str(conditions.temporary), TZ="Pacific/Kiritimati", LC_ALL="fr_FR.UTF-8")
     time.tzset()

@@ -51,11 +51,18 @@ def test_a_log_of_a_lower_layer_says_again_what_it_said_there(upper: Path, lower
 def test_a_cache_is_removed_with_the_directories_that_the_step_made_for_it(upper: Path, lower: Path) -> None:
     (lower / "root/.cache/pip/http").mkdir(parents=True)
     put(upper, "root/.cache/pip/http/a/b")
-    put(upper, "root/.cache/pip/selfcheck.json")
+    put(upper, "root/.cache/pip/selfcheck/abc")
     put(upper, "root/.cache/other")
     assert normalise(upper, [lower], STEP).counts == (("pip-cache", 2),)
     left = sorted(str(path.relative_to(upper)) for path in upper.rglob("*"))
-    assert left == ["root", "root/.cache", "root/.cache/other", "root/.cache/pip", "root/.cache/pip/http"]
+    assert left == [
+        "root",
+        "root/.cache",
+        "root/.cache/other",
+        "root/.cache/pip",
+        "root/.cache/pip/http",
+        "root/.cache/pip/selfcheck",
+    ]
 
 
 def test_a_cache_file_of_a_lower_layer_is_seen_again(upper: Path, lower: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,8 +114,9 @@ def test_what_is_no_such_archive_stays(data: bytes) -> None:
 
 def test_condas_transactions_of_this_step_get_the_epochs_time() -> None:
     before = b"==> 2020-01-01 00:00:00 <==\n# cmd: a\n"
-    data = before + b"==> 2026-11-21 12:00:00 <==\n# cmd: b\n"
-    assert rewrite_conda_history(data, facts(previous=before)) == before + b"==> 2000-01-01 00:00:00 <==\n# cmd: b\n"
+    now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(NOW + 5 + 3600)).encode()  # of a zone to the east
+    data = before + b"==> " + now + b" <==\n# cmd: b\n"
+    assert rewrite_conda_history(data, facts()) == before + b"==> 2000-01-01 00:00:00 <==\n# cmd: b\n"
 
 
 def keystore(milliseconds: int) -> bytes:
@@ -125,7 +127,7 @@ def keystore(milliseconds: int) -> bytes:
 
 def test_javas_store_of_certificates_keeps_a_valid_sum() -> None:
     assert rewrite_java_keystore(keystore(NOW * 1000 + 1), facts()) == keystore(EPOCH * 1000)
-    assert rewrite_java_keystore(keystore(EPOCH * 1000), facts()) is None
+    assert rewrite_java_keystore(keystore(1_600_000_000_000), facts()) is None  # of a file that was downloaded
     assert rewrite_java_keystore(keystore(NOW * 1000)[:-1] + b"?", facts()) is None  # another password
 
 
@@ -138,13 +140,13 @@ def npm_line(milliseconds: int, date: str) -> bytes:
 
 
 def test_npms_cache_entries_lose_their_times_and_stay_valid() -> None:
-    data = npm_line(1_795_263_989_864, "Sat, 21 Nov 2026 12:26:29 GMT")
+    data = npm_line(NOW * 1000 + 864, "Sat, 21 Nov 2026 12:26:29 GMT")
     expected = npm_line(EPOCH * 1000, "Sat, 01 Jan 2000 00:00:00 GMT").replace(
         b"%d" % (EPOCH * 1000 - 9), b"%d" % (EPOCH * 1000)
     )
     text = expected.split(b"\t")[1]
     assert rewrite_npm_cache_entry(data, facts()) == b"\n" + hashlib.sha1(text).hexdigest().encode() + b"\t" + text
-    assert rewrite_npm_cache_entry(data, facts(previous=data)) is None
+    assert rewrite_npm_cache_entry(npm_line(1_600_000_000_000, "Sat, 21 Nov 2020 12:26:29 GMT"), facts()) is None
 
 
 def test_gits_movements_of_this_step_lose_their_time() -> None:

@@ -17,7 +17,7 @@ from contain.build.normalise.rules import RULES, translate
         ("var/log/dpkg.log", "dpkg-log"),
         ("var/cache/ldconfig/aux-cache", "ldconfig-aux-cache"),
         ("root/.cache/pip/http/a/b", "pip-cache"),
-        (".cache/pip/x", "pip-cache"),
+        (".cache/pip/http-v2/x", "pip-cache"),
         ("home/app/.npm/_logs/2026.log", "npm-logs"),
         ("root/.npm/_cacache/index-v5/00/60/6a", "npm-cache"),
         ("opt/venv/lib/python3.11/site-packages/a/__pycache__/b.cpython-311.pyc", "pyc-mtime"),
@@ -43,6 +43,8 @@ def test_the_noise_of_package_managers_has_a_rule(path: str, cause: str) -> None
         "var/cache/apt/archives/a.deb",
         "root/.npm/_cacache/content-v2/sha512/aa/bb/cc",
         "root/.cache/pip",  # the directory itself stays
+        "root/.cache/pip/wheels/aa/bb/x.whl",  # the compiler may be gone
+        "srv/project/pkgs/cache/data.json",
         "tmp/download.tar.gz",  # a later step may unpack it
         "var/log/nginx/access.log",
         "var/log/apt",
@@ -122,3 +124,10 @@ def test_a_step_that_was_not_normalised_is_another_one_for_the_cache() -> None:
         for version in (None, 1, 2)
     }
     assert len(keys) == 3
+
+
+def test_the_documentation_names_every_cause_that_is_mended() -> None:
+    from pathlib import Path
+
+    text = (Path(__file__).parents[3] / "docs/reproducible-builds.md").read_text()
+    assert [name for name, cause in CAUSES.items() if cause.mended and f"`{name}`" not in text] == []

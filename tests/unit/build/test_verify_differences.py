@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from contain.build.normalise import CAUSES
 from contain.build.verify import find_dates, today_expression
 
 ELF = b"\x7fELF" + b"\0" * 60
+TAR = b"\0" * 257 + b"ustar"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,9 @@ ELF = b"\x7fELF" + b"\0" * 60
         ("lib/a.so", ELF + b"/tmp/pip-install-aaaaaaaa/x\0", ELF + b"/tmp/pip-install-bbbbbbbb/x\0", "build-path"),
         ("bin/a", ELF + b"Nov 21 2026 12:00:01\0", ELF + b"Nov 21 2026 12:00:02\0", "build-time"),
         ("a.gz", b"\x1f\x8b\x08\0\1\2\3\4data", b"\x1f\x8b\x08\0\1\2\3\5data", "build-time"),
+        ("a.tgz", gzip.compress(TAR + b"1", mtime=0), gzip.compress(TAR + b"2", mtime=0), "build-time"),
+        ("a.gz", gzip.compress(b"12:00:01", mtime=0), gzip.compress(b"12:00:02", mtime=0), "timestamp"),
+        ("a.gz", gzip.compress(b"x", 1, mtime=0), b"\x1f\x8b\x08\0\0\0\0\0 broken", "unknown"),
         ("a.zip", b"PK\x03\x04\0\1", b"PK\x03\x04\0\2", "build-time"),
         ("a.bin", b"\0\1\2", b"\0\1\3", "unknown"),
         ("words", b"alpha\n", b"beta\n", "unknown"),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from contain.values import dataclass
 
+_LARGEST_OFFSET = 14 * 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFacts:
@@ -25,6 +27,10 @@ class StepFacts:
     def is_now(self, seconds: int) -> bool:
         """Whether a time is that of the step itself, and newer than what times are clamped to."""
         return self.started_seconds <= seconds <= self.ended_seconds and seconds > self.epoch_seconds
+
+    def is_now_somewhere(self, seconds: int) -> bool:
+        """The same for a time that was written as that of an unknown time zone."""
+        return self.started_seconds - _LARGEST_OFFSET <= seconds <= self.ended_seconds + _LARGEST_OFFSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,14 +15,16 @@ from contain.build.normalise.facts import FileFacts
 
 
 def rewrite_npm_cache_entry(data: bytes, facts: FileFacts) -> bytes | None:
-    """Times in milliseconds and the headers ``date`` and ``expires`` become the epoch; lines that were there before stay."""
-    before = set((facts.previous() or b"").split(b"\n"))
+    """Of entries that the step made: times in milliseconds and the headers ``date`` and ``expires`` become the epoch."""
     epoch = facts.step.epoch_seconds
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(epoch)).encode()  # the C locale, as Python always starts with
     lines = data.split(b"\n")
     for index, line in enumerate(lines):
         digest, tab, text = line.partition(b"\t")
-        if not tab or line in before or hashlib.sha1(text, usedforsecurity=False).hexdigest().encode() != digest:
+        made = re.search(rb'"time":(\d{13})[,}]', text)
+        if not tab or made is None or not facts.step.is_now(int(made[1]) // 1000):
+            continue
+        if hashlib.sha1(text, usedforsecurity=False).hexdigest().encode() != digest:
             continue
         text = re.sub(rb'("time":)\d{10,14}(?=[,}])', rb"\g<1>%d" % (epoch * 1000), text)
         text = re.sub(rb'("(?:date|expires)":)"[^"\\]*"', rb'\g<1>"%s"' % date, text)

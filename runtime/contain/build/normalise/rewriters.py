@@ -5,6 +5,7 @@ Each returns None where it does not know the file's form, or where there is noth
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import re
 import struct
@@ -62,7 +63,7 @@ def rewrite_shadow_day(data: bytes, facts: FileFacts) -> bytes | None:
 
 
 def rewrite_tar_times(data: bytes, facts: FileFacts) -> bytes | None:
-    """An uncompressed tar archive (POSIX ustar): newer times of its entries become the epoch."""
+    """An uncompressed tar archive (POSIX ustar): its entries' times, if they are the step's, become the epoch."""
     result, offset = bytearray(data), 0
     while offset + _TAR_BLOCK <= len(data):
         header = bytearray(data[offset : offset + _TAR_BLOCK])
@@ -71,7 +72,7 @@ def rewrite_tar_times(data: bytes, facts: FileFacts) -> bytes | None:
         size, mtime = _octal(header[124:136]), _octal(header[136:148])
         if size is None or mtime is None or header[257:262] != b"ustar":
             return None
-        if mtime > facts.step.epoch_seconds:
+        if facts.step.is_now(mtime):
             header[136:148] = b"%011o\0" % facts.step.epoch_seconds
             header[148:156] = b" " * 8
             header[148:156] = b"%06o\0 " % sum(header)
@@ -91,15 +92,15 @@ def _octal(field: bytes | bytearray) -> int | None:
 def rewrite_conda_history(data: bytes, facts: FileFacts) -> bytes | None:
     """``==> 2024-01-01 12:00:00 <==`` opens each transaction; those of this step get the epoch's time."""
     wanted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(facts.step.epoch_seconds)).encode()
-    kept = (facts.previous() or b"").count(b"==> ")
-    seen = 0
 
     def replace(match: re.Match[bytes]) -> bytes:
-        nonlocal seen
-        seen += 1
-        return match[0] if seen <= kept else b"==> " + wanted + b" <=="
+        try:
+            seconds = calendar.timegm(time.strptime(match[1].decode(), "%Y-%m-%d %H:%M:%S"))
+        except ValueError:
+            return match[0]
+        return b"==> " + wanted + b" <==" if facts.step.is_now_somewhere(seconds) else match[0]
 
-    return _changed(data, re.sub(rb"==> \d{4}-\d\d-\d\d \d\d:\d\d:\d\d <==", replace, data))
+    return _changed(data, re.sub(rb"==> (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) <==", replace, data))
 
 
 def rewrite_java_keystore(data: bytes, facts: FileFacts) -> bytes | None:
@@ -122,7 +123,7 @@ def rewrite_java_keystore(data: bytes, facts: FileFacts) -> bytes | None:
             offset += 4
             offset += 2 + struct.unpack_from(">H", body, offset)[0]
             (milliseconds,) = struct.unpack_from(">Q", body, offset)
-            if milliseconds // 1000 > facts.step.epoch_seconds:
+            if facts.step.is_now(milliseconds // 1000):
                 struct.pack_into(">Q", body, offset, facts.step.epoch_seconds * 1000)
             offset += 8
             offset += 2 + struct.unpack_from(">H", body, offset)[0]

@@ -81,7 +81,8 @@ RULES: tuple[Rule, ...] = (
     _name("journal-catalog", "var/lib/systemd/catalog/database"),
     _log("login-records", "var/log/wtmp", "var/log/btmp", "var/log/lastlog", "var/log/faillog"),
     # languages
-    _cache("pip-cache", "**/.cache/pip/**"),
+    # Not its wheels: a later step may install one without the compiler that made it.
+    _cache("pip-cache", *(f"**/.cache/pip/{name}/**" for name in ("http", "http-v2", "selfcheck"))),
     _rewrite("pyc-mtime", "pyc-source-time", "**/*.pyc", "**/*.pyo"),
     _cache("npm-logs", "**/.npm/_logs/**", "**/.npm/_update-notifier-last-checked", "**/_cacache/_lastverified"),
     _rewrite("npm-cache", "npm-cache-entry", "**/_cacache/index-v5/**"),
@@ -89,7 +90,9 @@ RULES: tuple[Rule, ...] = (
     _cache("java-performance-data", "tmp/hsperfdata_*/**"),
     _rewrite("java-keystore", "java-keystore-times", "etc/ssl/certs/java/cacerts", "**/lib/security/cacerts"),
     _rewrite("conda-history", "conda-history-times", "**/conda-meta/history"),
-    _cache("conda-cache", "**/pkgs/cache/*.json", "**/pkgs/cache/*.q"),
+    _cache(
+        "conda-cache", *(f"{place}/pkgs/cache/*" for place in ("opt/*conda*", "root/*conda*", "home/*/*conda*", "root/.conda"))
+    ),
     # people's tools
     _cache("wget-hsts", "root/.wget-hsts", "home/*/.wget-hsts"),
     _cache("gnupg-random-seed", "**/.gnupg/random_seed"),
