@@ -1,4 +1,6 @@
-"""Looks bases up as a lock pins them: by digest in the store, then in the registry, then by name, and then it must be the same one."""
+"""Looks bases up as a lock pins them: by digest in the store, then in the registry, then the locked state of a Debian archive, then
+by name, and then it must be the same one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def locked_bases(lock: Lock, finder: BaseFinder, *, store: Store, pull: Pull) ->
             return finder(reference, platform, progress)  # what moved is said when everything is built
         if reference.name != HOST_NAME:
             image = _pinned(reference, locked, platform, progress, store=store, pull=pull)
-            if image is not None:
+            if image is None and locked.state:
+                from contain.build.debian import provide_debian_state
+
+                image = provide_debian_state(reference, locked.state, store=store, progress=progress)
+            if image is not None and image.digest == locked.digest:
                 source = BaseSource(name=reference.familiar, digest=image.digest, source=locked.source, local=True)
                 progress.note(f"{reference.familiar}: as locked, {image.digest}")
                 return FoundBase(image=image, trees=image_trees(image, store), source=source)
@@ -46,8 +52,8 @@ def locked_bases(lock: Lock, finder: BaseFinder, *, store: Store, pull: Pull) ->
             error = moved_error(lock, rows, built="")
             if locked.state:
                 error.remedy = (
-                    f"the lock was made from {locked.state}; a mirror that has that state gives it again (`[debian] mirror`, for "
-                    "example a date of snapshot.debian.org), or accept the new one with `contain lock`"
+                    f"the lock was made from {locked.state}, which neither the mirror nor the archive of earlier states gives "
+                    "(`[debian] mirror`, `snapshots`); accept the new one with `contain lock`"
                 )
             raise error
         return found

@@ -8,6 +8,6 @@ Needs no Debian tool of the host. Never takes a byte that the archive's signatur
 
 from __future__ import annotations
 
-from contain.build.debian.provide import provide_debian_base
+from contain.build.debian.provide import provide_debian_base, provide_debian_state
 
-__all__ = ["provide_debian_base"]
+__all__ = ["provide_debian_base", "provide_debian_state"]

@@ -7,6 +7,7 @@ Source: sources.list(5), both of its formats.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from contain.paths import HostPath
 from contain.values import dataclass
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
+DEFAULT_SNAPSHOTS = "https://snapshot.debian.org/archive/debian"
 APT_DIRECTORY = HostPath("/etc/apt")
 
 _SUITES = frozenset(
@@ -126,10 +128,32 @@ def read_host_proxies(apt: HostPath = APT_DIRECTORY) -> dict[str, str]:
 
 def parse_debian_table(table: Mapping[str, Any]) -> str | None:
     """``mirror`` of the configuration file's ``[debian]`` table. Raises `UsageError` (code ``bad-configuration``)."""
-    unknown = sorted(set(table) - {"mirror"})
+    unknown = sorted(set(table) - {"mirror", "snapshots"})
     if unknown:
-        raise UsageError(f"[debian] has an unknown setting {unknown[0]!r}", code="bad-configuration", remedy="known: mirror")
+        raise UsageError(
+            f"[debian] has an unknown setting {unknown[0]!r}", code="bad-configuration", remedy="known: mirror, snapshots"
+        )
     mirror = table.get("mirror")
     if mirror is not None and not isinstance(mirror, str):
         raise UsageError("[debian] mirror must be a string", code="bad-configuration")
     return mirror
+
+
+def parse_debian_snapshots(table: Mapping[str, Any]) -> str:
+    """``snapshots`` of the ``[debian]`` table: where an archive's earlier states are; empty: nowhere. Raises `UsageError`."""
+    address = table.get("snapshots", DEFAULT_SNAPSHOTS)
+    if not isinstance(address, str) or (address and not re.match(r"^https?://[^/\s]+(/\S*)?$", address)):
+        raise UsageError("[debian] snapshots must be an http or https address, or empty", code="bad-configuration")
+    return address.rstrip("/")
+
+
+def snapshot_mirrors(address: str, date_seconds: int) -> tuple[str, ...]:
+    """Mirrors as they were soon after a Release file's date, the likeliest first.
+
+    A state is published some hours after the date in its Release file. A stable suite then stays as it is for weeks. Source:
+    https://snapshot.debian.org/: any time stands for the last state before it.
+    """
+    if not address:
+        return ()
+    times = (time.gmtime(date_seconds + hours * 3600) for hours in (24, 6, 2))
+    return tuple(f"{address}/{time.strftime('%Y%m%dT%H%M%SZ', each)}" for each in times)

@@ -11,8 +11,10 @@ The digest depends on the archive's state, the architecture and contain's recipe
 
 from __future__ import annotations
 
+import calendar
 import os
 import platform
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -24,7 +26,14 @@ from contain import configuration
 from contain.build.bases import ProvidedBase
 from contain.build.debian.debfile import decompress, merged_directories, plain_deb, read_deb, write_seed
 from contain.build.debian.download import CONNECTIONS, Amounts, ArchiveClient
-from contain.build.debian.mirror import choose_mirrors, parse_debian_table, read_host_proxies, read_host_sources
+from contain.build.debian.mirror import (
+    choose_mirrors,
+    parse_debian_snapshots,
+    parse_debian_table,
+    read_host_proxies,
+    read_host_sources,
+    snapshot_mirrors,
+)
 from contain.build.debian.packages import EXTRA_PACKAGES, PREFERRED, Package, Selection, parse_packages, select_packages
 from contain.build.debian.recipe import (
     ENVIRONMENT_PATH,
@@ -49,7 +58,7 @@ from contain.build.debian.release import (
     verify_inrelease,
 )
 from contain.build.debian.suites import RELEASES, WantedSuite, debian_architecture, resolve_suite
-from contain.errors import BuildStepFailed, NotFound
+from contain.errors import BuildStepFailed, IntegrityError, NotFound, RegistryError
 from contain.oci import DIGEST_PATTERN, Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
@@ -63,6 +72,7 @@ if TYPE_CHECKING:
     from contain.store import Store
 
 SOURCE = "bootstrapped from a Debian archive"
+_STATE = re.compile(r"Release file of (?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ), (?P<digest>sha256:[0-9a-f]{64})\Z")
 _LOG_TAIL_LINES = 40
 
 
@@ -123,13 +133,66 @@ def provide_debian_base(
             plan = _plan(client, wanted, architecture)
             release = plan.release
             progress.note(f"{reference.familiar}: {_describe(release)}, from {client.mirror}")
-            record = store.home / "debian" / f"made-{plan.key.removeprefix('sha256:')}"
-            image = _read_made(store, record) or _bootstrap(plan, wanted, store=store, client=client, progress=progress)
-            _write_made(record, image)
+            image = _make(plan, wanted, store=store, client=client, progress=progress)
         finally:
             client.close()
         store.tag(reference, image.digest, source=SOURCE)
     return ProvidedBase(image=image, source=SOURCE)
+
+
+def provide_debian_state(
+    reference: Reference,
+    state: str,
+    *,
+    store: Store,
+    progress: Progress,
+    mirror: str | None = None,
+    snapshots: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Image | None:
+    """The image of an earlier state of the archive, from a mirror that still has it, else from an archive of states.
+
+    ``state``: the comment that a bootstrapped image's history has, with the Release file's date and digest. ``mirror`` and
+    ``snapshots``: None for those of the configuration. None if ``state`` says nothing, or if no place has that state. Gives no name to
+    the image. Raises what `provide_debian_base` raises once the state is found.
+    """
+    wanted, stated = resolve_suite(reference), _STATE.search(state)
+    if wanted is None or stated is None:
+        return None
+    architecture = debian_architecture(platform.machine())
+    environ = os.environ if environ is None else environ
+    table = configuration.read_tables().get("debian", {})
+    configured = mirror or parse_debian_table(table)
+    date_seconds = calendar.timegm(time.strptime(stated["date"], "%Y-%m-%dT%H:%M:%SZ"))
+    address = parse_debian_snapshots(table) if snapshots is None else snapshots
+    mirrors = choose_mirrors(configured, () if configured else read_host_sources())[:1]
+    with explained(store.home), store.lock(f"debian-{wanted.suite}-{architecture}"):
+        for place in (*mirrors, *snapshot_mirrors(address, date_seconds)):
+            client = ArchiveClient(
+                (place,), store.home / "debian", environ=environ, proxies=read_host_proxies(), progress=progress
+            )
+            try:
+                try:
+                    plan = _plan(client, wanted, architecture)
+                except (NotFound, RegistryError, IntegrityError) as error:
+                    progress.note(f"{place}: {error.message}")
+                    if isinstance(error, RegistryError) and place not in mirrors:
+                        return None  # the others are the same server
+                    continue
+                if plan.release.digest == stated["digest"]:
+                    progress.note(f"{reference.familiar}: {_describe(plan.release)}, from {place}")
+                    return _make(plan, wanted, store=store, client=client, progress=progress)
+            finally:
+                client.close()
+    return None
+
+
+def _make(plan: BootstrapPlan, wanted: WantedSuite, *, store: Store, client: ArchiveClient, progress: Progress) -> Image:
+    """The image of a state of the archive: made before, or now."""
+    record = store.home / "debian" / f"made-{plan.key.removeprefix('sha256:')}"
+    image = _read_made(store, record) or _bootstrap(plan, wanted, store=store, client=client, progress=progress)
+    _write_made(record, image)
+    return image
 
 
 def _open_client(store: Store, *, mirror: str | None, environ: Mapping[str, str], progress: Progress) -> ArchiveClient:
