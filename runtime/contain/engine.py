@@ -24,7 +24,6 @@ from contain.spec import ContainerSpec, Limits, Network
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.archive.compress import Compression
     from contain.archive.load import LoadedImage
     from contain.archive.plan import FileFormat, SavedImage
     from contain.build.checking import CheckReport
@@ -283,12 +282,11 @@ class Engine:
         output: HostPath | BinaryIO,
         *,
         form: FileFormat | None = None,
-        compression: Compression | None = None,
+        compression: str | None = None,
     ) -> tuple[SavedImage, ...]:
         """``contain save``: images as one file (default: `FileFormat.DOCKER`). Decided by `contain.archive.plan`, done by
         `contain.archive.save`."""
-        from contain.archive.compress import prepare
-        from contain.archive.plan import FileFormat, join_names
+        from contain.archive.plan import FileFormat, SavedImage, join_names
         from contain.archive.save import save
         from contain.build.host_root import is_on_host
 
@@ -301,25 +299,35 @@ class Engine:
                     remedy="build it on another base than `host`",
                 )
         held = {digest for image, _ in asked for digest in (image.digest, *image.config.diff_ids)}
-        with self.store.lease(*sorted(held)), self.store.scratch("save") as scratch:
-            prepared = [
-                prepare(image, references, compression=compression, store=self.store, scratch=scratch, progress=self.progress)
-                for image, references in asked
-            ]
-            images = tuple(saved for saved, _ in prepared)
-            for (image, _), saved in zip(asked, images, strict=True):
-                if image.digest != saved.digest:
-                    self.progress.note(f"{image.digest[:19]} is {saved.digest} in this compression")
-            sources = [source for _, found in prepared for source in found]
-            save(
-                images,
-                sources,
-                form=form or FileFormat.DOCKER,
-                output=output,
-                store=self.store,
-                progress=self.progress,
-            )
-        return images
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.store.lease(*sorted(held)))
+            images = []
+            for image, references in asked:
+                packed = image if compression is None else self._repack(image, compression)
+                stack.enter_context(self.store.lease(packed.digest))
+                images.append(
+                    SavedImage(
+                        names=references,
+                        image=packed,
+                        manifest_data=self.store.read_blob(packed.digest),
+                        config_data=self.store.read_blob(packed.manifest.config.digest),
+                    )
+                )
+            save(images, form=form or FileFormat.DOCKER, output=output, store=self.store, progress=self.progress)
+        return tuple(images)
+
+    def _repack(self, image: Image, compression: str) -> Image:
+        """The same image with its layers in another compression, as ``contain push`` would send it."""
+        import threading
+
+        from contain.registry.packing import pack_image, parse_compression
+
+        packed = pack_image(
+            image, parse_compression(compression), store=self.store, progress=self.progress, stop=threading.Event()
+        )
+        if packed.digest != image.digest:
+            self.progress.note(f"{image.digest[:19]} is {packed.digest} in this compression")
+        return packed
 
     def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float]:
         """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named."""

@@ -33,10 +33,19 @@ class SavedImage:
     """An image to be written, and the names that the file gives it."""
 
     names: tuple[Reference, ...]
-    digest: str
-    manifest: Manifest
+    image: Image
     manifest_data: bytes
     config_data: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of its manifest."""
+        return self.image.digest
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self.image.manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Images from the store into a file, a directory or a stream: performs what `contain.archive.plan` lists.
 
 Every byte is verified on its way out: what is damaged on disk does not travel. A file appears under its name only when all of
-it is there. Memory: one piece at a time; recompressed layers go to the store's scratch space first, since a tar header
-holds the size of what follows.
+it is there. Memory: one piece at a time.
 """
 
 from __future__ import annotations
@@ -11,37 +10,26 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from contain.archive.plan import FileFormat, PlannedMember, SavedImage, plan_members
-from contain.errors import ContainError, HostError, IntegrityError, UsageError
+from contain.errors import ContainError, HostError, IntegrityError, NotFound, UsageError
 from contain.oci import Descriptor
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.store import DEFAULT_EPOCH_SECONDS, Store
 from contain.store.durable import remove_tree
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
-from contain.values import dataclass
 
 _PIECE_BYTES = 1 << 20
 _REPORT_BYTES = 16 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSource:
-    """Where a layer's bytes come from: a scratch file, or the store."""
-
-    layer: Descriptor
-    diff_id: str
-    path: HostPath | None = None
-
-
 def save(
     images: Sequence[SavedImage],
-    sources: Sequence[LayerSource],
     *,
     form: FileFormat,
     output: HostPath | BinaryIO,
@@ -54,7 +42,12 @@ def save(
     ``output-full``) and `ContainError` (code ``cannot-write``); then a named file is as it was.
     """
     members = plan_members(images, form)
-    writing = _Writing({source.layer.digest: source for source in sources}, store, progress)
+    layers = {
+        layer.digest: (layer, diff_id)
+        for image in images
+        for layer, diff_id in zip(image.manifest.layers, image.image.config.diff_ids, strict=True)
+    }
+    writing = _Writing(layers, store, progress)
     if not isinstance(output, HostPath):
         with _explained("standard output"):
             writing.archive(members, output)
@@ -112,8 +105,8 @@ def _replaced(path: HostPath) -> Iterator[BinaryIO]:
 
 
 class _Writing:
-    def __init__(self, sources: dict[str, LayerSource], store: Store, progress: Progress) -> None:
-        self._sources, self._store, self._progress = sources, store, progress
+    def __init__(self, layers: Mapping[str, tuple[Descriptor, str]], store: Store, progress: Progress) -> None:
+        self._layers, self._store, self._progress = layers, store, progress
 
     def archive(self, members: Sequence[PlannedMember], out: BinaryIO) -> None:
         """One tar archive."""
@@ -157,27 +150,29 @@ class _Writing:
         if member.data is not None:
             write(member.data)
         elif member.layer is not None:
-            source = self._sources[member.layer]
-            checked = _Checked(write, source.layer, self._progress)
-            copy_layer(source, self._store, checked)
+            layer, diff_id = self._layers[member.layer]
+            checked = _Checked(write, layer, self._progress)
+            for piece in _layer_pieces(layer, diff_id, self._store):
+                checked.write(piece)
             checked.finish()
 
 
-def copy_layer(source: LayerSource, store: Store, out: _Checked) -> None:
+def _layer_pieces(layer: Descriptor, diff_id: str, store: Store) -> Iterator[bytes]:
     """A layer's bytes as its manifest means them: a blob as it was pulled, or the archive made again from the layer's tree."""
-    if source.path is not None:
-        with open(source.path, "rb") as file:
-            _copy(file, out)
-    elif store.has_blob(source.layer.digest):
-        with store.open_blob(source.layer.digest) as file:
-            _copy(file, out)
-    else:
-        store.write_layer_tar(source.diff_id, out)  # type: ignore[arg-type]  # it only writes
-
-
-def _copy(file: BinaryIO, out: _Checked) -> None:
-    while data := file.read(_PIECE_BYTES):
-        out.write(data)
+    if layer.digest == diff_id and not store.has_blob(layer.digest):
+        yield from store.layer_pieces(diff_id)
+        return
+    try:
+        file = store.open_blob(layer.digest)
+    except NotFound as error:
+        raise NotFound(
+            f"the archive of layer {layer.digest} is not in the store, only its files are",
+            code="layer-blob-not-found",
+            remedy="pull the image again, or save it with --compression gzip",
+        ) from error
+    with file:
+        while data := file.read(_PIECE_BYTES):
+            yield data
 
 
 class _Checked:
@@ -189,7 +184,8 @@ class _Checked:
         self._size = self._reported = 0
         self._label = f"save {layer.digest[7:19]}"
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
+        """Pass a piece on. Raises `IntegrityError` when there is more than was promised."""
         self._size += len(data)
         if self._size > self._layer.size:
             raise self._damaged()
@@ -198,11 +194,6 @@ class _Checked:
         if self._size - self._reported >= _REPORT_BYTES:
             self._reported = self._size
             self._progress.amount(self._label, self._size, self._layer.size)
-        return len(data)
-
-    def writelines(self, pieces: Iterator[bytes]) -> None:
-        for piece in pieces:
-            self.write(piece)
 
     def finish(self) -> None:
         """Raises `IntegrityError` when it was not what was promised."""

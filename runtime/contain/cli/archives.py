@@ -11,7 +11,6 @@ from contain.cli.output import TerminalProgress
 from contain.errors import UsageError
 
 if TYPE_CHECKING:
-    from contain.archive.compress import Compression
     from contain.archive.plan import FileFormat
 
 _FORMATS = ("docker", "oci", "oci-dir")
@@ -35,7 +34,11 @@ def save(options: argparse.Namespace) -> int:
     """To a file, which appears when it is whole, or to standard output."""
     from contain.engine import Engine
 
-    form, compression = _format(options.format), _compression(options.compression)
+    form = _format(options.format)
+    if options.compression is not None:
+        from contain.registry.packing import parse_compression
+
+        parse_compression(options.compression)
     if options.output in (None, "-"):
         if form.value == "oci-dir":
             raise UsageError("a directory needs a name", code="bad-output", remedy="use -o DIRECTORY")
@@ -49,7 +52,7 @@ def save(options: argparse.Namespace) -> int:
     progress = TerminalProgress()
     with Engine.open(progress=progress) as engine:
         try:
-            engine.save(options.images, output, form=form, compression=compression)
+            engine.save(options.images, output, form=form, compression=options.compression)
         finally:
             progress.close()
     return 0
@@ -62,16 +65,6 @@ def _format(text: str) -> FileFormat:
     if text not in _FORMATS:
         raise UsageError(f"unknown format {text!r}", code="bad-arguments", remedy=f"one of {', '.join(_FORMATS)}")
     return FileFormat(text)
-
-
-def _compression(text: str | None) -> Compression | None:
-    from contain.archive.compress import Compression
-
-    if text is None:
-        return None
-    if text not in _COMPRESSIONS:
-        raise UsageError(f"unknown compression {text!r}", code="bad-arguments", remedy=f"one of {', '.join(_COMPRESSIONS)}")
-    return Compression(text)
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
