@@ -126,9 +126,7 @@ def _describe_node(node: Node, ownership: Ownership) -> _Description:
 def _alone(path: str, change: Change, names: _RandomNames) -> PathDifference:
     rule = find_rule(path[1:])
     cause = rule.cause if rule is not None else "unknown"
-    if "/.git/objects/" in path:
-        cause = "git-commit-time"
-    elif cause == "unknown" and names.is_random(path):
+    if cause == "unknown" and names.is_random(path):
         cause = "timestamp" if _TIME.search(os.fsencode(path)) else "random-name"
     elif cause == "unknown" and _PACKAGES.fullmatch(path[1:]):
         cause = "package-versions"
@@ -212,6 +210,8 @@ def attribute(path: str, first: bytes, second: bytes) -> tuple[str, str]:
         return ("password-salt" if _column(first, 1) != _column(second, 1) else "shadow-day"), ""  # never show a hash
     if path.endswith((".pyc", ".pyo")):
         return ("pyc-mtime" if first[16:] == second[16:] else "pyc-content"), hint
+    if rule is not None and rule.cause == "git-reflog" and first.split(b" ")[1:2] != second.split(b" ")[1:2]:
+        return "git-commit-time", hint
     if rule is not None:
         return rule.cause, "" if rule.cause in ("ssh-host-keys", "private-key") else hint
     if _PEM.search(first) and _PEM.search(second):

@@ -33,6 +33,13 @@ TAR = b"\0" * 257 + b"ustar"
         ("var/lib/apt/lists/x_InRelease", b"a", b"b", "apt-lists"),
         ("m/__pycache__/a.cpython-310.pyc", b"h" * 16 + b"1", b"h" * 16 + b"2", "pyc-content"),
         ("m/__pycache__/a.cpython-310.pyc", b"g" * 16 + b"1", b"h" * 16 + b"1", "pyc-mtime"),
+        ("p/.git/refs/heads/main", b"a" * 40, b"b" * 40, "git-commit-time"),
+        (
+            "p/.git/logs/HEAD",
+            b"0 " + b"a" * 40 + b" A <a> 1 +0000\tm",
+            b"0 " + b"b" * 40 + b" A <a> 1 +0000\tm",
+            "git-commit-time",
+        ),
         ("lib/a.so", ELF + b"/tmp/pip-install-aaaaaaaa/x\0", ELF + b"/tmp/pip-install-bbbbbbbb/x\0", "build-path"),
         ("bin/a", ELF + b"Nov 21 2026 12:00:01\0", ELF + b"Nov 21 2026 12:00:02\0", "build-time"),
         ("a.gz", b"\x1f\x8b\x08\0\1\2\3\4data", b"\x1f\x8b\x08\0\1\2\3\5data", "build-time"),

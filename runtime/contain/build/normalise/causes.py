@@ -153,8 +153,8 @@ _ALL = (
     Cause(identifier="git-reflog", title="git logs the time of each movement", remedy=_MEND, mended=True),
     Cause(
         identifier="git-commit-time",
-        title="a commit that the RUN made holds the time",
-        remedy="GIT_AUTHOR_DATE=@$SOURCE_DATE_EPOCH GIT_COMMITTER_DATE=@$SOURCE_DATE_EPOCH git commit ...",
+        title="another commit: the RUN made it at another time, or fetched a branch that has moved",
+        remedy="GIT_AUTHOR_DATE=@$SOURCE_DATE_EPOCH GIT_COMMITTER_DATE=@$SOURCE_DATE_EPOCH git commit ...; fetch a commit by its hash",
     ),
     # Times in text.
     Cause(

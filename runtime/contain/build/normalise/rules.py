@@ -108,6 +108,9 @@ RULES: tuple[Rule, ...] = (
     ),
     # version control
     _rewrite("git-index", "git-index", "**/.git/index", "**/.git/modules/**/index"),
+    _name(
+        "git-commit-time", *(f"**/.git/{name}" for name in ("refs/**", "objects/**", "packed-refs", "ORIG_HEAD", "FETCH_HEAD"))
+    ),
     _rewrite("git-reflog", "git-reflog", "**/.git/logs/**", "**/.git/modules/**/logs/**"),
 )
 
