@@ -29,7 +29,7 @@ from contain.store import Store, TarLimits
 from contain.values import dataclass
 
 END = bytes(1024)
-LIMITS = TarLimits(entries=2000, total_bytes=48 << 20)
+LIMITS = TarLimits(entries=2000, directories=1500, total_bytes=48 << 20)
 GIB = 1 << 30
 
 
@@ -506,6 +506,12 @@ def test_a_bomb_of_entries_is_stopped_at_the_limit(jail: Jail) -> None:
     data = b"".join(entry(f"f{number}") for number in range(LIMITS.entries + 1))
     error = jail.refuse(data + END)
     assert f"more than {LIMITS.entries} entries" in str(error)
+
+
+def test_a_bomb_of_directories_that_no_entry_names_is_stopped_at_the_limit(jail: Jail) -> None:
+    data = b"".join(entry(f"{number}/" + "d/" * 45 + "x") for number in range(40))
+    error = jail.refuse(data + END)
+    assert f"more than {LIMITS.directories} directories" in str(error)
 
 
 def test_a_bomb_of_nameless_headers_is_stopped_at_the_limit(jail: Jail) -> None:

@@ -161,6 +161,8 @@ class _Extractor:
 
     def _note_directory(self, descriptor: int, path: bytes, entry: TarEntry | None) -> None:
         self._directories[os.fstat(descriptor).st_ino] = _Directory(path, entry)
+        if len(self._directories) > self._limits.directories:
+            raise bad_layer(f"more than {self._limits.directories} directories")
 
     def _whiteout(self, parent: int, name: bytes, entry: TarEntry) -> None:
         if entry.kind is not TarKind.FILE:

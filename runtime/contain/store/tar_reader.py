@@ -8,7 +8,7 @@ Sources: POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format"; image-spec ``laye
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from contain.errors import IntegrityError
@@ -19,6 +19,7 @@ _CHUNK_BYTES = 1 << 20
 _LARGEST_ID = 0xFFFF_FFFE  # 2**32 - 1 means "no change" to chown(2)
 _LARGEST_SECONDS = 1 << 40
 _LARGEST_SIZE = 1 << 60
+_NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 _KINDS = {kind.value: kind for kind in TarKind} | {b"\0": TarKind.FILE, b"7": TarKind.FILE}
 
 
@@ -27,6 +28,7 @@ class TarLimits:
     """What one archive may hold. The defaults are far above any honest layer and far below what would fill a machine."""
 
     entries: int = 5_000_000
+    directories: int = 1_000_000  # also those that no entry names: one path can ask for as many as it is deep
     extended_header_bytes: int = 1 << 20  # per entry; an xattr has at most 64 KiB, a path 4 KiB
     depth: int = 512
     path_bytes: int = 4095  # PATH_MAX without its zero byte
@@ -197,6 +199,7 @@ class TarReader:
             raise bad_layer("a path with a zero byte")
         self._left, self._padding = size, padding_bytes(size)
         prefix = len(XATTR_RECORD)
+        xattrs = {key[prefix:]: value for key, value in records.items() if key.startswith(XATTR_RECORD)}
         return TarEntry(
             path=path,
             kind=kind,
@@ -207,7 +210,7 @@ class TarReader:
             mtime_ns=mtime_ns,
             link=link,
             device=device,
-            xattrs=MappingProxyType({key[prefix:]: value for key, value in records.items() if key.startswith(XATTR_RECORD)}),
+            xattrs=MappingProxyType(xattrs) if xattrs else _NO_XATTRS,
         )
 
 
