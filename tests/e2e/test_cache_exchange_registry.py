@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contain.reference import parse_reference
+from contain.registry.artifacts import fetch_manifest
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import Server
 
@@ -61,7 +64,7 @@ def test_a_second_machine_builds_nothing_again(
     to = f"type=registry,ref={reference},mode=max,compression={compression}"
     first = contain(tmp_path / "one", "build", "--explain", "--cache-to", to, context)
     assert outcomes(first) == ["MISS"] * 4
-    manifest = server.read("team/app/manifests/cache")
+    manifest = json.loads(fetch_manifest(parse_reference(reference)).data)
     assert manifest["artifactType"] == "application/vnd.contain.build-cache.v1"
     assert len(manifest["layers"]) == 3  # what the RUN made and what is copied from it are one layer
     second = contain(tmp_path / "two", "build", "--explain", "--cache-from", reference, context)
