@@ -87,7 +87,7 @@ def run_options(options: argparse.Namespace) -> RunOptions:
 
     for name, (flag, remedy) in _REFUSED.items():
         if getattr(options, name) is not None:
-            raise NotSupported(f"contain build {flag} is not supported", code="flag-not-supported", remedy=remedy)
+            raise NotSupported(f"contain build {flag} is not supported yet", code="flag-not-supported", remedy=remedy)
     secrets = [parse_secret(text) for text in options.secret]
     agents = [parse_ssh(text) for text in options.ssh]
     network = parse_build_network(options.network or "default")
