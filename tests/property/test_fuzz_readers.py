@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import copy
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import tempfile
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -355,7 +359,14 @@ def unpack_recipe(recipe: bytes) -> None:
 
 TARGETS["unpack_recipe"] = unpack_recipe
 SEEDS["unpack_recipe"] = (bytes(range(60)), b"\x04\x00\x0b\x00\x02\x01\x02\x01\x00\x06\x00\x00")
-SEEDS["read_layer"] = SEEDS["unpack_layer"] = tuple(archive_of(recipe) for recipe in SEEDS["unpack_recipe"])
+SEEDS["unpack_layer"] = tuple(archive_of(recipe) for recipe in SEEDS["unpack_recipe"])
+SEEDS["read_layer"] = (
+    *SEEDS["unpack_layer"],
+    *(
+        pack(SEEDS["unpack_layer"][1])
+        for pack in (gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress)
+    ),
+)
 
 
 # -- a few seconds of each --------------------------------------------------------------------------------------------------
