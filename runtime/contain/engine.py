@@ -299,9 +299,11 @@ class Engine:
                     remedy="build it on another base than `host`",
                 )
         held = {digest for image, _ in asked for digest in (image.digest, *image.config.diff_ids)}
+        known = {row.digest for row in self.store.images()}
+        images: list[SavedImage] = []
         with contextlib.ExitStack() as stack:
+            stack.callback(lambda: self._forget_packed({saved.digest for saved in images} - known))
             stack.enter_context(self.store.lease(*sorted(held)))
-            images = []
             for image, references in asked:
                 packed = image if compression is None else self._repack(image, compression)
                 stack.enter_context(self.store.lease(packed.digest))
@@ -315,6 +317,15 @@ class Engine:
                 )
             save(images, form=form or FileFormat.DOCKER, output=output, store=self.store, progress=self.progress)
         return tuple(images)
+
+    def _forget_packed(self, digests: set[str]) -> None:
+        """Images that came about for a file only are no images of this store. Their layers stay for a while, so that the next
+        file is made faster."""
+        from contain.store.images import GRACE_SECONDS
+
+        for digest in sorted(digests):
+            with contextlib.suppress(NotFound):
+                self.store.remove_image(digest, grace_seconds=GRACE_SECONDS, only_unnamed=True)
 
     def _repack(self, image: Image, compression: str) -> Image:
         """The same image with its layers in another compression, as ``contain push`` would send it."""

@@ -112,6 +112,7 @@ def test_repacked_layers_change_the_manifest_and_not_the_config(
 ) -> None:
     data = saved(engine, "app:1", compression=compression)
     assert data == saved(engine, "app:1", compression=compression)
+    assert [row.names for row in engine.images() if not row.names] == []  # the repacked one is in the file only
     assert len(data) < len(BIG) // 4
     image = engine.find_image("app:1").image
     with Engine.open(tmp_path / "second", run=tmp_path / "run2") as other:
