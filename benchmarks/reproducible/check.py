@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,7 @@ def main() -> int:
     rows: list[tuple[str, ...]] = []
     cannot: list[tuple[str, ...]] = []
     good = True
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the directories are removed
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory() as disk, tempfile.TemporaryDirectory(dir=memory) as elsewhere:
         os.chmod(elsewhere, 0o755)
