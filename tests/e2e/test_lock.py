@@ -355,3 +355,34 @@ def test_the_bill_of_a_debian_image_lists_what_dpkg_lists(tmp_path: Path) -> Non
     packages = [each for each in bill["components"] if each["type"] == "library"]
     assert sorted(f"{each['name']} {each['version']}" for each in packages) == sorted(listed.splitlines())
     assert all(each["purl"].startswith("pkg:deb/debian/") for each in packages)
+
+
+@pytest.mark.network
+def test_apt_takes_the_locked_version_though_there_is_a_newer_one(tmp_path: Path) -> None:
+    """Debian keeps a point release's version beside the security team's, so that some packages have two."""
+    project = Project(tmp_path / "project", tmp_path / "home")
+    names = "libexpat1 libpng16-16 libssl3 libxml2 xz-utils"
+    project.write(Dockerfile=f"FROM debian:bookworm\nRUN apt-get update && apt-cache madison {names} > /versions\n")
+    done = project("build", "-t", "versions", ".", seconds=300)
+    if done.returncode != 0:
+        pytest.skip(f"no Debian mirror: {done.stderr.strip().splitlines()[-1]}")
+    versions: dict[str, list[str]] = {}
+    for line in project.good("run", "--rm", "versions", "cat", "/versions").splitlines():
+        name, version = (part.strip() for part in line.split("|")[:2])
+        versions.setdefault(name, []).append(version)
+    several = [(name, found) for name, found in versions.items() if len(set(found)) > 1]
+    if not several:
+        pytest.skip("the archive has one version of each of these packages today")
+    name, (newest, *_, older) = several[0]
+    command = f"apt-get update && apt-get install -y --no-install-recommends {name} && dpkg -s {name} | grep ^Version:"
+    project.write(Dockerfile=f"FROM debian:bookworm\nRUN {command}\n")
+    project.good("lock", "--no-cache")
+    path = project.directory / "contain.lock"
+    lock = json.loads(path.read_text())
+    packages = lock["stages"][0]["steps"][0]["packages"]["dpkg"]
+    assert packages[name] == newest
+    packages[name], lock["image"] = older, "sha256:" + "0" * 64
+    path.write_text(json.dumps(lock))
+    built = project("build", "--locked", "--no-cache", ".", seconds=120)
+    assert f"Version: {older}\n" in built.stderr
+    assert f"package {name} " not in built.stderr[built.stderr.index("  WHAT ") :]  # it is as locked
