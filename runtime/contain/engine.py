@@ -284,10 +284,10 @@ class Engine:
         form: FileFormat | None = None,
         compression: str | None = None,
     ) -> tuple[SavedImage, ...]:
-        """``contain save``: images as one file (default: `FileFormat.DOCKER`). Decided by `contain.archive.plan`, done by
-        `contain.archive.save`."""
-        from contain.archive.plan import FileFormat, SavedImage, join_names
-        from contain.archive.save import save
+        """``contain save``: images as one file (default: `FileFormat.DOCKER`); ``compression``: gzip, zstd, none, or None to
+        keep what each layer has. Decided by `contain.archive.plan`, done by `contain.archive.save`."""
+        from contain.archive.plan import FileFormat, join_names
+        from contain.archive.save import save_images
         from contain.build.host_root import is_on_host
 
         asked = join_names((name, self.store.find_image(name)) for name in names)
@@ -298,47 +298,14 @@ class Engine:
                     code="image-on-host",
                     remedy="build it on another base than `host`",
                 )
-        held = {digest for image, _ in asked for digest in (image.digest, *image.config.diff_ids)}
-        known = {row.digest for row in self.store.images()}
-        images: list[SavedImage] = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(lambda: self._forget_packed({saved.digest for saved in images} - known))
-            stack.enter_context(self.store.lease(*sorted(held)))
-            for image, references in asked:
-                packed = image if compression is None else self._repack(image, compression)
-                stack.enter_context(self.store.lease(packed.digest))
-                images.append(
-                    SavedImage(
-                        names=references,
-                        image=packed,
-                        manifest_data=self.store.read_blob(packed.digest),
-                        config_data=self.store.read_blob(packed.manifest.config.digest),
-                    )
-                )
-            save(images, form=form or FileFormat.DOCKER, output=output, store=self.store, progress=self.progress)
-        return tuple(images)
-
-    def _forget_packed(self, digests: set[str]) -> None:
-        """Images that came about for a file only are no images of this store. Their layers stay for a while, so that the next
-        file is made faster."""
-        from contain.store.images import GRACE_SECONDS
-
-        for digest in sorted(digests):
-            with contextlib.suppress(NotFound):
-                self.store.remove_image(digest, grace_seconds=GRACE_SECONDS, only_unnamed=True)
-
-    def _repack(self, image: Image, compression: str) -> Image:
-        """The same image with its layers in another compression, as ``contain push`` would send it."""
-        import threading
-
-        from contain.registry.packing import pack_image, parse_compression
-
-        packed = pack_image(
-            image, parse_compression(compression), store=self.store, progress=self.progress, stop=threading.Event()
+        return save_images(
+            asked,
+            compression=compression,
+            form=form or FileFormat.DOCKER,
+            output=output,
+            store=self.store,
+            progress=self.progress,
         )
-        if packed.digest != image.digest:
-            self.progress.note(f"{image.digest[:19]} is {packed.digest} in this compression")
-        return packed
 
     def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float]:
         """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named."""

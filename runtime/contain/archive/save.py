@@ -10,22 +10,74 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
 from contain.archive.plan import FileFormat, PlannedMember, SavedImage, plan_members
 from contain.errors import ContainError, HostError, IntegrityError, NotFound, UsageError
-from contain.oci import Descriptor
+from contain.oci import Descriptor, Image
 from contain.paths import HostPath
 from contain.progress import Progress
+from contain.reference import Reference
 from contain.store import DEFAULT_EPOCH_SECONDS, Store
 from contain.store.durable import remove_tree
+from contain.store.images import GRACE_SECONDS
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
 
 _PIECE_BYTES = 1 << 20
 _REPORT_BYTES = 16 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def save_images(
+    asked: Sequence[tuple[Image, tuple[Reference, ...]]],
+    *,
+    compression: str | None,
+    form: FileFormat,
+    output: HostPath | BinaryIO,
+    store: Store,
+    progress: Progress,
+) -> tuple[SavedImage, ...]:
+    """Write images under names, with the layers that they have, or repacked as `contain push` repacks them. Raises what `save`
+    raises."""
+    known = {row.digest for row in store.images()}
+    images: list[SavedImage] = []
+    with ExitStack() as stack:
+        stack.callback(lambda: _forget({saved.digest for saved in images} - known, store))
+        held = {digest for image, _ in asked for digest in (image.digest, *image.config.diff_ids)}
+        stack.enter_context(store.lease(*sorted(held)))
+        for image, references in asked:
+            packed = image if compression is None else _repack(image, compression, store, progress)
+            stack.enter_context(store.lease(packed.digest))
+            images.append(
+                SavedImage(
+                    names=references,
+                    image=packed,
+                    manifest_data=store.read_blob(packed.digest),
+                    config_data=store.read_blob(packed.manifest.config.digest),
+                )
+            )
+        save(images, form=form, output=output, store=store, progress=progress)
+    return tuple(images)
+
+
+def _repack(image: Image, compression: str, store: Store, progress: Progress) -> Image:
+    from contain.registry.packing import pack_image, parse_compression
+
+    packed = pack_image(image, parse_compression(compression), store=store, progress=progress, stop=threading.Event())
+    if packed.digest != image.digest:
+        progress.note(f"{image.digest[:19]} is {packed.digest} in this compression")
+    return packed
+
+
+def _forget(digests: Collection[str], store: Store) -> None:
+    """Images that came about for a file only are no images of this store. Their layers stay for a while, so that the next file
+    is made faster."""
+    for digest in sorted(digests):
+        with suppress(NotFound):
+            store.remove_image(digest, grace_seconds=GRACE_SECONDS, only_unnamed=True)
 
 
 def save(
