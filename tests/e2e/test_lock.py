@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import itertools
 import json
 import os
@@ -9,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +54,7 @@ class Project:
         self.directory, self.home = directory, home
         directory.mkdir(exist_ok=True)
 
-    def __call__(self, *arguments: str, seconds: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, seconds: float = 60, **variables: Any) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "CONTAIN_HOME": str(self.home), "LC_ALL": "C.UTF-8", **variables}
         for name in ("CONTAIN_DEBUG", "SOURCE_DATE_EPOCH"):
             if name not in variables:
@@ -66,12 +70,12 @@ class Project:
             stdin=subprocess.DEVNULL,
         )
 
-    def good(self, *arguments: str, **variables: str) -> str:
+    def good(self, *arguments: str, **variables: Any) -> str:
         done = self(*arguments, **variables)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def moved(self, *arguments: str, **variables: str) -> list[list[str]]:
+    def moved(self, *arguments: str, **variables: Any) -> list[list[str]]:
         """The rows of the table of a locked build that must fail, cut at wide gaps."""
         done = self("build", "--locked", *arguments, ".", **variables)
         assert done.returncode == 1, done.stdout + done.stderr
@@ -342,6 +346,54 @@ def test_a_push_takes_along_what_is_attached_and_others_find_it(
 
 def _no_proxy() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
+def write_wheel(directory: Path, version: str) -> None:
+    name = f"demo-{version}.dist-info"
+    with zipfile.ZipFile(directory / f"demo-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("demo.py", f"version = {version!r}\n")
+        wheel.writestr(f"{name}/METADATA", f"Metadata-Version: 2.1\nName: demo\nVersion: {version}\n")
+        wheel.writestr(f"{name}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}/RECORD", f"demo.py,,\n{name}/METADATA,,\n{name}/WHEEL,,\n{name}/RECORD,,\n")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A package index on loopback: its address, and the directory of its wheels."""
+    wheels = tmp_path / "index" / "demo"
+    wheels.mkdir(parents=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(wheels.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", wheels
+        server.shutdown()
+        thread.join()
+
+
+def test_pip_itself_takes_the_locked_version_as_long_as_the_index_has_it(tmp_path: Path, index: tuple[str, Path]) -> None:
+    python = Path("/usr/bin/python3")
+    if not python.exists() or subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine's /usr/bin/python3 has no pip")
+    address, wheels = index
+    project = Project(tmp_path / "project", tmp_path / "home")
+    options = f"--no-cache-dir --disable-pip-version-check --no-compile --index-url {address} --target /opt/site-packages"
+    step = f"RUN --network=host no_proxy=127.0.0.1 {python} -m pip install {options} demo"
+    project.write(Dockerfile=f"FROM host\n{step}\n")
+    allow = ("--allow", "network.host")
+    write_wheel(wheels, "1.0")
+    project.good("lock", *allow)
+    digest = json.loads((project.directory / "contain.lock").read_text())["image"]
+    write_wheel(wheels, "2.0")
+    assert project.good("build", *allow, "--no-cache", ".") != digest
+    assert project.good("build", *allow, "--locked", "--no-cache", ".") == digest
+    (wheels / "demo-1.0-py3-none-any.whl").unlink()
+    assert [row[:3] for row in project.moved(*allow, "--no-cache")] == [["python package demo", "1.0", "2.0"]]
 
 
 @pytest.mark.network
