@@ -150,6 +150,8 @@ def resolve_mount(flag: MountFlag, lookup: Lookup, *, escape: str = DEFAULT_ESCA
         _check_secret(values, span)
     name = values.get("id", "")
     target = values.get("target", "")
+    if not target and kind in (MountKind.BIND, MountKind.CACHE, MountKind.TMPFS):
+        target = "."  # the working directory, to which every relative target belongs
     if kind is MountKind.SECRET:
         name = name or values.get("source", "") or posixpath.basename(target)
         if not target and "env" not in values:
@@ -158,8 +160,6 @@ def resolve_mount(flag: MountFlag, lookup: Lookup, *, escape: str = DEFAULT_ESCA
         name = name or target
     elif kind is MountKind.SSH:
         name = name or "default"
-    if not target and kind in (MountKind.BIND, MountKind.CACHE, MountKind.TMPFS):
-        raise _bad(f"a {kind.value} mount needs a target", span, "write target=/path")
     return RunMount(
         kind=kind,
         target=target,

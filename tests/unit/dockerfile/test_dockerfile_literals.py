@@ -184,6 +184,11 @@ def test_mounts(text: str, expected: RunMount) -> None:
     assert resolve_mount(parse_mount(text), UNSET.get) == expected
 
 
+@pytest.mark.parametrize("text", ["from=binaries", "type=bind", "type=cache,id=a", "type=tmpfs"])
+def test_a_mount_without_a_target_is_at_the_working_directory(text: str) -> None:
+    assert resolve_mount(parse_mount(text), UNSET.get).target == "."
+
+
 def test_mount_values_expand_when_variables_are_known() -> None:
     flag = parse_mount("type=$KIND,target=$HOME/.cache,uid=${U:-7}")
     mount = resolve_mount(flag, {"KIND": "cache", "HOME": "/root"}.get)
@@ -193,9 +198,7 @@ def test_mount_values_expand_when_variables_are_known() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "type=bind",
         "type=nope,target=/a",
-        "type=cache",
         "target",
         "target=/a,nope=1",
         "target=/a,mode=0755",
