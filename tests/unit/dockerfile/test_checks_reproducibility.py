@@ -148,6 +148,7 @@ ACCEPTED = (
     ("StalePackageIndex", "RUN apt-get install -y ./a.deb"),
     ("AptListsKept", "RUN apt-get update && apt-get install -y curl && rm -rf /var/lib/apt/lists/*"),
     ("AptListsKept", "RUN apt-get update && apt-get install -y curl; rm -rf /tmp/* /var/lib/apt/lists /var/cache/apt"),
+    ("AptListsKept", "RUN apt-get update; apt-get install -y curl; apt-get dist-clean"),
     ("AptListsKept", "RUN --mount=type=cache,target=/var/lib/apt apt-get update && apt-get install -y curl"),
     ("PackageCacheKept", "RUN apk add --no-cache curl"),
     ("PackageCacheKept", "RUN --mount=type=cache,target=/root/.cache pip install requests"),

@@ -232,14 +232,16 @@ def apt_lists_kept(subject: Subject) -> Iterator[Found]:
         updates = [command for command in script.commands if _updates_apt(command)]
         if not updates or _mounted(script, _APT_LISTS + "/lists"):
             continue
-        removed = any(
-            command.program in ("rm", "find")
-            and any(word.startswith((_APT_LISTS, "/var/lib/apt", "/var/lib/*")) for word in command.words)
-            for command in script.commands
-        )
+        removed = any(_removes_lists(command) for command in script.commands)
         if not removed:
             message = "the index of the day stays in the layer, below /var/lib/apt/lists"
             yield at(step.instruction, message, span=updates[0].span)
+
+
+def _removes_lists(command: ShellCommand) -> bool:
+    if command.program in APT.programs:  # dist-clean: since apt 2.7
+        return any(word.text in ("dist-clean", "distclean") for word in command.operands[:1])
+    return command.program in ("rm", "find") and any(word.startswith((_APT_LISTS, "/var/lib/*")) for word in command.words)
 
 
 def package_cache_kept(subject: Subject) -> Iterator[Found]:
