@@ -95,19 +95,23 @@ def node_of(path: str, status: os.stat_result, link_target: str) -> Node:
     )
 
 
-def _portable(node: Node, *, strict: bool, mtime_ns: int) -> Node:
-    mode = node.mode
-    if not strict and node.kind is not Kind.SYMLINK:
-        mode = 0o755 if node.kind is Kind.DIRECTORY or node.mode & 0o100 else 0o644
+def _portable_node(path: str, status: os.stat_result, link_target: str, *, strict: bool, mtime_ns: int) -> Node:
+    """As `node_of`, without what two checkouts of one commit do not share."""
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    mode = stat.S_IMODE(status.st_mode)
+    if not strict and kind is not Kind.SYMLINK:
+        mode = 0o755 if kind is Kind.DIRECTORY or mode & 0o100 else 0o644
+    device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (Kind.CHARACTER, Kind.BLOCK) else (0, 0)
+    linked = kind is not Kind.DIRECTORY and status.st_nlink > 1
     return Node(
-        path=node.path,
-        kind=node.kind,
+        path=path,
+        kind=kind,
         mode=mode,
-        size=node.size if node.kind is Kind.FILE else 0,
+        size=status.st_size if kind is Kind.FILE else 0,
         mtime_ns=mtime_ns,
-        link_target=node.link_target,
-        device=node.device,
-        hard_link=node.hard_link,
+        link_target=link_target,
+        device=device,
+        hard_link=(status.st_dev, status.st_ino) if linked else None,
     )
 
 
@@ -143,6 +147,7 @@ class ContextTree:
         self._listings: dict[str, dict[str, os.stat_result]] = {}
         self._directories: dict[str, os.stat_result] = {}
         self._nodes: dict[str, Node] = {}
+        self._borrowed: tuple[str, int] | None = None
         self._digests: dict[str, str] = {}
         try:
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -155,6 +160,8 @@ class ContextTree:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._borrowed is not None:
+            os.close(self._borrowed[1])
         os.close(self._root)
 
     def _open_directory(self, path: str) -> int:
@@ -166,6 +173,15 @@ class ContextTree:
                 os.close(descriptor)
             descriptor = inner
         return descriptor
+
+    def _borrow_directory(self, path: str) -> int:
+        """A descriptor that stays ours, valid until the next call: files are mostly asked for directory by directory."""
+        if self._borrowed is None or self._borrowed[0] != path:
+            descriptor = self._open_directory(path)
+            if self._borrowed is not None:
+                os.close(self._borrowed[1])
+            self._borrowed = (path, descriptor)
+        return self._borrowed[1]
 
     def _listing(self, path: str) -> dict[str, os.stat_result]:
         """What is in a directory and not ignored, sorted bytewise."""
@@ -216,18 +232,14 @@ class ContextTree:
         node = self._nodes.get(path)
         if node is None:
             target = self._link_target(path) if stat.S_ISLNK(status.st_mode) else ""
-            node = _portable(node_of(path, status, target), strict=self._strict, mtime_ns=self._mtime_ns)
+            node = _portable_node(path, status, target, strict=self._strict, mtime_ns=self._mtime_ns)
             self._nodes[path] = node
         return node
 
     def _link_target(self, path: str) -> str:
         directory, _, name = path.rpartition("/")
         try:
-            descriptor = self._open_directory(directory)
-            try:
-                return os.readlink(name, dir_fd=descriptor)
-            finally:
-                os.close(descriptor)
+            return os.readlink(name, dir_fd=self._borrow_directory(directory))
         except OSError as error:
             raise _changed(path) from error
 
@@ -339,11 +351,8 @@ class ContextTree:
         """A descriptor on a file, unchanged since it was listed; raises `Conflict` (code ``context-changed``) otherwise."""
         directory, _, name = path.rpartition("/")
         try:
-            parent = self._open_directory(directory)
-            try:
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
-            finally:
-                os.close(parent)
+            parent = self._borrow_directory(directory)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
         except PermissionError as error:
             raise _unreadable(path, error) from error
         except OSError as error:

@@ -28,6 +28,8 @@ from contain.values import dataclass
 OPAQUE_XATTR = "user.overlay.opaque"
 _COPY_BYTES = 1 << 20
 _KEPT_DESCRIPTORS = 32
+_SMALL_BYTES = 1 << 17
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICE_BITS = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 
@@ -263,8 +265,7 @@ class UpperWriter:
 
     def put_file(self, path: str, source: int | ByteSource | bytes, attributes: Attributes) -> None:
         """A regular file. ``source``: a descriptor read from its offset to its end, a stream, or the bytes."""
-        descriptor, name = self._clear(path)
-        target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor)
+        target = self._create(path)
         try:
             if isinstance(source, bytes):
                 _write_all(target, source)
@@ -280,6 +281,16 @@ class UpperWriter:
             os.utime(target, ns=(time_ns, time_ns))
         finally:
             os.close(target)
+
+    def _create(self, path: str) -> int:
+        """A new empty file in upper, open for writing."""
+        directory, _, name = path.rpartition("/")
+        if self._hidden(directory):
+            # Only upper matters there, and mostly nothing stands at the name yet: no need to look first.
+            with contextlib.suppress(FileExistsError):
+                return os.open(name, _NEW_FILE, 0o600, dir_fd=self._enter(directory))
+        descriptor, name = self._clear(path)
+        return os.open(name, _NEW_FILE, 0o600, dir_fd=descriptor)
 
     def put_symlink(self, path: str, target: str, attributes: Attributes) -> None:
         """A symbolic link."""
@@ -372,6 +383,11 @@ def _copy_bytes(source: int, target: int) -> None:
 
     Some file systems answer 0 before the end, so that only an empty read says that all was copied.
     """
+    if os.fstat(source).st_size < _SMALL_BYTES:
+        while block := os.read(source, _SMALL_BYTES):
+            _write_all(target, block)
+            if len(block) < _SMALL_BYTES:
+                return
     with contextlib.suppress(OSError):
         while os.copy_file_range(source, target, 1 << 30):
             pass
