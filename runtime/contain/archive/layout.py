@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from contain.archive.members import Members, bad_file, member_name, read_member
@@ -113,7 +113,7 @@ def read_contents(members: Members, *, platform: Platform | None) -> FileContent
     if "index.json" in names and "oci-layout" in names:
         images = reader.layout()
         if "manifest.json" in names:
-            _compare(images, reader.docker())
+            _compare(images, reader.docker(), reader.siblings)
     elif "manifest.json" in names:
         images = reader.docker_images()
     elif "repositories" in names or any(name.endswith("/layer.tar") for name in names):
@@ -133,12 +133,14 @@ def read_contents(members: Members, *, platform: Platform | None) -> FileContent
     return FileContents(images=tuple(images), notes=tuple(reader.notes), warnings=tuple(reader.warnings))
 
 
-def _compare(images: Sequence[FileImage], described: Sequence[_DockerImage]) -> None:
-    """The dual form's second table of contents must not contradict the first, for names that stand in both."""
+def _compare(images: Sequence[FileImage], described: Sequence[_DockerImage], siblings: Mapping[str, Collection[str]]) -> None:
+    """The dual form's second table of contents must not contradict the first, for names that stand in both. ``siblings``: the
+    configs of the same image for other platforms; ``manifest.json`` knows only one, that of the machine that wrote the file."""
     first = {str(name): digest_of(image.config_data) for image in images for name in image.names}
     for image in described:
         for name in image.names:
-            if first.get(str(name), image.config_digest) != image.config_digest:
+            chosen = first.get(str(name))
+            if chosen is not None and image.config_digest not in (chosen, *siblings.get(chosen, ())):
                 raise bad_file(f"index.json and manifest.json disagree about what {name.familiar} is")
 
 
@@ -158,6 +160,7 @@ class _Reader:
         self._wanted, self._chosen_by_user = platform or host_platform(), platform is not None
         self.notes: list[str] = []
         self.warnings: list[str] = []
+        self.siblings: dict[str, set[str]] = {}
 
     def checked(self, image: FileImage) -> FileImage:
         """The same image, when it is for the platform or at least may be."""
@@ -231,6 +234,7 @@ class _Reader:
 
     def _image(self, descriptor: Descriptor, names: tuple[Reference, ...]) -> FileImage:
         shown = names[0].familiar if names else descriptor.digest[:19]
+        siblings: set[str] = set()
         for _ in range(MOST_INDEXES + 1):
             data = self._blob(descriptor, limit_bytes=LARGEST_MANIFEST_BYTES)
             kind = check_kind(data, media_type="", name=shown)
@@ -239,6 +243,7 @@ class _Reader:
             if kind is Kind.MANIFEST:
                 break
             inner = self._images_among(parse_index(data))
+            siblings |= self._configs(inner, name=shown)
             descriptor = choose_platform(inner, self._wanted, name=shown)
         else:
             raise bad_file(f"{shown}: more than {MOST_INDEXES} indexes, one within the other")
@@ -246,12 +251,23 @@ class _Reader:
         check_manifest(manifest, name=shown)
         config_data = self._blob(manifest.config, limit_bytes=LARGEST_CONFIG_BYTES)
         config = parse_config(config_data)
+        self.siblings[manifest.config.digest] = siblings
         layers = []
         for layer, diff_id in pair_layers(manifest, config, name=shown):
             member = blob_member(layer.digest)
             self._check_size(member, layer.size)
             layers.append(FileLayer(member=member, diff_id=diff_id, digest=layer.digest, media_type=layer.media_type))
         return FileImage(names=names, manifest=data, config_data=config_data, config=config, layers=tuple(layers))
+
+    def _configs(self, found: Sequence[Descriptor], *, name: str) -> set[str]:
+        """The configs of those manifests of an index that the file has. Those of other platforms may be missing."""
+        configs = set()
+        for item in found:
+            if blob_member(item.digest) in self._members.sizes() and _KINDS[item.media_type] is Kind.MANIFEST:
+                data = self._blob(item, limit_bytes=LARGEST_MANIFEST_BYTES)
+                if check_kind(data, media_type="", name=name) is Kind.MANIFEST:
+                    configs.add(parse_manifest(data).config.digest)
+        return configs
 
     def _check_size(self, member: str, size: int) -> None:
         actual = self._members.sizes().get(member)

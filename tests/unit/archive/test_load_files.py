@@ -309,3 +309,13 @@ def test_a_load_that_fails_spares_what_somebody_else_needs_by_now(make: Make, sh
     with pytest.raises(IntegrityError):
         shelf.load(data)
     assert shelf.store.has_layer(make.digest(make.layer))  # it was there before this time
+
+
+def test_dockers_manifest_may_be_about_another_platform_of_the_same_image(make: Make, shelf: Shelf) -> None:
+    """As Docker writes it on a machine of that platform."""
+    members, manifests = two_platforms(make)
+    config = make.config(make.other, architecture="arm64")
+    described = {"Config": make.blob_name(config), "RepoTags": ["app:1"], "Layers": [make.blob_name(make.other)]}
+    members["manifest.json"] = make.to_json([described])
+    [loaded] = shelf.load(make.pack(members))
+    assert loaded.image.digest == make.digest(manifests["amd64"])
