@@ -201,7 +201,7 @@ def test_the_place_is_the_command_and_not_the_whole_run() -> None:
 
 def test_the_packages_that_float_are_named() -> None:
     (finding,) = _find("FloatingAptPackage", "RUN apt-get install -y git=1 curl vim less tree jq")
-    assert finding.message == "apt installs whatever version there is of curl, vim, less and 2 more"
+    assert finding.message == "apt-get installs whatever version there is of curl, vim, less and 2 more"
 
 
 def test_a_comment_above_the_run_waives_a_rule_of_our_own() -> None:

@@ -108,7 +108,8 @@ def floating_packages(installer: Installer) -> Callable[[Subject], Iterator[Foun
             for command in script.commands:
                 names = floating(command, installer)
                 if names:
-                    message = f"{installer.name} installs whatever version there is of {_shown(names)}"
+                    program = command.program if command.program in installer.programs else installer.name
+                    message = f"{program} installs whatever version there is of {_shown(names)}"
                     yield at(step.instruction, message, span=command.span)
 
     return check
