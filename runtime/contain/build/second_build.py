@@ -62,16 +62,16 @@ class Conditions:
     same: tuple[str, ...]
 
 
-def open_place(first: BuildResult, store: Store, stack: contextlib.ExitStack) -> tuple[HostPath, str]:
-    """A directory for the second store, in memory if there is plenty; and what it is."""
+def open_place(first: BuildResult, store: Store, stack: contextlib.ExitStack) -> HostPath:
+    """A directory for the second store: in memory if there is plenty."""
     from contain.container.workspaces import memory_takes_attributes
 
     needed = sum(layer.size for layer in first.image.manifest.layers)
     needed += sum(store.layer_size(layer) for layer in set(layers_of(first.record)))
     if memory_takes_attributes() and 4 * needed < _available_bytes():
         with contextlib.suppress(NotSupported):
-            return stack.enter_context(open_memory_directory()), "memory"
-    return stack.enter_context(store.scratch("verify")), "disk"
+            return stack.enter_context(open_memory_directory())
+    return stack.enter_context(store.scratch("verify"))
 
 
 def _available_bytes() -> int:
@@ -83,10 +83,10 @@ def _available_bytes() -> int:
     return 0
 
 
-def prepare(request: BuildRequest, place: HostPath, kind: str) -> Conditions:
-    """Lay everything out below ``place``, whose ``kind`` is memory or disk."""
-    home, temporary = place / "store", place / "tmp"
-    for directory in (home, temporary):
+def prepare(request: BuildRequest, place: HostPath, home: HostPath) -> Conditions:
+    """Lay everything out below ``place``. ``home``: the first build's store."""
+    second_home, temporary = place / "store", place / "tmp"
+    for directory in (second_home, temporary):
         directory.mkdir(mode=0o700)
     context = None
     varied, same = [], []
@@ -96,7 +96,7 @@ def prepare(request: BuildRequest, place: HostPath, kind: str) -> Conditions:
     varied.append(Varied(what="temporary directory", first=tempfile.gettempdir(), second="another"))
     varied.append(Varied(what="time zone and language", first=_languages(os.environ), second="Pacific/Kiritimati, fr_FR.UTF-8"))
     if os.geteuid() == 0:
-        varied.append(Varied(what="host name", first=os.uname().nodename, second=_HOSTNAME))
+        varied.append(Varied(what="host name of the machine", first=os.uname().nodename, second=_HOSTNAME))
     else:
         same.append("the host's name: needs root")
     cpus = frozenset(os.sched_getaffinity(0))
@@ -105,10 +105,11 @@ def prepare(request: BuildRequest, place: HostPath, kind: str) -> Conditions:
         cpus = frozenset([max(cpus)])
     else:
         same.append("the number of CPUs: this machine has one")
-    if kind == "memory":
-        varied.append(Varied(what="file system, directory order, inodes", first="disk", second="memory"))
+    if place.stat().st_dev != home.stat().st_dev:
+        names = _file_system(home), _file_system(place)
+        varied.append(Varied(what="file system, directory order, inodes", first=names[0], second=names[1]))
     else:
-        same.append("the file system and its directory order: too little memory for a second store")
+        same.append("the file system and its directory order: there is too little memory for a second store")
     if request.context is None or request.context_name:
         same.append("the context")
     elif _copy_context(request.context, place / "context", strict=request.strict_modes):
@@ -119,7 +120,20 @@ def prepare(request: BuildRequest, place: HostPath, kind: str) -> Conditions:
     varied.append(Varied(what="time", first="now", second="seconds later"))
     same.append("the day: no process can have a wall clock of its own; files that hold today's date are searched for instead")
     same.append("the kernel, the processor, the mirror and what it offers today")
-    return Conditions(home=home, temporary=temporary, context=context, cpus=cpus, varied=tuple(varied), same=tuple(same))
+    same.append("what is the same for every RUN of contain: host name, umask, process numbers, TMPDIR, time zone")
+    return Conditions(home=second_home, temporary=temporary, context=context, cpus=cpus, varied=tuple(varied), same=tuple(same))
+
+
+def _file_system(path: HostPath) -> str:
+    """Its type, as proc_pid_mountinfo(5) names it."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == wanted:
+                return after.split()[0]
+    return "another"
 
 
 def _languages(environ: Mapping[str, str]) -> str:

@@ -57,7 +57,7 @@ def verify(
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.lease(first.digest, *layers_of(first.record)))
         ended_seconds = int(time.time())
-        conditions = prepare(request, *open_place(first, store, stack))
+        conditions = prepare(request, open_place(first, store, stack), store.home)
         while int(time.time()) <= ended_seconds:  # most clocks in files show whole seconds
             time.sleep(0.05)
         second = run_second(conditions, request, first.record, store, host, progress)

@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_second_build_has_the_same_files_with_other_modes_and_times(context: Path, place: Path) -> None:
     os.utime(context / "Dockerfile", (1, 1))
-    conditions = prepare(BuildRequest(context=context), place, "disk")
+    conditions = prepare(BuildRequest(context=context), place, place)
     assert conditions.context is not None
     names = sorted(str(path.relative_to(conditions.context)) for path in conditions.context.rglob("*"))
     assert names == ["Dockerfile", "dir", "dir/tool", "link"]
@@ -40,20 +40,20 @@ def test_the_second_build_has_the_same_files_with_other_modes_and_times(context:
 
 
 def test_modes_that_count_are_kept(context: Path, place: Path) -> None:
-    conditions = prepare(BuildRequest(context=context, strict_modes=True), place, "disk")
+    conditions = prepare(BuildRequest(context=context, strict_modes=True), place, place)
     assert conditions.context is not None
     assert (conditions.context / "dir/tool").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_context_that_is_too_large_to_copy_is_named(context: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_build, "_CONTEXT_LIMIT_FILES", 2)
-    conditions = prepare(BuildRequest(context=context), place, "disk")
+    conditions = prepare(BuildRequest(context=context), place, place)
     assert conditions.context is None
     assert any(each.startswith("the context: more than") for each in conditions.same)
 
 
 def test_what_could_not_be_varied_is_said(context: Path, place: Path) -> None:
-    conditions = prepare(BuildRequest(context=None), place, "disk")
+    conditions = prepare(BuildRequest(context=None), place, place)
     assert {"the context", "the kernel, the processor, the mirror and what it offers today"} <= set(conditions.same)
     assert any("file system" in each for each in conditions.same)
     assert not any(each.what.startswith("context") for each in conditions.varied)
