@@ -41,8 +41,8 @@ from contain.dockerfile.instructions import Instruction
 from contain.dockerfile.parse import parse_trigger
 from contain.dockerfile.syntax import CHECK_ARGUMENT
 from contain.errors import ContainError, HostError, UsageError
-from contain.oci import Descriptor, History, ImageConfig, Platform
-from contain.oci.image import MEDIA_LAYER
+from contain.oci import Descriptor, History, ImageConfig, Platform, digest_of
+from contain.oci.image import MEDIA_LAYER, render_config
 from contain.progress import Progress
 from contain.store import StepRecord
 
@@ -183,12 +183,14 @@ class _Builder:
             self._stage(plan.index)
         try:
             result = self._loop.run(self._stage(self._graph.target))
-        finally:
-            if bench.executed_steps:
-                self._tell_warnings()
+        except ContainError:
+            self._tell_warnings()
+            raise
         config = result.state.config
         labels = MappingProxyType({**config.labels, **bench.request.labels})
         config = replace(config, created=bench.created, labels=labels)
+        if bench.executed_steps or not bench.store.has_blob(digest_of(render_config(config))):
+            self._tell_warnings()
         image = bench.store.put_image(config, result.layers)
         bench.store.touch_steps(bench.used_keys)
         self._export_cache()
@@ -243,7 +245,7 @@ class _Builder:
             export_cache(place, records, store=self._bench.store, progress=self._bench.progress)
 
     def _tell_warnings(self) -> None:
-        """What the build checks object to. Not when every step was cached: such a build takes hardly longer than the checks."""
+        """What the build checks object to. Not for an image that was there: its build takes hardly longer than the checks."""
         from contain.build.checking import warnings_of
 
         bench = self._bench

@@ -53,6 +53,13 @@ def test_a_build_warns_when_it_has_carried_out_a_step_and_not_when_all_were_cach
     assert (first.warnings, second.warnings) == ([expected], [])
 
 
+def test_a_build_of_cached_steps_that_makes_another_image_warns(store: Store, context: Path) -> None:
+    build(_request(context, COPYING), store=store, progress=_Told())
+    told = _Told()
+    build(_request(context, COPYING + "MAINTAINER a\n"), store=store, progress=told)
+    assert [text.split(": ")[0] for text in told.warnings] == ["Dockerfile:5", "Dockerfile:6"]
+
+
 def test_a_build_that_fails_later_has_warned(store: Store, context: Path) -> None:
     told = _Told()
     with pytest.raises(NotFound):

@@ -6,8 +6,8 @@ Dockerfile says; a mistake in the options does.
 Where they run. ``contain build --check`` applies every rule. A build applies the rules with the severity of a warning, those of
 BuildKit, because their users are used to seeing them and ``# check=error=true`` has to stop a build. This package is imported
 where it is used, never with `contain.dockerfile`: importing it and checking a Dockerfile of 40 lines takes 5 to 10 ms, which a build
-whose every step is cached should not pay each time for what was told when the steps were carried out. So a build applies the checks
-once it has carried out a step, and before its first one only where the file or a build argument gives options for them.
+that changes nothing should not pay each time for what was told before. So a build applies the checks when it has carried out a step,
+made an image that was not there, or failed; and before its first step only where the file or a build argument gives options for them.
 """
 
 from __future__ import annotations
