@@ -39,8 +39,13 @@ class OpenedContext:
 
 
 @contextlib.contextmanager
-def open_context(place: ContextPlace, *, standard_input: BinaryIO, store: Store, progress: Progress) -> Iterator[OpenedContext]:
-    """The context of a build. Raises `UsageError`, `NotFound`, `RegistryError`, `IntegrityError` for what cannot be had."""
+def open_context(
+    place: ContextPlace, *, standard_input: BinaryIO, store: Store, progress: Progress, keep_git: bool = False
+) -> Iterator[OpenedContext]:
+    """The context of a build. ``keep_git``: with the ``.git`` of a repository, also if its address does not say so.
+
+    Raises `UsageError`, `NotFound`, `RegistryError`, `IntegrityError` for what cannot be had.
+    """
     if place.kind is ContextKind.DIRECTORY:
         directory = HostPath(place.value)
         if not directory.is_dir():
@@ -51,7 +56,7 @@ def open_context(place: ContextPlace, *, standard_input: BinaryIO, store: Store,
         return
     with store.scratch("context") as scratch:
         if place.kind is ContextKind.GIT:
-            directory, commit = _clone(place.value, scratch, progress)
+            directory, commit = _clone(place.value, scratch, progress, keep_git=keep_git)
             yield OpenedContext(directory=directory, name=place.value, source=commit)
             return
         received = scratch / "received"
@@ -119,7 +124,7 @@ def _download(address: str, received: HostPath, store: Store, progress: Progress
     return RemoteSource(uri=public_address(address), digest=fetched.digest)
 
 
-def _clone(address: str, scratch: HostPath, progress: Progress) -> tuple[HostPath, RemoteSource]:
+def _clone(address: str, scratch: HostPath, progress: Progress, *, keep_git: bool) -> tuple[HostPath, RemoteSource]:
     from contain.build.git import fetch_git, resolve_git
     from contain.build.git_reference import parse_git_reference
     from contain.build.tracing import git_source
@@ -128,4 +133,4 @@ def _clone(address: str, scratch: HostPath, progress: Progress) -> tuple[HostPat
     assert reference is not None
     revision = resolve_git(reference)
     progress.step(f"[context] {reference.shown} at {revision.commit}")
-    return fetch_git(reference, revision, scratch), git_source(reference, revision)
+    return fetch_git(reference, revision, scratch, keep_git_dir=keep_git or None), git_source(reference, revision)

@@ -31,10 +31,15 @@ _WITHOUT_EFFECT = {
     "BUILDKIT_SBOM_SCAN_CONTEXT": "--sbom describes the image, not the context",
     "BUILDKIT_SBOM_SCAN_STAGE": "--sbom describes the image, not the stages behind it",
 }
-_OFF = ("", "0", "f", "F", "false", "FALSE", "False")
+_OFF: tuple[str, ...] = ("", "0", "f", "F", "false", "FALSE", "False")
 
 SPECIAL = _HONOURED | frozenset(_WITHOUT_EFFECT)
 """Arguments that need no ARG to have a meaning."""
+
+
+def keeps_git_directory(given: Mapping[str, str]) -> bool:
+    """Whether contexts from git repositories keep their ``.git``."""
+    return given.get(KEEP_GIT_DIRECTORY, "") not in _OFF
 
 
 def arguments_without_effect(given: Mapping[str, str]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from contain.build.keys import base_chain
 from contain.build.memory import open_memory_directory
 from contain.build.request import BuildHost, BuildInputs, BuildRequest
 from contain.build.sources import BuildSources, parse_ignore_files, read_ignore_files
+from contain.build.special_arguments import keeps_git_directory
 from contain.build.state import StageState
 from contain.build.steps import Step
 from contain.build.tasks import Work
@@ -246,7 +247,13 @@ class Workbench:
         self.depends_on_more |= place.kind is not ContextKind.DIRECTORY
         if place not in self._named:
             opened = self.cleanup.enter_context(
-                open_context(place, standard_input=io.BytesIO(), store=self.store, progress=self.progress)
+                open_context(
+                    place,
+                    standard_input=io.BytesIO(),
+                    store=self.store,
+                    progress=self.progress,
+                    keep_git=keeps_git_directory(self.request.build_args),
+                )
             )
             if opened.directory is None:
                 raise UsageError(f"the context {place.value!r} holds no files", code="context")

@@ -99,6 +99,7 @@ def build(options: argparse.Namespace) -> int:
     """Build, and print the digest last."""
     from contain.build.contexts import ContextKind, parse_context
     from contain.build.open_contexts import open_context
+    from contain.build.special_arguments import keeps_git_directory
     from contain.engine import Engine
 
     if options.format == "json" and not (options.check or options.verify):
@@ -119,7 +120,13 @@ def build(options: argparse.Namespace) -> int:
         engine = stack.enter_context(Engine.open(progress=progress))
         stack.callback(progress.close)
         opened = stack.enter_context(
-            open_context(place, standard_input=sys.stdin.buffer, store=engine.store, progress=progress)
+            open_context(
+                place,
+                standard_input=sys.stdin.buffer,
+                store=engine.store,
+                progress=progress,
+                keep_git=keeps_git_directory(request.build_args),
+            )
         )
         request = replace(
             request,
