@@ -15,7 +15,7 @@ from contain.attestation.attach import (
 )
 from contain.attestation.image import attach_provenance, image_inventory, image_provenance, image_sbom
 from contain.attestation.inventory import Component, Inventory, OperatingSystem, take_inventory
-from contain.attestation.provenance import BUILD_TYPE, BUILDER_ID, BuildInputs, Dependency, render_provenance
+from contain.attestation.provenance import BUILD_TYPE, BUILDER_ID, BuildInputs, Dependency, StepLayer, render_provenance
 from contain.attestation.sbom import render_sbom
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Dependency",
     "Inventory",
     "OperatingSystem",
+    "StepLayer",
     "attach",
     "attach_provenance",
     "attestations_of",

@@ -45,11 +45,20 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepLayer:
+    """The layer (``digest``: its diff_id) that an instruction of a stage made."""
+
+    stage: str
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInputs:
     """Everything that the result of one build depended on.
 
     ``options``: switches of the build that change bytes. ``networked``: the RUN steps that could reach a network.
-    ``lock_digest``: of the lock file that the result was checked against.
+    ``lock_digest``: of the lock file that the result was checked against. ``layers``: what each step made of it.
     """
 
     dockerfile: str
@@ -62,6 +71,7 @@ class BuildInputs:
     lock_digest: str = ""
     dependencies: tuple[Dependency, ...] = ()
     networked: tuple[str, ...] = ()
+    layers: tuple[StepLayer, ...] = ()
 
 
 def render_provenance(image_digest: str, inputs: BuildInputs, *, tool_version: str) -> bytes:
@@ -97,7 +107,10 @@ def render_provenance(image_digest: str, inputs: BuildInputs, *, tool_version: s
                     "contain_reproducible": not open_ends(inputs),
                     "contain_openEnds": list(open_ends(inputs)),
                 },
-                "byproducts": [],
+                "byproducts": [
+                    {"name": each.text, "digest": _digest_set(each.digest), "annotations": {"stage": each.stage}}
+                    for each in inputs.layers
+                ],
             },
         },
     }

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from contain.attestation import BuildInputs, Dependency, take_inventory
+from contain.attestation import BuildInputs, Dependency, StepLayer, take_inventory
 from contain.attestation.inventory import Component
 from contain.attestation.purl import package_url
 from contain.build.host_root import is_on_host
@@ -207,6 +207,12 @@ def build_inputs(record: BuildRecord, *, lock: Lock | None) -> BuildInputs:
         lock_digest=lock.digest if lock is not None else "",
         dependencies=(*bases, *remotes),
         networked=tuple(networked),
+        layers=tuple(
+            StepLayer(stage=stage.name, text=step.text, digest=step.layer)
+            for stage in record.stages
+            for step in stage.steps
+            if step.layer is not None
+        ),
     )
 
 

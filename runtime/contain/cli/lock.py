@@ -113,7 +113,7 @@ def _refuse_in_context(path: Path, request: BuildRequest) -> None:
 
 def _write_aside(path: Path, text: str) -> None:
     """The old lock or the new one, whenever this is interrupted."""
-    aside = path.with_name(f".{path.name}.new")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
             aside.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from contain.attestation import BuildInputs, Dependency, render_provenance
+from contain.attestation import BuildInputs, Dependency, StepLayer, render_provenance
 
 DIGEST = "sha256:" + "ab" * 32
 INPUTS = BuildInputs(
@@ -23,6 +23,7 @@ INPUTS = BuildInputs(
         Dependency(kind="base", uri="pkg:docker/debian@bookworm", digest="sha256:" + "02" * 32, name="debian:bookworm"),
         Dependency(kind="git", uri="git+https://example.org/x.git", commit="f" * 40),
     ),
+    layers=(StepLayer(stage="app", text="COPY . /app", digest="sha256:" + "03" * 32),),
 )
 
 
@@ -35,6 +36,9 @@ def test_the_statement_says_what_was_built_from_what() -> None:
     assert value["_type"] == "https://in-toto.io/Statement/v1"
     assert value["predicateType"] == "https://slsa.dev/provenance/v1"
     assert value["subject"] == [{"name": "image", "digest": {"sha256": "ab" * 32}}]
+    assert value["predicate"]["runDetails"]["byproducts"] == [
+        {"name": "COPY . /app", "digest": {"sha256": "03" * 32}, "annotations": {"stage": "app"}}
+    ]
     rows = value["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert [(row["annotations"]["kind"], row["digest"]) for row in rows] == [
         ("base", {"sha256": "02" * 32}),
