@@ -109,7 +109,7 @@ def _bad(message: str, remedy: str = "") -> UsageError:
 def export_directory(trees: Sequence[HostPath], directory: HostPath, *, progress: Progress) -> None:
     """The merged root as files below ``directory``, which may exist; they belong to who calls."""
     from contain.build.copying import CopyOptions, perform_copy
-    from contain.build.selection import CopyPlan, Placement
+    from contain.build.selection import Batch, CopyPlan, Placement, Selected
     from contain.build.viewtree import ViewTree
     from contain.build.writer import UpperWriter
     from contain.store import RootView
@@ -122,7 +122,8 @@ def export_directory(trees: Sequence[HostPath], directory: HostPath, *, progress
             assert root is not None
             plan = CopyPlan(directories=(), placements=(Placement(source=root, target=""),))
             owner = (os.geteuid(), os.getegid()) if os.geteuid() == 0 else (0, 0)  # (0, 0) stands for who calls
-            perform_copy(plan, tree, writer, CopyOptions(owner=owner), warn=progress.warn)
+            batch = Batch(tree=tree, selected=(Selected(name="", node=root),))
+            perform_copy(plan, [batch], writer, CopyOptions(owner=owner), warn=progress.warn)
     except OSError as error:
         raise HostError(
             "the result cannot be written", path=str(directory), errno=error.errno or 0, code="output-io"
