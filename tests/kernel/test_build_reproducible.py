@@ -196,6 +196,21 @@ def test_a_second_build_that_fails_is_told_from_the_first(context: Path, store: 
     assert "second" not in caught.value.message
 
 
+def test_named_contexts_and_mounts_are_the_same_in_both_builds(
+    context: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contain.build.contexts import parse_named_contexts
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    text = """COPY --from=other file /a
+RUN --mount=type=bind,from=other,target=/m --mount=type=cache,target=/c cp /m/file /b && date > /c/now
+"""
+    found = run_verify(text, context, store, contexts=parse_named_contexts(["other=other"]))
+    assert found.reproducible, causes(found)
+
+
 def test_strict_modes_reach_the_second_build(context: Path, store: Store) -> None:
     (context / "tool").write_text("x")
     (context / "tool").chmod(0o751)

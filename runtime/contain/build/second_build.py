@@ -252,7 +252,7 @@ def _child(
     """In the second process, which has one thread and ends after this."""
     telling = _Telling(out)
     try:
-        request = replace(request, tags=(), context=_absolute(request.context), dockerfile=_absolute(request.dockerfile))
+        request = replace(request, tags=())
         _change_conditions(conditions)
         if conditions.context is not None:
             request = replace(request, context=conditions.context)
@@ -271,10 +271,6 @@ def _child(
     return 0
 
 
-def _absolute(path: HostPath | None) -> HostPath | None:
-    return None if path is None else path.absolute()
-
-
 def _change_conditions(conditions: Conditions) -> None:
     from contain.linux import syscalls
 
@@ -283,7 +279,6 @@ def _change_conditions(conditions: Conditions) -> None:
     os.environ.update(TMPDIR=str(conditions.temporary), TZ="Pacific/Kiritimati", LC_ALL="fr_FR.UTF-8")
     time.tzset()
     tempfile.tempdir = None
-    os.chdir(conditions.temporary)
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, conditions.cpus)
     if os.geteuid() == 0:

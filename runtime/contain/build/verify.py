@@ -1,7 +1,7 @@
 """``contain build --verify``: builds twice, without the cache, under different conditions, and compares layer by layer, file by file.
 
 Theory of operation. The first build is an ordinary one. The second (`contain.build.second_build`) runs in a child process whose umask,
-host name, working and temporary directory, CPUs, time zone and language are others, from a copy of the context that was written in
+host name, temporary directory, CPUs, time zone and language are others, from a copy of the context that was written in
 another order, into a store of its own: in memory, where directories are listed in another order and inode numbers are others. Only the
 bases are the same. The cache's own layers, where it has some, are a third witness, of another time. What contain holds still for every
 RUN (host name, umask, process numbers, address) needs no varying; the wall clock cannot be set for one process tree, so files that
