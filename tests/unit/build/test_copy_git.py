@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -11,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from contain.build.contexts import parse_context
 from contain.build.git import fetch_git, resolve_git
 from contain.build.git_reference import GitReference, parse_git_reference
+from contain.build.open_contexts import open_context
+from contain.build.special_arguments import keeps_git_directory
 from contain.errors import HostError, IntegrityError, NotFound, RegistryError, UsageError
+from contain.progress import Silent
+from contain.store import Store
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs the program git")
 
@@ -245,3 +251,19 @@ def test_a_machine_without_git_says_so(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         resolve_git(reference("https://127.0.0.1:1/x.git"), environ={"PATH": str(tmp_path)})
     assert caught.value.code == "git-missing"
+
+
+@pytest.mark.parametrize(("value", "kept"), [(None, False), ("0", False), ("1", True), ("true", True)])
+def test_a_context_keeps_its_git_directory_if_the_build_argument_says_so(
+    repository: Repository, tmp_path: Path, value: str | None, kept: bool
+) -> None:
+    place = parse_context(repository.url)
+    given = {} if value is None else {"BUILDKIT_CONTEXT_KEEP_GIT_DIR": value}
+    with (
+        Store.open(tmp_path / "store") as store,
+        open_context(
+            place, standard_input=io.BytesIO(), store=store, progress=Silent(), keep_git=keeps_git_directory(given)
+        ) as opened,
+    ):
+        assert opened.directory is not None
+        assert (opened.directory / ".git").exists() == kept
