@@ -36,6 +36,15 @@ def digest(data: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    headers: Any
+    body: bytes
+
+    def read(self) -> bytes:
+        return self.body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A running registry, and the few requests that fill it."""
 
@@ -43,16 +52,28 @@ class Server:
     scheme: str
     context: ssl.SSLContext | None
     authorization: str
+    directory: Path
+
+    def read(self, path: str) -> Any:
+        """A JSON answer of ``/v2/<path>``."""
+        return json.loads(self._open("GET", f"{self.scheme}://{self.host}/v2/{path}", None, {}).read())
+
+    def uploads(self) -> list[Path]:
+        """What uploads have brought so far."""
+        return [path for path in self.directory.rglob("_uploads/*/data") if path.stat().st_size]
 
     def send(self, method: str, url: str, data: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
-        request = urllib.request.Request(url, data=data, method=method, headers={**(headers or {})})
+        return self._open(method, url, data, headers or {}).headers
+
+    def _open(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str]) -> Any:
+        request = urllib.request.Request(url, data=data, method=method, headers={**headers})
         if self.authorization:
             request.add_header("Authorization", self.authorization)
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
         if self.context is not None:
             handlers.append(urllib.request.HTTPSHandler(context=self.context))
         with urllib.request.build_opener(*handlers).open(request, timeout=20) as response:
-            return response.headers
+            return _Answer(headers=response.headers, body=response.read())
 
     def put_blob(self, repository: str, data: bytes) -> dict[str, Any]:
         location = self.send("POST", f"{self.scheme}://{self.host}/v2/{repository}/blobs/uploads/")["Location"]
@@ -129,6 +150,7 @@ def _running(directory: Path, *, password: bool = False, certificate: tuple[Path
             host=f"127.0.0.1:{port}",
             scheme="https" if certificate else "http",
             context=context,
+            directory=home / "data",
             authorization="Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode() if password else "",
         )
         deadline = time.monotonic() + 20

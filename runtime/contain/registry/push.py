@@ -58,6 +58,8 @@ def push(
     Raises `NotFound` (``no-such-image``, ``layer-blob-not-found``), `UsageError` (``push-by-digest``), `RegistryError`
     (``registry-denied``, ``registry-upload`` and those of `RegistryClient.open`), `IntegrityError`.
     """
+    if compression:
+        parse_compression(compression)
     with open_session(reference.domain, configuration=configuration, progress=progress, credentials=credentials) as session:
         return push_with(
             session,
