@@ -1,7 +1,8 @@
 """From an image file into the store: all images of the file, every byte verified before it can be seen, or none.
 
 Theory of operation. `layout` says what the file holds. Each layer's bytes go through the store's ingest, which verifies their
-digest, and from there through its extractor, which verifies the diff_id; only when all layers of all images are there do
+digest, and from there through its extractor, which verifies the diff_id; those that are not compressed are unpacked from the
+file itself, and kept as a blob only if their archive could not be written again. Only when all layers of all images are there do
 manifests enter, and last the names. When anything fails, what this load brought in is taken out again, except for what somebody
 else has come to need meanwhile.
 
@@ -18,7 +19,7 @@ from contain.archive.layout import FileImage, FileLayer, layer_media_type, read_
 from contain.archive.members import Members, bad_file, open_members
 from contain.errors import IntegrityError, NotFound
 from contain.oci import Descriptor, Image, Manifest, Platform, digest_of, render_manifest
-from contain.oci.image import MEDIA_CONFIG
+from contain.oci.image import MEDIA_CONFIG, MEDIA_LAYER
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
@@ -145,11 +146,14 @@ class _Loading:
         with store.lock(f"pull-{digest.removeprefix('sha256:')}"):
             if digest == layer.diff_id and store.has_layer(layer.diff_id):
                 return Descriptor(media_type=media_type, digest=digest, size=size)
+            if digest == layer.diff_id and self._unpack_in_place(layer):
+                return Descriptor(media_type=media_type, digest=digest, size=size)
             if not store.has_blob(digest):
                 self._blobs.append(digest)
                 self._ingest(layer, digest, size)
             if store.has_layer(layer.diff_id):
-                self._verify(digest, layer)  # its files are here, but from another blob
+                if digest != layer.diff_id:
+                    self._verify(digest, layer)  # its files are here, but from another blob
             else:
                 self._layers.append(layer.diff_id)
                 with store.open_blob(digest) as blob:
@@ -163,6 +167,27 @@ class _Loading:
                         blob=digest,
                     )
         return Descriptor(media_type=media_type, digest=digest, size=size)
+
+    def _unpack_in_place(self, layer: FileLayer) -> bool:
+        """Unpack a layer that is not compressed straight from the file. True when its archive can be written again from what
+        was unpacked, as that of every layer that was made by contain, so that it need not be kept."""
+        with self._members.open(layer.member) as file:
+            if file.read(_SNIFF_BYTES).startswith(_COMPRESSED):
+                return False
+        self._layers.append(layer.diff_id)
+        try:
+            with self._members.open(layer.member) as file:
+                self._store.extract_layer(
+                    file,
+                    diff_id=layer.diff_id,
+                    media_type=MEDIA_LAYER,
+                    progress=self._progress,
+                    label=f"load {layer.diff_id[7:19]}",
+                    regenerable=None,
+                )
+        except IntegrityError as error:
+            raise bad_file(f"{layer.member}: {error.message}") from error
+        return self._store.is_canonical(layer.diff_id)
 
     def _identify(self, layer: FileLayer) -> tuple[str, str]:
         """Digest and media type of a layer that the file only gives a diff_id."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _REFRESH_SECONDS = 600
 _REPORT_BYTES = 4 << 20
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +108,11 @@ class Layers:
         media_type: str,
         progress: Progress,
         label: str,
-        regenerable: bool = False,
+        regenerable: bool | None = False,
     ) -> bool:
         """Unpack a layer whose uncompressed archive must have the digest ``diff_id``; nothing is visible unless all of it
-        was right. ``regenerable``: the archive must be the one that is written from its tree, so that it need not be kept.
+        was right. ``regenerable``: the archive must be the one that is written from its tree, so that it need not be kept; None:
+        find out whether it is.
         False when the layer is here and the stream was not read."""
         from contain.store.compression import Decompressed, verify_media_type
 
@@ -125,14 +127,10 @@ class Layers:
                 raise IntegrityError(
                     f"the layer's content has the digest {actual}, and {diff_id} was promised", code="layer-digest"
                 )
-            if regenerable:
-                with Root(work / "tree") as root:
-                    again = hashlib.sha256()
-                    for data in canonical_tar(root, root_entry=extracted.root_entry):
-                        again.update(data)
-                if "sha256:" + again.hexdigest() != diff_id:
-                    raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
-            publish(diff_id, source.size_bytes, regenerable, extracted.root_entry)
+            again = regenerable is not False and _is_regenerated(work / "tree", extracted.root_entry, diff_id, source.head)
+            if regenerable and not again:
+                raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
+            publish(diff_id, source.size_bytes, again, extracted.root_entry)
         return True
 
     def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
@@ -227,17 +225,33 @@ class Layers:
             yield from canonical_tar(root, root_entry=bool(record["root_entry"]))
 
 
+def _is_regenerated(tree: HostPath, root_entry: bool, diff_id: str, head: bytes) -> bool:
+    """Whether the archive that is written from a tree is the one that was unpacked. ``head``: how that one began; others' archives
+    differ in their first header already."""
+    again, position = hashlib.sha256(), 0
+    with Root(tree) as root:
+        for data in canonical_tar(root, root_entry=root_entry):
+            if position < len(head) and not head.startswith(data[: len(head) - position], position):
+                return False
+            position += len(data)
+            again.update(data)
+    return "sha256:" + again.hexdigest() == diff_id
+
+
 class _Measured:
-    """Hashes and counts what passes through, and reports it now and then."""
+    """Hashes and counts what passes through, and reports it now and then. ``head``: the first bytes, at most a piece's."""
 
     def __init__(self, source: Decompressed, progress: Progress, label: str) -> None:
         self._source, self._progress, self._label = source, progress, label
         self.hash = hashlib.sha256()
+        self.head = b""
         self.size_bytes = 0
         self._reported = 0
 
     def read(self, size: int) -> bytes:
         data = self._source.read(size)
+        if not self.size_bytes:
+            self.head = data[:_HEAD_BYTES]
         self.hash.update(data)
         self.size_bytes += len(data)
         if self.size_bytes - self._reported >= _REPORT_BYTES or not data:

@@ -120,12 +120,16 @@ class Store:
         media_type: str,
         progress: Progress,
         label: str,
-        regenerable: bool = False,
+        regenerable: bool | None = False,
         blob: str | None = None,
     ) -> None:
         """Decompress and unpack a layer, verify ``diff_id``, make it visible. Raises `IntegrityError`, `HostError`; then
-        nothing is visible. ``blob``: the digest of the stored blob that the stream is, so that it need not be unpacked once
-        more to know that it is this layer."""
+        nothing is visible.
+
+        ``regenerable``: its archive must be what `write_layer_tar` writes from its files (True), may be anything (False), or is
+        looked at, and `is_canonical` says then what it is (None). ``blob``: the digest of the stored blob that the stream is, so
+        that it need not be unpacked once more to know that it is this layer.
+        """
         extracted = self._layers.extract(
             stream, diff_id=diff_id, media_type=media_type, progress=progress, label=label, regenerable=regenerable
         )

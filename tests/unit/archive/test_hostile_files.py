@@ -200,7 +200,7 @@ def test_a_changed_blob(make: Make, refused: Any) -> None:
     for name in [name for name in members if name.startswith("blobs/")]:
         changed = bytearray(members[name])
         changed[len(changed) // 3] ^= 1
-        refused(make.pack({**members, name: bytes(changed)}), "digest")
+        refused(make.pack({**members, name: bytes(changed)}), "digest|damaged")
 
 
 def test_a_blob_of_another_size(make: Make, refused: Any) -> None:
@@ -218,6 +218,18 @@ def test_a_layer_that_unpacks_to_something_else(make: Make, refused: Any) -> Non
     data = make.to_json(manifest)
     members[make.blob_name(data)] = data
     refused(make.pack(make.layout(members, make.describe(data, MEDIA_MANIFEST))), "promised")
+
+
+def test_a_compressed_layer_that_claims_to_be_plain(make: Make, refused: Any) -> None:
+    """It unpacks to what was promised, but these are not the bytes that were."""
+    members: Members = {}
+    packed = make.gzipped(make.layer)
+    manifest = json.loads(make.image(members, make.layer))
+    manifest["layers"][0]["size"] = len(packed)
+    members[make.blob_name(make.layer)] = packed
+    data = make.to_json(manifest)
+    members[make.blob_name(data)] = data
+    refused(make.pack(make.layout(members, make.describe(data, MEDIA_MANIFEST))), "digest")
 
 
 def test_another_blob_cannot_stand_for_a_layer_that_is_here(make: Make, shelf: Shelf, refused: Any) -> None:

@@ -79,6 +79,14 @@ def test_the_same_images_give_the_same_sorted_bytes(engine: Engine, tmp_path: Pa
     assert {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries} == {(946_684_800, 0, 0, "")}
 
 
+def test_a_layer_of_ours_is_stored_once_wherever_it_is_loaded(engine: Engine, tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "second", run=tmp_path / "run2") as other:
+        [loaded] = other.load(io.BytesIO(saved(engine, "app:1")))
+        layer = loaded.image.manifest.layers[0].digest
+        assert other.store.is_canonical(layer)
+        assert not other.store.has_blob(layer)
+
+
 def test_an_image_asked_for_by_its_digest_has_no_name(engine: Engine) -> None:
     digest = engine.find_image("app:1").image.digest
     found = members(saved(engine, digest[7:19]))
