@@ -296,6 +296,9 @@ def test_flags_of_attestations_are_docker_s(project: Project) -> None:
     assert (refused.returncode, "--provenance" in refused.stderr) == (1, True)
     mode = project("build", "--provenance=mode=max", ".")
     assert (mode.returncode, "mode=max" in mode.stderr) == (1, True)
+    for flags in (("--sbom", "--plan"), ("--locked", "--check"), ("--locked=a", "--lock", "b")):
+        refused = project("build", *flags, ".")
+        assert (refused.returncode, flags[0].partition("=")[0] in refused.stderr) == (1, True)
     unwritable = project("build", "--sbom=/nonexistent/x", ".")
     assert (unwritable.returncode, "/nonexistent/x" in unwritable.stderr) == (1, True)
 

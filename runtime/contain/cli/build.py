@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from contain.cli.arguments import Parser, parse_pairs
 from contain.cli.build_runs import add_run_arguments, run_options
 from contain.cli.builder import add_cache_arguments, read_cache_policy
-from contain.cli.lock import add_lock_flags, attest, find_lock, parse_attestation
+from contain.cli.lock import add_lock_flags, attest, find_lock, refuse_without_build
 from contain.cli.output import TerminalProgress
 from contain.errors import BuildStepFailed, HostError, UsageError
 
@@ -110,8 +110,7 @@ def build(options: argparse.Namespace) -> int:
     if options.verify and (options.plan or options.check):
         raise UsageError("--verify builds, and --plan and --check do not", code="bad-arguments", remedy="choose one of them")
     outputs = _outputs(options)
-    parse_attestation("--sbom", options.sbom)
-    parse_attestation("--provenance", options.provenance)
+    refuse_without_build(options)
     request = parse_request(options)
     if options.file == "-":
         request = replace(request, dockerfile=None, dockerfile_text=_read_standard_input())

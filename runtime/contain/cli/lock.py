@@ -167,6 +167,23 @@ def parse_attestation(flag: str, value: str | None) -> str | None:
     return value
 
 
+def refuse_without_build(options: argparse.Namespace) -> None:
+    """Raise `UsageError` for bad values, and for flags about an image where none is built."""
+    wanted = {
+        name: parse_attestation(name, value) for name, value in (("--sbom", options.sbom), ("--provenance", options.provenance))
+    }
+    wanted |= {"--locked": options.locked, "--lock": options.lock}
+    given = [name for name, value in wanted.items() if value is not None]
+    if given and (options.plan or options.check):
+        raise UsageError(
+            f"{given[0]} is about the image, and --plan and --check build none",
+            code="bad-arguments",
+            remedy="leave one of them out",
+        )
+    if options.lock is not None and options.locked not in (None, *_YES):
+        raise UsageError("--lock and --locked name two files", code="bad-arguments", remedy="leave one of them out")
+
+
 def attest(engine: Engine, result: BuildResult, request: BuildRequest, options: argparse.Namespace) -> None:
     """Attach what ``--provenance`` and ``--sbom`` ask for, and write it where a file was named."""
     from contain.cli.attestation import write_document
