@@ -176,6 +176,20 @@ class Engine:
             name=name, image=image, trees=image_trees(image, self.store), source=known[1] if known is not None else ""
         )
 
+    def provide(self, name: str) -> ReadyImage | None:
+        """What a base provider makes (or made before) of a name, whatever else the store calls so; None if none does."""
+        from contain.build.bases import base_providers
+        from contain.build.host_root import image_trees
+
+        reference = parse_reference(name)
+        provided = base_providers().hook.contain_provide_base(reference=reference, store=self.store, progress=self.progress)
+        if provided is None:
+            return None
+        if name != HOST_IMAGE:
+            self.store.tag(reference, provided.image.digest, source=provided.source)
+        trees = image_trees(provided.image, self.store)
+        return ReadyImage(name=name, image=provided.image, trees=trees, source=provided.source)
+
     def push(self, name: str, *, compression: str = "", chunk_bytes: int = 0) -> Pushed:
         """``contain push``: see `contain.registry.push.push`. What is attached to the image goes along."""
         from contain.registry.push import push

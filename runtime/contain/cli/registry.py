@@ -71,15 +71,12 @@ def _pull_one(engine: Engine, name: str, platform: Platform | None) -> ReadyImag
     try:
         return engine.pull(name, platform=platform)
     except (NotFound, RegistryError) as error:
-        # A base that no registry is asked for (`debian:bookworm` on a machine without one) is made, or was made before. An
-        # image that came from a registry is not taken for pulled when that cannot be reached.
+        # `debian:bookworm` on a machine that reaches no registry. What the store merely has under that name is not taken for
+        # pulled.
         if error.code not in ("registry-unreachable", "image-not-in-registry") or platform is not None:
             raise
-        try:
-            ready = engine.image(name)
-        except NotFound as missing:
-            raise error from missing
-        if ready.source.startswith("registry ") or not ready.source:
+        ready = engine.provide(name)
+        if ready is None:
             raise
         return ready
 
