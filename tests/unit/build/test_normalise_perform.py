@@ -91,6 +91,14 @@ def test_a_link_out_of_the_layer_is_not_followed(tmp_path: Path, upper: Path, lo
     assert outside.read_text() == "of the host"
 
 
+def test_a_file_that_has_another_name_too_is_left_alone(upper: Path, lower: Path) -> None:
+    data = put(upper, "app/data", "precious")
+    (upper / "var/log").mkdir(parents=True)
+    os.link(data, upper / "var/log/dpkg.log")
+    assert normalise(upper, [lower], STEP).counts == ()
+    assert data.read_text() == "precious"
+
+
 def test_both_names_of_a_compiled_file_stay_one_file(upper: Path, lower: Path) -> None:
     put(upper, "m/a.py", "A = 1\n")
     data = struct.pack("<H", 3495) + b"\r\n" + struct.pack("<III", 0, NOW, 6) + b"code"

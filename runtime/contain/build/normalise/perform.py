@@ -2,7 +2,7 @@
 
 Theory of operation. The upper directory holds exactly what the step made or changed. A file that is removed from it shows the lower
 layer's again, if there is one; so does a log that gets its previous content, since `contain.store.commit` drops what equals what is
-below. Files are rewritten in place: mode, owner, attributes, hard links and times stay. What this process may not read or write
+below. Files are rewritten in place: mode, owner, attributes and times stay. A file with several names is left alone. What this process may not read or write
 (another user's file in a store without root) stays as it is.
 """
 
@@ -25,6 +25,7 @@ from contain.store.tree import iterate_tree
 from contain.values import dataclass
 
 _LARGEST_BYTES = 64 << 20
+_FOR_ALL_NAMES = ("pyc-source-time",)  # right under any name; other files with several names may be somebody's data
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KEPT = (errno.ENOTEMPTY, errno.EEXIST, *_REFUSED)
 
@@ -115,7 +116,7 @@ class _Normaliser:
             raise
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             found = os.fstat(descriptor)
-            if found.st_size > _LARGEST_BYTES:
+            if found.st_size > _LARGEST_BYTES or (found.st_nlink > 1 and rule.rewriter not in _FOR_ALL_NAMES):
                 return 0
             data = file.readall()
             wanted = REWRITERS[rule.rewriter](data, self._facts(path))
