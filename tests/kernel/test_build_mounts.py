@@ -410,6 +410,25 @@ def test_a_directory_for_a_file_of_the_image_is_refused(context: Path, store: St
         assert caught.value.code == "mount-target-kind"
 
 
+def test_a_directory_of_this_machine_s_root_is_mounted_and_the_whole_of_it_is_refused(context: Path, store: Store) -> None:
+    text = "FROM host AS machine\nFROM busybox\nRUN --mount=from=machine,source={},target=/m cat /m/hostname > /out\n"
+    assert read(run_build(text.format("/etc"), context, store), store, "/out") == Path("/etc/hostname").read_text()
+    with pytest.raises(UsageError) as caught:
+        run_build(text.format("/"), context, store)
+    assert caught.value.code == "mount-of-host-root"
+
+
+def test_a_user_without_privileges_reads_a_secret_of_its_own_only(context: Path, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("value")
+    text = """
+FROM busybox
+USER 1000:1000
+RUN --mount=type=secret,id=s,uid=1000,target=/mine --mount=type=secret,id=s,target=/roots \\
+    [ $(cat /mine) = value ] && ! cat /roots && ! chmod 777 /mine
+"""
+    run_build(text, context, store, secrets={"s": SecretSource(id="s", path=str(tmp_path / "s"))})
+
+
 # -- mount points ---------------------------------------------------------------------------------------------------------------
 
 

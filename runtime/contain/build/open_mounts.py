@@ -62,7 +62,7 @@ class MountSource:
     def digest(self) -> str:
         """The identity of what is shown. A whole image is known by its layers' names, which is as good as reading all of it."""
         view = self.view
-        if view is not None and not self.node.path and HostPath("/") not in view.trees:
+        if view is not None and not self.node.path:
             return base_chain(tuple(tree.parent.name for tree in view.trees))
         return digest_selection(self.tree, [Selected(name="", node=self.node)]).digest
 
@@ -114,6 +114,13 @@ def _find_node(step: RunStep, mount: RunMount, tree: Tree, place: str) -> Node:
         wanted = "a directory" if mount.kind is MountKind.CACHE else "a file or a directory"
         raise UsageError(
             f"{mount.source!r} in {place} is a {node.kind.value}, not {wanted}", code="mount-source-kind", span=span
+        )
+    if not path and isinstance(tree, ViewTree) and HostPath("/") in tree.view.trees:
+        raise NotSupported(  # nor could all of it be read for the key
+            "the whole root of this machine cannot be mounted into a build step",
+            code="mount-of-host-root",
+            span=step.instruction.span_of(mount.from_stage),
+            remedy="name a directory with source=",
         )
     return node
 
@@ -174,13 +181,6 @@ class _Opener:
         if view is None:
             place = self._copy(number, source)
             return Bind(source=place, target=target, read_only=read_only)
-        if HostPath("/") in view.trees and not node.path:
-            raise NotSupported(
-                "the whole root of this machine cannot be mounted into a build step",
-                code="mount-of-host-root",
-                span=self._step.instruction.span,
-                remedy="name a directory with source=",
-            )
         parts = view.parts("/" + node.path)
         if not parts:  # an image without layers
             place = self._scratch / f"mount{number}"
