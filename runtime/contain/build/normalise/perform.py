@@ -2,8 +2,8 @@
 
 Theory of operation. The upper directory holds exactly what the step made or changed. A file that is removed from it shows the lower
 layer's again, if there is one; so does a log that gets its previous content, since `contain.store.commit` drops what equals what is
-below. Files are rewritten in place: mode, owner, attributes and times stay. A file with several names is left alone. What this process may not read or write
-(another user's file in a store without root) stays as it is.
+below. Files are rewritten in place: mode, owner, attributes and times stay. A file with several names is left alone. What this process
+may not read or write (another user's file in a store without root) stays as it is.
 """
 
 from __future__ import annotations
