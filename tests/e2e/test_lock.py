@@ -158,6 +158,26 @@ def test_another_base_of_the_same_name_is_named_before_anything_is_built(
     assert len({rows[0][1], rows[0][2]}) == 2
 
 
+def test_a_base_is_pulled_by_its_digest_though_its_tag_moved(
+    project: Project, tmp_path: Path, small_tree: Path, start_registry: Callable[..., Server]
+) -> None:
+    name = f"{start_registry().host}/base:1"
+    project.good("tag", "small", name)
+    project.good("push", name)
+    project.write(Dockerfile=f"FROM {name}\nRUN cat /etc/issue > /x || true\n")
+    project.good("lock")
+    digest = json.loads((project.directory / "contain.lock").read_text())["image"]
+    changed = tmp_path / "changed"
+    shutil.copytree(small_tree, changed, symlinks=True)
+    (changed / "etc/issue").write_text("another one\n")
+    import_small(project, changed, tmp_path)
+    project.good("tag", "small", name)
+    project.good("push", name)
+    empty = Project(project.directory, tmp_path / "empty-home")
+    assert empty.good("build", ".") != digest
+    assert empty.good("build", "--locked", ".") == digest
+
+
 def test_a_package_that_moved_is_named_with_its_step(project: Project) -> None:
     step = f'RUN mkdir -p /var/lib/dpkg && echo -e "{DPKG}$(cat {UUID})" > /var/lib/dpkg/status'
     project.write(Dockerfile=f"FROM small\n{step}\nRUN cat /var/lib/dpkg/status > /copy\n")

@@ -24,6 +24,5 @@ def package_url(kind: str, name: str, version: str, *, namespace: str = "", qual
 
 
 def _encode(text: str) -> str:
-    return quote(
-        text, safe=":"
-    )  # the specification: a colon stays as it is, everything else but letters, digits and .-_~ is encoded
+    # The specification: a colon stays as it is, everything else but letters, digits and .-_~ is encoded.
+    return quote(text, safe=":", errors="replace")

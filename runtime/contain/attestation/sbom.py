@@ -12,7 +12,7 @@ from typing import Any
 
 from contain.attestation.inventory import Component, Inventory, OperatingSystem
 from contain.attestation.licences import Licences
-from contain.oci import Image, canonical_json, digest_of
+from contain.oci import Image, digest_of
 from contain.values import dataclass
 
 SPECIFICATION = "1.6"
@@ -69,8 +69,13 @@ def render_sbom(subject: Subject, inventory: Inventory, *, tool_version: str) ->
             {"name": f"{_PREFIX}unread:{name}", "value": reason} for name, reason in inventory.unread.items()
         ]
     # The serial number names these bytes: another version of contain may find more in the same image.
-    value["serialNumber"] = f"urn:uuid:{_uuid(digest_of(canonical_json(value)))}"
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    value["serialNumber"] = f"urn:uuid:{_uuid(digest_of(_text(value)))}"
+    return _text(value)
+
+
+def _text(value: dict[str, Any]) -> bytes:
+    """Names of files may hold bytes that are no text, and JSON inside an image halves of characters: shown as question marks."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _uuid(digest: str) -> uuid.UUID:

@@ -13,6 +13,7 @@ from contain.build.host_root import HOST_NAME, image_trees
 from contain.build.lock import Lock, moved_error
 from contain.build.locking import base_moved
 from contain.build.request import BaseSource
+from contain.build.tracing import base_name
 from contain.errors import NotFound, RegistryError
 from contain.oci import Image, Platform
 from contain.progress import Progress
@@ -33,7 +34,8 @@ def locked_bases(lock: Lock, finder: BaseFinder, *, store: Store, pull: Pull) ->
     """
 
     def find(reference: Reference, platform: Platform, progress: Progress) -> FoundBase:
-        locked = lock.bases.get(reference.familiar)
+        name = base_name(reference.familiar, str(platform), lock.platform)
+        locked = lock.bases.get(name)
         if locked is None or locked.platform != str(platform):
             return finder(reference, platform, progress)  # what moved is said when everything is built
         if reference.name != HOST_NAME:
@@ -48,7 +50,7 @@ def locked_bases(lock: Lock, finder: BaseFinder, *, store: Store, pull: Pull) ->
                 return FoundBase(image=image, trees=image_trees(image, store), source=source)
         found = finder(reference, platform, progress)
         if found.image.digest != locked.digest:
-            rows = base_moved(reference.familiar, locked, found.image, str(platform), found.source.source, store)
+            rows = base_moved(name, locked, found.image, str(platform), found.source.source, store)
             error = moved_error(lock, rows, built="")
             if locked.state:
                 error.remedy = (

@@ -18,6 +18,7 @@ from contain.oci import DIGEST_PATTERN, digest_of
 
 FORMAT = 1
 LARGEST_BYTES = 64 << 20
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONFLICT = re.compile(r"^(<<<<<<<|=======|>>>>>>>)", re.MULTILINE)
 
 
@@ -40,7 +41,9 @@ def render_lock(lock: Lock) -> str:
         ],
         "unread": dict(sorted(lock.unread.items())),
     }
-    return json.dumps({key: row for key, row in value.items() if row or key in _ALWAYS}, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps({key: row for key, row in value.items() if row or key in _ALWAYS}, indent=1, ensure_ascii=False)
+    # Bytes of a file's name that are no text: as JSON's escapes, which the file can hold.
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 _ALWAYS = ("lock", "image", "platform", "source_date_epoch", "stages")

@@ -188,7 +188,9 @@ def versions_of(components: tuple[Component, ...]) -> dict[str, Mapping[str, str
 def build_inputs(record: BuildRecord, *, lock: Lock | None) -> BuildInputs:
     """What the provenance says of a build."""
     bases = [
-        Dependency(kind="base", uri=_base_uri(base.name, base.platform), digest=base.digest, name=base.name)
+        Dependency(
+            kind="base", uri=_base_uri(base.name.partition(" for ")[0], base.platform), digest=base.digest, name=base.name
+        )
         for base in record.bases
     ]
     remotes = [

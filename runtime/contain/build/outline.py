@@ -7,11 +7,11 @@ what. Which directories are opened depends on their sizes alone, level by level,
 from __future__ import annotations
 
 import hashlib
+import json
 import posixpath
 from collections.abc import Mapping
 
 from contain.environment.capture import DigestCache, file_digest
-from contain.oci import canonical_json
 from contain.paths import HostPath
 from contain.store import RootView
 from contain.store.rootview import Kind
@@ -32,7 +32,7 @@ def layer_files(tree: HostPath, *, digests: DigestCache | None) -> dict[str, str
             if entry.kind is Kind.FILE:
                 facts.append(file_digest(entry, digests))
             key = path.rstrip("/") + "/" if entry.kind is Kind.DIRECTORY else path
-            found[key] = hashlib.sha256(canonical_json(facts)).hexdigest()[:_DIGITS]
+            found[key] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_DIGITS]
     return found
 
 

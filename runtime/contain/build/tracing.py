@@ -43,6 +43,11 @@ def git_source(reference: GitReference, revision: GitRevision) -> RemoteSource:
     return RemoteSource(uri=f"git+{reference.shown}{f'#{wanted}' if wanted else ''}", commit=revision.commit)
 
 
+def base_name(name: str, platform: str, target: str) -> str:
+    """What a base is called in a record: the platform is named where it is not the target's."""
+    return name if platform == target else f"{name} for {platform}"
+
+
 def step_text(instruction: Instruction) -> str:
     """An instruction as it is written, in one line, heredocs included; of a long one the beginning and a digest of the whole."""
     text = " ".join(instruction.source.split())
@@ -92,10 +97,9 @@ class Trace:
     ) -> BuildRecord:
         """Everything, in an order that does not depend on which stage was done first."""
         bases = {
-            base.source.name: BuiltBase(
-                name=base.source.name, digest=base.image.digest, platform=platform, source=base.source.source
-            )
+            name: BuiltBase(name=name, digest=base.image.digest, platform=platform, source=base.source.source)
             for (_, platform), base in sorted(found.items())
+            for name in (base_name(base.source.name, platform, str(self._graph.platform)),)
         }
         context = () if request.context_source is None else (request.context_source,)
         remotes = sorted({*self.remotes, *context}, key=lambda each: (each.uri, each.digest, each.commit))
@@ -122,7 +126,7 @@ class Trace:
             case StageBase(index=index):
                 base = f"stage {self._stages[index][0].title}"
             case ImageBase(reference=reference):
-                base = reference.familiar
+                base = base_name(reference.familiar, str(plan.platform), str(self._graph.platform))
             case ContextBase(name=name):
                 base = f"context {name}"
         return BuiltStage(name=plan.title, base=base, steps=tuple(steps))
