@@ -238,10 +238,7 @@ def image_document(image: Image, stored: StoredImage, written: Mapping[str, Any]
         "VirtualSize": stored.size_bytes,
         "RootFS": {"Type": "layers", "Layers": list(image.config.diff_ids)},
         "Metadata": {"LastTagTime": datetime.fromtimestamp(tagged_seconds, UTC).isoformat() if tagged_seconds else ""},
-        "Descriptor": {
-            "mediaType": image.manifest.media_type,
-            "digest": image.digest,
-        },
+        "Descriptor": {"mediaType": image.manifest.media_type, "digest": image.digest},
         "Layers": [layer.digest for layer in image.manifest.layers],
         "Source": stored.source,
     }

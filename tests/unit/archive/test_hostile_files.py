@@ -232,6 +232,15 @@ def test_a_compressed_layer_that_claims_to_be_plain(make: Make, refused: Any) ->
     refused(make.pack(make.layout(members, make.describe(data, MEDIA_MANIFEST))), "digest")
 
 
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", ".wh.", "a/.wh..."])
+@pytest.mark.parametrize("packing", ["none", "gzip"])
+def test_a_layer_that_leads_out(make: Make, refused: Any, name: str, packing: str) -> None:
+    members: Members = {}
+    packed = make.gzipped if packing == "gzip" else None
+    manifest = make.image(members, make.layer, make.tar({name: b"x"}), packed=packed)
+    refused(make.pack(make.layout(members, make.describe(manifest, MEDIA_MANIFEST))), "layer")
+
+
 def test_another_blob_cannot_stand_for_a_layer_that_is_here(make: Make, shelf: Shelf, refused: Any) -> None:
     """Otherwise a later push or save of the honest image would take the dishonest bytes."""
     shelf.load(make.pack(honest(make)[0]))

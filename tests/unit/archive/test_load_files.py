@@ -319,3 +319,25 @@ def test_dockers_manifest_may_be_about_another_platform_of_the_same_image(make: 
     members["manifest.json"] = make.to_json([described])
     [loaded] = shelf.load(make.pack(members))
     assert loaded.image.digest == make.digest(manifests["amd64"])
+
+
+@pytest.mark.parametrize("packing", ["none", "gzip"])
+@pytest.mark.parametrize("moment", range(5))
+def test_an_interrupted_load_leaves_nothing(make: Make, shelf: Shelf, packing: str, moment: int) -> None:
+    class Interrupting(Silent):
+        left = moment
+
+        def amount(self, label: str, done: int, total: int | None) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    path = shelf.directory / "image.tar"
+    path.write_bytes(make.pack(layout(make, packed=make.gzipped if packing == "gzip" else None)))
+    before = shelf.content()
+    try:
+        load(path, store=shelf.store, progress=Interrupting())
+    except KeyboardInterrupt:
+        assert shelf.content() == before
+    else:
+        assert moment > 3
