@@ -240,7 +240,9 @@ def test_stale_compiled_python_stays_stale_and_without_a_source_gets_the_epoch(t
     data = compiled(tmp_path, NOW, py_compile.PycInvalidationMode.TIMESTAMP)
     stale = rewrite_pyc(data, facts(PYC, sources=source(NOW + 1, EPOCH)))
     alone = rewrite_pyc(data, facts(PYC))
-    assert (stale is not None and stamp(stale), alone is not None and stamp(alone)) == (0, EPOCH)
+    assert stale is not None
+    assert alone is not None
+    assert (stamp(stale), stamp(alone)) == (0, EPOCH)
 
 
 def test_compiled_python_that_is_checked_by_a_hash_stays(tmp_path: Path) -> None:
