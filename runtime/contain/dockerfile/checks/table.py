@@ -171,12 +171,12 @@ def _own(name: str, check: Callable[[Subject], Iterable[Found]], description: st
     )
 
 
-def _floating(name: str, installer: Installer, *, more: str = "") -> Rule:
+def _floating(name: str, installer: Installer, *, more: str = "", locked: bool = False) -> Rule:
     return _own(
         name,
         reproducibility.floating_packages(installer),
         f"Packages of {installer.name} are named with their version{more}.",
-        f"name the version, as in {installer.example}",
+        f"name the version, as in {installer.example}" + (", or let contain lock pin it" if locked else ""),
     )
 
 
@@ -185,7 +185,7 @@ REPRODUCIBILITY_RULES: tuple[Rule, ...] = (
         "FloatingBase",
         reproducibility.floating_base,
         "Base images are named by digest: a tag is moved to another image at any time.",
-        "write IMAGE:TAG@sha256:DIGEST",
+        "write IMAGE:TAG@sha256:DIGEST, or let contain lock pin it",
     ),
     _own(
         "UnverifiedAdd",
@@ -193,10 +193,10 @@ REPRODUCIBILITY_RULES: tuple[Rule, ...] = (
         "What ADD fetches is named by checksum or commit.",
         "give ADD --checksum=sha256:DIGEST, or the commit behind # for a git repository",
     ),
-    _floating("FloatingAptPackage", installing.APT),
+    _floating("FloatingAptPackage", installing.APT, locked=True),
     _floating("FloatingApkPackage", installing.APK),
     _floating("FloatingDnfPackage", installing.DNF, more=", also those of yum, microdnf and zypper"),
-    _floating("FloatingPipPackage", installing.PIP, more=", also those of uv and pipx"),
+    _floating("FloatingPipPackage", installing.PIP, more=", also those of uv and pipx", locked=True),
     _floating("FloatingNpmPackage", installing.NPM, more=", also those of yarn and pnpm"),
     _floating("FloatingGemPackage", installing.GEM),
     _floating("FloatingGoPackage", installing.GO),
