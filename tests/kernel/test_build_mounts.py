@@ -194,6 +194,15 @@ def test_the_size_of_a_memory_file_system(context: Path, store: Store) -> None:
     assert "size=131072k" in last
 
 
+def test_programs_in_a_memory_file_system_can_be_started_and_a_read_only_one_stays_empty(context: Path, store: Store) -> None:
+    text = """
+FROM busybox
+RUN --mount=type=tmpfs,target=/t cp /bin/busybox /t && /t/busybox true
+RUN --mount=type=tmpfs,target=/t,ro ! touch /t/f
+"""
+    run_build(text, context, store)
+
+
 def test_a_changed_file_of_one_mount_is_seen_beside_an_unchanged_one(context: Path, store: Store) -> None:
     text = """
 FROM busybox
@@ -456,7 +465,13 @@ def test_what_a_step_writes_beside_a_mount_point_is_kept(context: Path, store: S
 def test_a_directory_renamed_below_a_mount_point_leads_no_removal_astray(context: Path, store: Store, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (victim / "b").mkdir(parents=True)
-    text = f"FROM busybox\nRUN --mount=type=tmpfs,target=/a/b mv /a /moved; ln -s {victim} /a; true\n"
+    # a mount point whose name the image removed is made in the layer, where a directory above it can be renamed
+    text = f"""
+FROM busybox
+RUN mkdir -p /a/b
+RUN rm -r /a
+RUN --mount=type=tmpfs,target=/a/b mv /a /moved && ln -s {victim} /a
+"""
     run_build(text, context, store)
     assert (victim / "b").is_dir()
 
