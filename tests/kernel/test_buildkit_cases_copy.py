@@ -172,6 +172,11 @@ EXCLUSIONS: tuple[tuple[str, str, dict[str, Content], tuple[str, ...]], ...] = (
     ),
     ("6", "ADD --exclude=* dir* /6", {"6": None}, ("6/file-101.png",)),
 )
+TARGET_STAGE = (
+    "FROM scratch AS base\nCOPY <<EOF /out/first\nvalue:$TARGETSTAGE\nEOF\nARG TARGETSTAGE\n"
+    "COPY <<EOF /out/second\nvalue:$TARGETSTAGE\nEOF\nFROM scratch AS foo\nCOPY --from=base /out/ /\n"
+    "FROM scratch\nCOPY --from=base /out/ /\n"
+)
 FOO = "sha256:" + hashlib.sha256(b"content1").hexdigest()
 PARENTS_FILES = {"parents.tar": PARENTS}
 
@@ -773,6 +778,20 @@ CASES = [
         name="testQuotedMetaArgs",
         dockerfile='ARG a1="box"\nARG a2="$a1-foo"\nFROM scratch\nARG a2\nARG a3="bar-$a2"\nCOPY <<EOF /out\n$a3\nEOF\n',
         shows={"out": "bar-box-foo\n"},
+    ),
+    *(
+        Case(
+            name=f"testTargetStageNameArg/{name}",
+            dockerfile=TARGET_STAGE + more,
+            target=target,
+            shows={"first": "value:\n", "second": f"value:{value}\n"},
+            only=True,
+        )
+        for name, more, target, value in (
+            ("target", "", "foo", "foo"),
+            ("default", "", None, "default"),
+            ("named", "FROM scratch AS final\nCOPY --from=base /out/ /\n", None, "final"),
+        )
     ),
     Case(name="testEmptyStages", dockerfile="ARG foo=bar\n", fails="has no FROM"),
     Case(

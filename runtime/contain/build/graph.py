@@ -181,7 +181,7 @@ def resolve_global_arguments(
         "BUILDOS": host_platform.os,
         "BUILDARCH": host_platform.architecture,
         "BUILDVARIANT": host_platform.variant,
-        "TARGETSTAGE": target or _DEFAULT_STAGE,
+        "TARGETSTAGE": target or dockerfile.stages[-1].name or _DEFAULT_STAGE,
     }
     if epoch_seconds is not None:
         values["SOURCE_DATE_EPOCH"] = str(epoch_seconds)

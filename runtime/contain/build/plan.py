@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.build.fold import begin_stage, fold
+from contain.build.fold_copy import is_remote
+from contain.build.git_reference import hide_password
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
 from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
 from contain.build.keys import base_chain, key_of
@@ -166,8 +168,13 @@ def _render_step(
 
 def _render_copy(step: CopyStep) -> list[str]:
     place = "the context" if step.source_name is None else step.source_name
-    what = [f"{' '.join(step.sources)} from {place}"] if step.sources else []
+    elsewhere = [hide_password(source) for source in step.sources if step.add and is_remote(source)]
+    here = [source for source in step.sources if not (step.add and is_remote(source))]
+    what = [f"{' '.join(here)} from {place}"] if here else []
+    what += elsewhere
     what += [f"{' '.join(name for name, _ in step.documents)} from the Dockerfile"] if step.documents else []
-    line = f"{'add ' if step.unpack else 'copy'}    {', '.join(what)} to {step.destination}"
+    line = f"{'add ' if step.add else 'copy'}    {', '.join(what)} to {step.destination}"
     options = [f"{name} {value}" for name, value in (("owner", step.chown), ("mode", step.chmod)) if value is not None]
+    options += [f"without {' '.join(step.exclude)}"] * bool(step.exclude) + ["with parents"] * step.parents
+    options += ["standing on nothing"] * step.link + [f"checksum {step.checksum}"] * bool(step.checksum)
     return [line, *([f"        {', '.join(options)}"] if options else [])]

@@ -182,3 +182,40 @@ def test_network_of_run_is_kept() -> None:
     _, steps = folded("RUN --network=none true")
     assert isinstance(steps[0], RunStep)
     assert steps[0].network == "none"
+
+
+def test_copy_and_add_tell_history_their_options_and_no_password() -> None:
+    _, steps = folded(
+        "ARG what=txt\nCOPY --link --parents --exclude=*.$what --from=x --chmod=u=rw a ./b/\n"
+        "ADD --checksum=sha256:"
+        + "0" * 64
+        + " https://me:pw@example.com/x /y\nADD --keep-git-dir git@example.com:x.git#main /z\n"
+    )
+    assert [step.created_by for step in steps[1:]] == [
+        "COPY --from=x --chmod=u=rw --exclude=*.txt --parents --link a /b/",
+        "ADD https://***@example.com/x /y",
+        "ADD git@example.com:x.git#main /z",
+    ]
+    copy, url, git = steps[1:]
+    assert isinstance(copy, CopyStep)
+    assert (copy.link, copy.parents, copy.exclude, copy.add, copy.unpack) == (True, True, ("*.txt",), False, False)
+    assert isinstance(url, CopyStep)
+    assert (url.add, url.unpack, url.unpack_remote, url.checksum) == (True, True, False, "sha256:" + "0" * 64)
+    assert isinstance(git, CopyStep)
+    assert git.keep_git_dir
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ADD --checksum=sha256:" + "0" * 64 + " a /b", "requires HTTP"),
+        ("ADD --checksum=sha256:" + "0" * 64 + " https://h/a https://h/b /c/", "multiple sources"),
+        ("ADD --checksum=md5:0 https://h/a /b", "unsupported digest algorithm"),
+        ("ADD --checksum=zz https://h/a.git /b", "expected hex commit hash"),
+        ("ADD https://h/a.git?what=1 /b", "unexpected query 'what'"),
+    ],
+)
+def test_a_checksum_or_an_address_that_means_nothing_is_refused_before_the_build(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        folded(text)
+    assert caught.value.span is not None
