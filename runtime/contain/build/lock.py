@@ -19,6 +19,7 @@ Versions = Mapping[str, Mapping[str, str]]
 
 _SHOWN_ROWS = 40
 _FILE_ROWS = 20
+_UNEXPLAINED = ("file", "layer")
 
 
 def _nothing() -> Versions:
@@ -62,7 +63,10 @@ class LockedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """``build_args``: None for a value that looks secret. ``sources``: address -> digest or commit. ``digest``: of the file itself."""
+    """``build_args``: None for a value that looks secret. ``sources``: address -> digest or commit.
+
+    ``version``: of the contain that made it. ``path`` and ``digest``: of the file that it was read from.
+    """
 
     image: str
     dockerfile: str
@@ -75,6 +79,7 @@ class Lock:
     sources: Mapping[str, str]
     stages: tuple[LockedStage, ...]
     unread: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    version: str = ""
     path: str = field(default="", compare=False)
     digest: str = field(default="", compare=False)
 
@@ -112,6 +117,8 @@ def compare_locks(locked: Lock, built: Lock, *, files_of: FilesOf = lambda _: No
             rows.append(Moved(kind="stage", name=name, locked=_has(name in theirs), built=_has(name in ours)))
         else:
             rows += _stage(theirs[name], ours[name], files_of, bool(rows))
+    if locked.version != built.version and all(row.kind in _UNEXPLAINED for row in rows):
+        rows.insert(0, Moved(kind="input", name="version of contain", locked=locked.version, built=built.version))
     if not rows:
         rows.append(Moved(kind="config", name="the image's configuration", locked=locked.image, built=built.image))
     return tuple(rows)

@@ -26,6 +26,7 @@ def render_lock(lock: Lock) -> str:
     """The file's text. The same lock gives the same text."""
     value: dict[str, Any] = {
         "lock": FORMAT,
+        "contain": lock.version,
         "image": lock.image,
         "dockerfile": lock.dockerfile,
         "target": lock.target,
@@ -47,7 +48,7 @@ def render_lock(lock: Lock) -> str:
 
 
 _ALWAYS = ("lock", "image", "platform", "source_date_epoch", "stages")
-_FIELDS = (*_ALWAYS, "dockerfile", "target", "build_args", "options", "bases", "sources", "unread")
+_FIELDS = (*_ALWAYS, "dockerfile", "target", "build_args", "options", "bases", "sources", "unread", "contain")
 
 
 def _render_base(base: LockedBase) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def parse_lock(data: bytes, *, path: str) -> Lock:
             read.stage(stage, f"stages: {number}") for number, stage in enumerate(read.list(row.get("stages"), "stages"), 1)
         ),
         unread=read.texts(row.get("unread", {}), "unread"),
+        version=read.text(row.get("contain", ""), "contain"),
         path=path,
         digest=digest_of(data),
     )

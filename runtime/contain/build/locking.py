@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from contain.attestation import BuildInputs, Dependency, StepLayer, take_inventory
+from contain.attestation.image import tool_version
 from contain.attestation.inventory import Component
 from contain.attestation.purl import package_url
 from contain.build.host_root import is_on_host
@@ -72,6 +73,7 @@ def capture_lock(record: BuildRecord, image: Image, store: Store) -> Lock:
         sources=MappingProxyType({remote.uri: remote.digest or remote.commit for remote in record.remotes}),
         stages=tuple(stages),
         unread=MappingProxyType(unread),
+        version=tool_version(),
     )
 
 

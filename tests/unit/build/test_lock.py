@@ -125,6 +125,16 @@ def test_every_other_input_is_named(fields: Any, expected: tuple[str, str]) -> N
     assert names(with_steps(**fields)) == [expected]
 
 
+def test_another_version_of_contain_is_named_if_nothing_better_explains_it() -> None:
+    locked = replace(LOCK, version="1")
+    pip = replace(PIP, layer=digest(52), files={"/opt/": "77"})
+    rows = compare_locks(locked, replace(with_steps(pip), version="2"))
+    assert [(row.kind, row.name) for row in rows] == [("input", "version of contain"), ("file", "/opt/")]
+    pip = replace(PIP, layer=digest(52), packages={"python": {"flask": "3.1", "click": "8.1"}})
+    rows = compare_locks(locked, replace(with_steps(pip), version="2"))
+    assert [row.name for row in rows] == ["flask"]
+
+
 def test_an_instruction_that_was_changed_is_named_with_both_texts() -> None:
     changed = replace(APT, text="RUN apt-get install wget", layer=digest(51))
     stages = (replace(LOCK.stages[0], steps=(changed,)), LOCK.stages[1])
