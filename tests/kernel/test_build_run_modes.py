@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -389,6 +389,32 @@ COPY --from=b / /
     assert [str(path) for name in names for path in Path("/sys/fs/cgroup").glob(f"*/contain/{name}")] == []
     with Store.open(home) as store:
         assert [mount.in_use for mount in list_cache_mounts(store)] == [False]
+
+
+def test_a_killed_build_leaves_its_cache_to_the_next_one(context: Path, tmp_path: Path) -> None:
+    home = tmp_path / "store"
+    mount = "--mount=type=cache,target=/c,sharing=locked"
+    (context / "Dockerfile").write_text(BASE + f"RUN {mount} echo kept > /c/f; sleep 1001\n")
+    environment = {**os.environ, "CONTAIN_HOME": str(home)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, str(context)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: len(_sleepers()) == 1)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not _sleepers())
+    with Store.open(home) as store:
+        result = run_build(f"RUN {mount} cp /c/f /out\n", context, store)
+        assert read(result, store, "/out") == "kept\n"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _sleepers() -> list[str]:
