@@ -22,7 +22,7 @@ from contain.errors import IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.store.compression import Decompressed
 from contain.store.durable import explained
-from contain.store.tar_header import TarEntry, TarKind
+from contain.store.tar_header import BLOCK_BYTES, TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader, bad_layer, shown
 from contain.values import dataclass
 
@@ -223,22 +223,28 @@ class _Window(io.RawIOBase):
 
 
 class DirectoryMembers:
-    """An OCI layout as a directory. Only regular files below it are members; links and other things are refused."""
+    """An OCI layout as a directory: the files in it, and those of ``blobs/<algorithm>/``. Only regular files are members; links
+    and other things in these places are refused. Nothing else is looked at, so that a wrong directory is found out at once."""
 
     def __init__(self, path: HostPath) -> None:
         self._path = path
         self._sizes: dict[str, int] = {}
         self._enter("")
+        if any(name in self._sizes for name in _MARKS) and (path / "blobs").is_dir():
+            with os.scandir(path / "blobs") as entries:
+                algorithms = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for name in algorithms:
+                self._enter(f"blobs/{name}")
 
     def _enter(self, inner: str) -> None:
         with os.scandir(self._path / inner) as entries:
             for entry in entries:
-                name = member_name(os.fsencode(f"{inner}/{entry.name}" if inner else entry.name))
                 if entry.is_dir(follow_symlinks=False):
-                    self._enter(name)
-                elif entry.is_file(follow_symlinks=False):
-                    self._sizes[name] = entry.stat(follow_symlinks=False).st_size
-                elif name.startswith("blobs/") or "/" not in name:
+                    continue
+                name = f"{inner}/{entry.name}" if inner else entry.name
+                if entry.is_file(follow_symlinks=False):
+                    self._sizes[member_name(os.fsencode(name))] = entry.stat(follow_symlinks=False).st_size
+                elif inner or name in _MARKS:
                     raise bad_file(f"{name} is no regular file")
                 if len(self._sizes) > MOST_MEMBERS:
                     raise bad_file(f"more than {MOST_MEMBERS} members")
@@ -328,13 +334,25 @@ def _spooled(stream: BinaryIO, scratch: HostPath, limits: TarLimits) -> Iterator
             with Decompressed(stream, ahead=True) as plain:
                 total = 0
                 while data := plain.read(_CHUNK_BYTES):
+                    if not total and not _is_header(data[:BLOCK_BYTES]):
+                        raise bad_file("it is no tar archive")
                     total += len(data)
                     if total > limits.total_bytes:
                         raise bad_layer(f"more than {limits.total_bytes} bytes when unpacked")
                     file.write(data)
         except IntegrityError as error:
+            if error.code == "bad-image-file":
+                raise
             raise bad_file(error.message.removeprefix("layer archive: ")) from error
         if total == 0:
             raise bad_file("it is empty")
         file.flush()
         yield file
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a tar header's checksum is right: told before gigabytes of something else are written down."""
+    try:
+        return int(block[148:156].strip(b" \0"), 8) == sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+    except ValueError:
+        return False

@@ -45,9 +45,12 @@ def choose_rollback(
 ) -> str:
     """The digest that the name shall point at: the one before, or the one of its history that begins with ``to``.
 
-    Raises `NotFound` (``no-earlier-image``; ``not-in-history``; ``rolled-back-image-gone`` when prune or rmi removed the
-    image), `Conflict` (``ambiguous-digest``; ``already-there`` when the name points at it now).
+    Raises `NotFound` (``image-not-found`` for a name without a history; ``no-earlier-image``; ``not-in-history``;
+    ``rolled-back-image-gone`` when prune or rmi removed the image), `Conflict` (``ambiguous-digest``; ``already-there`` when
+    the name points at it now).
     """
+    if not oldest_first:
+        raise NotFound(f"No such image: {name}, now or before", code="image-not-found")
     stack = fold_history(oldest_first)
     current = stack[-1] if stack else None
     if to is None:

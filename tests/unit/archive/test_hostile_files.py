@@ -155,7 +155,7 @@ def test_a_compressed_archive_that_is_cut_short(make: Make, refused: Any) -> Non
 
 def test_a_bomb(make: Make, shelf: Shelf, tmp_path: Path) -> None:
     path = tmp_path / "bomb"
-    path.write_bytes(make.gzipped(bytes(1 << 20)))
+    path.write_bytes(make.gzipped(make.pack({"zeros": bytes(1 << 20)})))
     with (
         pytest.raises(IntegrityError, match="more than 65536 bytes"),
         shelf.store.scratch("test") as scratch,

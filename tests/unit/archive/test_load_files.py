@@ -251,6 +251,21 @@ def test_a_root_file_system_is_no_image_file(make: Make, shelf: Shelf) -> None:
         assert caught.value.code == "no-image-in-file"
 
 
+def test_a_directory_that_is_no_layout_is_not_walked_through(shelf: Shelf) -> None:
+    place = shelf.directory / "elsewhere"
+    (place / "blobs/sha256").mkdir(parents=True)
+    (place / "blobs/sha256/x").symlink_to("/etc/passwd")  # would be refused, if it were looked at
+    (place / "link").symlink_to("/")
+    with pytest.raises(UsageError, match="holds no image"):
+        load(place, store=shelf.store, progress=Silent())
+
+
+def test_what_is_no_archive_is_not_written_down(shelf: Shelf) -> None:
+    """Not even its second piece: the stream may have no end."""
+    with open("/dev/zero", "rb") as endless, pytest.raises(IntegrityError, match="no tar archive"):
+        load(endless, store=shelf.store, progress=Silent())
+
+
 def test_artifacts_that_are_no_images_are_refused_by_name(make: Make, shelf: Shelf) -> None:
     members: Members = {}
     data = make.to_json({"chart": 1})

@@ -56,7 +56,6 @@ def test_the_stack_of_a_history(past: str, stack: str) -> None:
         ("AB-", B),
         ("-", None),
         ("A", None),
-        ("", None),
         ("ABCba", None),
         ("A-A", None),
     ],
@@ -68,6 +67,11 @@ def test_again_goes_further_back_and_what_is_new_lies_on_top(past: str, target: 
         assert caught.value.code == "no-earlier-image"
     else:
         assert choose_rollback("app:1", history(past), present=HERE, to=None) == target
+
+
+def test_a_name_that_never_was_is_said_to_be_none() -> None:
+    with pytest.raises(NotFound, match="No such image: app:1, now or before"):
+        choose_rollback("app:1", [], present=HERE, to=None)
 
 
 def test_any_image_of_the_history_can_be_named_forward_too() -> None:
