@@ -259,6 +259,8 @@ def test_a_url_that_is_not_there_fails_the_step_with_its_place(context: Path, st
     with pytest.raises(NotFound) as caught:
         run_build(f"FROM scratch\nADD {pages.url}/nope /\n", context, store)
     assert caught.value.code == "url-not-found"
+    assert caught.value.span is not None
+    assert caught.value.span.line == 2
 
 
 def test_sources_of_all_kinds_come_in_order(context: Path, store: Store, pages: Pages) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 
 from contain.build.context import ContextTree
 from contain.build.filtering import FilteredTree
@@ -26,7 +27,7 @@ from contain.build.tracing import git_source, public_address
 from contain.build.tree import Kind, Node, Tree, match_paths, resolve_path
 from contain.build.workbench import Stage, Workbench
 from contain.dockerfile.patterns import IgnorePatterns, clean_path, has_wildcard
-from contain.errors import Conflict, NotFound, SourceSpan, UsageError
+from contain.errors import Conflict, ContainError, NotFound, SourceSpan, UsageError
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.store import Store
@@ -59,14 +60,26 @@ def open_batches(bench: Workbench, stage: Stage, step: CopyStep, stack: contextl
         reference = parse_git_reference(source, span=step.instruction.span) if step.add else None
         if reference is not None and not reference.like_a_path:
             yield from select_here()
-            batches.append(_open_git(bench, stage, step, reference, exclude, stack))
+            with pointing_at(step):
+                batches.append(_open_git(bench, stage, step, reference, exclude, stack))
         elif step.add and is_url(source):
             yield from select_here()
-            batches.append(_open_url(bench, stage, step, source))
+            with pointing_at(step):
+                batches.append(_open_url(bench, stage, step, source))
         else:
             here.append(source)
     yield from select_here()
     return tuple(batches)
+
+
+@contextlib.contextmanager
+def pointing_at(step: CopyStep) -> Iterator[None]:
+    """Errors of what is fetched say which instruction wanted it."""
+    try:
+        yield
+    except ContainError as error:
+        error.span = error.span or step.instruction.span
+        raise
 
 
 def _append(batches: list[Batch], tree: Tree, selected: Selected, *, unpack: bool) -> None:

@@ -11,7 +11,7 @@ import os
 
 from contain.build.archives import is_archive, unpack_archive
 from contain.build.caching import cached_layer
-from contain.build.copy_sources import open_batches
+from contain.build.copy_sources import open_batches, pointing_at
 from contain.build.copying import CREATED_DIRECTORY_MODE, CopyOptions, perform_copy
 from contain.build.keys import base_chain, copy_ingredients
 from contain.build.owners import parse_owner
@@ -49,7 +49,8 @@ def perform_copy_step(bench: Workbench, stage: Stage, step: CopyStep, number: in
                     open_lower=lower.open,
                     warn=stage.progress.warn,
                 ) as writer:
-                    _perform(bench, stage, step, batches, writer, options)
+                    with pointing_at(step):  # what is fetched only now may fail
+                        _perform(bench, stage, step, batches, writer, options)
                 return bench.commit(upper, trees)
             yield from ()
 

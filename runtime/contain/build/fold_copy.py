@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from contain.build.git_reference import check_checksum, hide_password, parse_git_reference
 from contain.build.remote import check_digest, is_url
 from contain.build.state import StageState, absolute_path, expand_word
@@ -83,6 +85,13 @@ def _check_source(instruction: Copy | Add, source: str, written: str) -> None:
     span = instruction.span_of(written)
     reference = parse_git_reference(source, span=span)
     is_git = reference is not None and not reference.like_a_path
+    if isinstance(instruction, Add) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", source) and not (is_git or is_url(source)):
+        raise UsageError(
+            f"ADD knows no address like {hide_password(source)}",
+            code="bad-url",
+            span=span,
+            remedy="it may be http://, https://, or a git repository (https://host/name.git, git://, ssh://, user@host:path)",
+        )
     if isinstance(instruction, Copy) and (is_git or is_url(source)):
         what = "a git repository" if is_git else "a URL"
         raise UsageError(

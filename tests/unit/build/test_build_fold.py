@@ -213,6 +213,8 @@ def test_copy_and_add_tell_history_their_options_and_no_password() -> None:
         ("ADD --checksum=md5:0 https://h/a /b", "unsupported digest algorithm"),
         ("ADD --checksum=zz https://h/a.git /b", "expected hex commit hash"),
         ("ADD https://h/a.git?what=1 /b", "unexpected query 'what'"),
+        ("ADD ftp://h/a /b", "no address like ftp://h/a"),
+        ("ADD file:///a.git /b", "no address like file:///a.git"),
     ],
 )
 def test_a_checksum_or_an_address_that_means_nothing_is_refused_before_the_build(text: str, message: str) -> None:
