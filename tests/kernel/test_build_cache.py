@@ -402,3 +402,69 @@ def wait_for(store: Store, content: str) -> Path:
                 return path
         time.sleep(0.01)
     raise AssertionError("the first build never came to its RUN")
+
+
+def test_a_cache_over_its_limit_loses_what_was_used_least_recently_at_the_end_of_a_build(
+    context: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTAIN_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text('[build]\ncache_limit = "none"\n')
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY two /two\n")
+    results = []
+    for number in range(6):
+        if number == 5:
+            (tmp_path / "config.toml").write_text("[build]\ncache_limit = 450000\n")
+        (context / "two").write_bytes(bytes([number]) * 200_000)
+        result = run_build(context, store)
+        results.append(result.image.config.diff_ids[0])
+        if number < 5:
+            store.remove_image(result.digest)  # the layer stays for the cache alone
+            age_records(store)
+    assert [store.has_layer(diff_id) for diff_id in results] == [False, False, False, True, True, True]
+    assert store.cache_usage().total_bytes <= 450_000
+    (context / "two").write_bytes(bytes([4]) * 200_000)
+    assert run_build(context, store).executed_steps == 0
+    (context / "two").write_bytes(bytes([0]) * 200_000)
+    assert run_build(context, store).executed_steps == 1
+
+
+def test_pruning_takes_what_was_superseded_and_with_all_everything(context: Path, store: Store) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY two /two\n")
+    layers = []
+    for text in ("1", "2", "3"):
+        (context / "two").write_text(text)
+        result = run_build(context, store)
+        store.remove_image(result.digest)
+        layers.append(result.image.config.diff_ids[0])
+        age_records(store)
+    release = store.try_hold(layers[0])
+    assert release is not None
+    assert store.prune_cache(only_superseded=True).layers == (layers[1],)
+    release()
+    assert store.prune_cache(only_superseded=True).layers == (layers[0],)
+    assert store.prune_cache(unused_for_seconds=3600).layers == ()
+    assert store.prune_cache(forget=True).layers == (layers[2],)
+    usage = store.cache_usage()
+    assert (usage.steps, usage.total_bytes) == (0, 0)
+
+
+def age_records(store: Store) -> None:
+    """As if a second had passed."""
+    import sqlite3
+
+    with sqlite3.connect(store.home / "state.sqlite3") as database:
+        database.execute("UPDATE steps SET used_seconds = used_seconds - 1")
+    database.close()
+
+
+def test_a_layer_that_was_removed_meanwhile_is_made_again_and_that_is_said(context: Path, store: Store) -> None:
+    run_build(context, store)
+    (image,) = store.images()
+    store.remove_image(image.digest)
+    records = store.prune_cache().steps
+    assert records > 0
+    assert len(missed(run_build(context, store))) == 7
+    (image,) = store.images()
+    lost = store.image(image.digest).config.diff_ids[-1]
+    shutil.rmtree(store.home / "layers" / lost.removeprefix("sha256:"))
+    assert missed(run_build(context, store)) == {"RUN echo": "its layer was removed from the store"}

@@ -79,14 +79,14 @@ COMMANDS = {
         module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
     ),
     "df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
-    "builder-prune": Command(
-        module="builder", function="builder_prune", summary="Remove build cache (contain builder prune)", group=_SYSTEM
+    "builder": Command(
+        module="builder", function="builder_prune", summary="Remove build cache: contain builder prune", group=_SYSTEM
     ),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
 
 NOUNS = {
-    "builder": {"prune": "builder-prune", "build": "build"},
+    "builder": {"prune": "builder", "build": "build"},
     "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}}
     | {"inspect": "inspect --type=container"},
     "image": {
