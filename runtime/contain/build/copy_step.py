@@ -42,15 +42,17 @@ def perform_copy_step(bench: Workbench, stage: Stage, step: CopyStep, number: in
         def execute() -> Work[CommittedLayer | None]:
             options = CopyOptions(owner=owner if step.link else _owner(step, below), mode=step.mode)
             with bench.upper(trees) as (_, upper):
-                with UpperWriter(
-                    upper,
-                    lower=lower.lookup,
-                    epoch_seconds=bench.epoch_seconds,
-                    open_lower=lower.open,
-                    warn=stage.progress.warn,
-                ) as writer:
-                    with pointing_at(step):  # what is fetched only now may fail
-                        _perform(bench, stage, step, batches, writer, options)
+                with (
+                    UpperWriter(
+                        upper,
+                        lower=lower.lookup,
+                        epoch_seconds=bench.epoch_seconds,
+                        open_lower=lower.open,
+                        warn=stage.progress.warn,
+                    ) as writer,
+                    pointing_at(step),
+                ):  # what is fetched only now may fail
+                    _perform(bench, stage, step, batches, writer, options)
                 return bench.commit(upper, trees)
             yield from ()
 
