@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.errors import ContainError
 from contain.oci import Platform
 from contain.progress import Silent
+from contain.reference import parse_reference
 from contain.store import RootView, Store
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="layers keep owners: needs root")]
@@ -926,3 +928,83 @@ def test_each_dockerfile_has_its_own_ignore_file(tmp_path: Path, store: Store) -
         request = BuildRequest(context=tmp_path, dockerfile=tmp_path / name)
         found.append(set(tree_of(build(request, store=store, progress=Silent(), host=HOST), store)[0]) - {""})
     assert found == [{"foo"}, {"bar"}]
+
+
+def built(
+    text: str, tmp_path: Path, store: Store, *, name: str = "", files: Mapping[str, Content] | None = None
+) -> BuildResult:
+    """An image of its own small context, perhaps with a name."""
+    context = Path(tempfile.mkdtemp(dir=tmp_path))
+    write(context, {**(files or {}), "Dockerfile": text})
+    tags = (parse_reference(name),) if name else ()
+    return build(BuildRequest(context=context, tags=tags), store=store, progress=Silent(), host=HOST)
+
+
+def test_triggers_of_an_image_run_once_and_are_not_inherited(tmp_path: Path, store: Store) -> None:
+    """testOnBuildCleared."""
+    base = built("FROM scratch\nONBUILD COPY file /out/\n", tmp_path, store, name="example.com/cleared:base")
+    assert base.image.config.on_build == ("COPY file /out/",)
+    child = built("FROM example.com/cleared:base\n", tmp_path, store, name="example.com/cleared:child", files={"file": "11"})
+    assert child.image.config.on_build == ()
+    last = built("FROM example.com/cleared:child AS base\nFROM scratch\nCOPY --from=base /out /\n", tmp_path, store)
+    assert tree_of(last, store)[0] == {"": None, "file": b"11"}
+
+
+def test_a_trigger_may_need_a_stage_of_the_file_that_uses_it(tmp_path: Path, store: Store) -> None:
+    """testOnBuildNamedContext and testOnBuildNewDeps, without their shells."""
+    built("FROM scratch\nONBUILD COPY --from=otherstage /testfile /out/foo\n", tmp_path, store, name="example.com/deps:base")
+    text = "FROM scratch AS otherstage\nCOPY testfile /\nFROM example.com/deps:base AS inputstage\n"
+    text += "FROM scratch\nCOPY --from=inputstage /out/foo /bar\n"
+    result = built(text, tmp_path, store, files={"testfile": "hello"})
+    assert tree_of(result, store)[0] == {"": None, "bar": b"hello"}
+
+
+def test_a_trigger_may_need_another_image(tmp_path: Path, store: Store) -> None:
+    """testOnBuildNewDeps."""
+    built("FROM scratch\nCOPY <<EOF /etc/release\n3\nEOF\n", tmp_path, store, name="example.com/other:1")
+    trigger = "FROM scratch\nONBUILD COPY --from=example.com/other:1 /etc/release /out/release\n"
+    built(trigger, tmp_path, store, name="example.com/deps:images")
+    result = built("FROM example.com/deps:images\n", tmp_path, store)
+    assert tree_of(result, store)[0]["out/release"] == b"3\n"
+
+
+def test_copying_from_an_image_and_a_stage_of_the_same_name(tmp_path: Path, store: Store) -> None:
+    """testMultiStageImplicitFrom."""
+    built("FROM scratch\nCOPY <<EOF /usr/bin/go\nimage\nEOF\n", tmp_path, store, name="golang")
+    assert tree_of(built("FROM scratch\nCOPY --from=golang /usr/bin/go go\n", tmp_path, store), store)[0]["go"] == b"image\n"
+    text = "FROM scratch AS golang\nCOPY <<EOF /usr/bin/go\nstage\nEOF\nFROM scratch\nCOPY --from=golang /usr/bin/go go\n"
+    assert tree_of(built(text, tmp_path, store), store)[0]["go"] == b"stage\n"
+
+
+def test_the_dockerfile_may_be_a_link_or_in_small_letters_or_elsewhere(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """testSymlinkedDockerfile, testDockerfileLowercase, testDockerfileDirs."""
+    text = "FROM scratch\nCOPY foo /foo2\nCOPY foo /\n"
+    digests = set()
+    contexts: tuple[tuple[str, dict[str, Content]], ...] = (
+        ("link", {"Dockerfile.web": text, "Dockerfile": ("Dockerfile.web",), "foo": "bar"}),
+        ("small", {"dockerfile": text, "foo": "bar"}),
+        ("elsewhere", {"foo": "bar"}),
+    )
+    for name, files in contexts:
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, files)
+    write(tmp_path, {"Dockerfile": text})
+    for context, dockerfile in (("link", None), ("small", None), ("elsewhere", tmp_path / "Dockerfile")):
+        request = BuildRequest(context=tmp_path / context, dockerfile=dockerfile)
+        digests.add(build(request, store=store, progress=Silent(), host=HOST).digest)
+    monkeypatch.chdir(tmp_path / "link")
+    digests.add(build(BuildRequest(context=Path()), store=store, progress=Silent(), host=HOST).digest)
+    assert len(digests) == 1
+
+
+def test_a_second_build_leaves_nothing_more_in_the_store(tmp_path: Path, store: Store) -> None:
+    """testNoSnapshotLeak."""
+    write(tmp_path, {"Dockerfile": "FROM scratch\nCOPY foo /\n", "foo": "contents of this test only"})
+
+    def layers() -> set[str]:
+        build(BuildRequest(context=tmp_path), store=store, progress=Silent(), host=HOST)
+        return {path.name for place in ("layers", "blobs/sha256", "tmp") for path in (store.home / place).iterdir()}
+
+    assert layers() == layers()
