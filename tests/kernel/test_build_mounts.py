@@ -438,6 +438,17 @@ RUN --mount=type=secret,id=s,uid=1000,target=/mine --mount=type=secret,id=s,targ
     run_build(text, context, store, secrets={"s": SecretSource(id="s", path=str(tmp_path / "s"))})
 
 
+def test_a_mount_inside_a_read_only_one_needs_a_name_there(context: Path, store: Store) -> None:
+    (context / "src" / "node_modules").mkdir(parents=True)
+    cache = "--mount=type=cache,target=/src/{}"
+    text = f"FROM busybox\nRUN --mount=source=src,target=/src{{}} {cache} touch /src/{{}}/f\n"
+    run_build(text.format("", "node_modules", "node_modules"), context, store)
+    with pytest.raises(UsageError) as caught:
+        run_build(text.format("", "other", "other"), context, store)
+    assert caught.value.code == "mount-inside-mount"
+    run_build(text.format(",rw", "other", "other"), context, store)
+
+
 # -- mount points ---------------------------------------------------------------------------------------------------------------
 
 

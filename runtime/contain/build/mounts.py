@@ -10,7 +10,7 @@ image removed the name, a link leads there), they are made in the layer: `missin
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,8 @@ def resolve_mounts(state: StageState, instruction: Run) -> tuple[RunMount, ...]:
             target = absolute_path(state.working_directory, target).rstrip("/") or "/"
         if target == "/":
             raise UsageError("a mount cannot be at /", code="bad-mount", span=span)
+        if f"{target}/".startswith("/proc/"):
+            raise UsageError("a mount cannot be at or inside /proc", code="bad-mount", span=span)
         name = posixpath.normpath(mount.id) if mount.kind is MountKind.CACHE else mount.id
         found.append(replace(mount, target=target, id=name))
     return tuple(found)
@@ -117,6 +119,25 @@ def settle_targets(mounts: Sequence[RunMount], lookup: Lookup, directories: Sequ
             )
         settled.append(replace(mount, target="/" + path))
     return tuple(settled)
+
+
+def refuse_unreachable(mounts: Sequence[RunMount], shows: Callable[[int, str], bool]) -> None:
+    """Raise `UsageError` (``mount-inside-mount``) for a target inside a read-only mount that has no such name.
+
+    ``shows``: whether the files of the mount of that number have a path, relative to what is mounted.
+    """
+    for mount in mounts:
+        outer = [number for number, other in enumerate(mounts) if other.target and mount.target.startswith(other.target + "/")]
+        if not outer:
+            continue
+        nearest = max(outer, key=lambda number: len(mounts[number].target))
+        around = mounts[nearest]
+        if around.kind is MountKind.BIND and around.read_only and not shows(nearest, mount.target[len(around.target) + 1 :]):
+            raise UsageError(
+                f"nothing can be mounted at {mount.target}: the mount at {around.target} is read-only and has no such name",
+                code="mount-inside-mount",
+                remedy=f"add rw to the mount at {around.target}; what is written there is thrown away",
+            )
 
 
 def missing_paths(mounts: Sequence[RunMount], lookup: Lookup) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from contain.build.caching import cached_layer
 from contain.build.constraints import NO_CONSTRAINTS, Constraints, constraints_of
 from contain.build.emulation import can_execute, read_interpreters
 from contain.build.graph import PROXY_NAMES
-from contain.build.mounts import missing_paths, settle_targets
+from contain.build.mounts import missing_paths, refuse_unreachable, settle_targets
 from contain.build.open_mounts import MountSource, open_mounts, read_mount_sources, remove_stubs
 from contain.build.permissions import refuse_forbidden
 from contain.build.run_key import ingredients_of_run, settle_network
@@ -29,7 +29,7 @@ from contain.build.special_arguments import SANDBOX_HOSTNAME
 from contain.build.steps import RunStep
 from contain.build.tasks import Work
 from contain.build.tracing import step_text
-from contain.build.tree import Kind
+from contain.build.tree import Kind, join
 from contain.build.viewtree import ViewTree
 from contain.build.workbench import Stage, Workbench
 from contain.dockerfile.mounts import MountKind, RunMount
@@ -187,10 +187,16 @@ def _settle(
         mount.kind in (MountKind.CACHE, MountKind.TMPFS) or (source is not None and source.node.kind is Kind.DIRECTORY)
         for mount, source in zip(step.mounts, sources, strict=True)
     ]
+
+    def shows(number: int, path: str) -> bool:
+        source = sources[number]
+        return source is not None and source.tree.lookup(join(source.node.path, path)) is not None
+
     with RootView(trees) as view:
         lookup = ViewTree(view).lookup
         try:
             mounts = settle_targets(step.mounts, lookup, directories)
+            refuse_unreachable(mounts, shows)
         except UsageError as error:
             error.span = error.span or step.instruction.span_of("--mount")
             raise

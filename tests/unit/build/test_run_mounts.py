@@ -66,6 +66,8 @@ def test_agents_are_numbered_and_a_cache_s_id_is_its_clean_target() -> None:
     [
         "type=tmpfs,target=/",
         "type=bind,target=.",
+        "type=tmpfs,target=/proc",
+        "type=tmpfs,target=/x/../proc/sys/x",
         "type=tmpfs,target=/t,from=x",
         "type=tmpfs,target=/t,source=x",
         "type=tmpfs,target=/t,id=x",
