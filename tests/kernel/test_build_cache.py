@@ -282,6 +282,18 @@ def test_explaining_alone_does_nothing(context: Path, store: Store) -> None:
     assert store.images() == images
 
 
+def test_explaining_alone_fetches_nothing(context: Path, store: Store) -> None:
+    (context / "Dockerfile").write_text(
+        "FROM nothing.invalid/x\nADD http://127.0.0.1:1/x /x\nCOPY --from=other.invalid/y /a /a\nRUN x\n"
+    )
+    found = explain(request_for(context), store=store, progress=Silent(), host=HOST)
+    assert [str(each) for each in found] == [
+        "OPEN ADD http://127.0.0.1:1/x /x  what http://127.0.0.1:1/x holds would be looked at",
+        "OPEN COPY --from=other.invalid/y /a /a  the image other.invalid/y:latest is not here yet",
+        "MISS RUN x  first time",
+    ]
+
+
 def packed(directory: Path) -> CachePlace:
     return CachePlace(text=f"type=local,dest={directory}", directory=directory, scope=Scope.ALL_STAGES)
 

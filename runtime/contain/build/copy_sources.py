@@ -61,10 +61,12 @@ def open_batches(bench: Workbench, stage: Stage, step: CopyStep, stack: contextl
         if reference is not None and not reference.like_a_path:
             yield from select_here()
             with pointing_at(step):
+                bench.refuse_network(source)
                 batches.append(_open_git(bench, stage, step, reference, exclude, stack))
         elif step.add and is_url(source):
             yield from select_here()
             with pointing_at(step):
+                bench.refuse_network(source)
                 batches.append(_open_url(bench, stage, step, source))
         else:
             here.append(source)

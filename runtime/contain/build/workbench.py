@@ -172,6 +172,11 @@ class Workbench:
         if not self.request.cache.only_explain:
             stage.progress.note(str(explanation))
 
+    def refuse_network(self, address: str) -> None:
+        """Where nothing is carried out, nothing is fetched either. Raises `NotKnownYet`."""
+        if self.request.cache.only_explain:
+            raise NotKnownYet(f"what {address} holds would be looked at")
+
     def explain_open(self, stage: Stage, reason: str) -> None:
         """Whether the step would be taken from the cache is not known yet."""
         from contain.build.explain import Outcome

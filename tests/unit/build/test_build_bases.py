@@ -106,6 +106,34 @@ def test_a_registry_comes_before_a_provider() -> None:
     assert find(FakeStore(), pulled).source.source == "registry docker.io"
 
 
+def test_with_pull_the_registry_comes_before_the_local_store() -> None:
+    store: Any = FakeStore(local=image("a"), source="imported")
+    found = find_base(NAME, AMD64, Notes(), store=store, pull=pulled, providers=providers, refresh=True)
+    assert found.image.digest == image("b").digest
+    # A provider makes its images anew as well.
+    found = find_base(NAME, AMD64, Notes(), store=store, pull=unreachable, providers=providers, refresh=True)
+    assert found.source.source == "made up"
+
+
+def test_with_pull_what_cannot_be_had_anew_is_taken_from_the_store_with_a_warning() -> None:
+    warnings: list[str] = []
+
+    class Told(Notes):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    store: Any = FakeStore(local=image("a"), source="built")
+
+    def nobody() -> pluggy.PluginManager:
+        manager = pluggy.PluginManager("contain")
+        manager.add_hookspecs(BaseProviderHooks)
+        return manager
+
+    found = find_base(NAME, AMD64, Told(), store=store, pull=absent, providers=nobody, refresh=True)
+    assert found.image.digest == image("a").digest
+    assert warnings == ["debian:bookworm could not be looked up anew: docker.io has no such image; the local one is used"]
+
+
 def test_a_registry_that_refuses_is_not_passed_over() -> None:
     def refuses(_reference: Reference, _platform: Platform, _progress: Progress) -> Image:
         raise RegistryError("denied", code="registry-denied")
