@@ -74,7 +74,7 @@ def test_a_second_machine_builds_nothing_again(
     (context / "a").write_text("b")
     third = contain(tmp_path / "three", "build", "--explain", "--cache-from", reference, context)
     assert sorted(outcomes(third)) == ["HIT", "HIT", "HIT", "MISS"]
-    assert "MISS COPY a /a" in third.stderr
+    assert "MISS COPY a /a  1 file changed: a (content)" in third.stderr
 
 
 def test_what_a_build_writes_it_can_read_in_the_next_one(

@@ -13,6 +13,7 @@ A layer is fetched when a step that needs it hits, never before.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -21,6 +22,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from contain.build.cache_places import CachePlace
@@ -31,6 +33,7 @@ from contain.oci.image import MEDIA_INDEX, MEDIA_MANIFEST
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.store import StepRecord, Store
+from contain.values import dataclass
 
 if TYPE_CHECKING:
     from contain.reference import Reference
@@ -45,6 +48,7 @@ _LARGEST_CONFIG_BYTES = 64 << 20
 _LARGEST_MANIFEST_BYTES = 8 << 20
 _LARGEST_LAYER_BYTES = 64 << 30
 _MOST_RECORDS = 20_000
+_LARGEST_LISTING_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -55,8 +59,16 @@ ReadBlob = Callable[[Descriptor, BinaryIO], None]
 class CacheSource:
     """A cache that was opened. ``name`` is what the user wrote."""
 
-    def __init__(self, name: str, records: Sequence[StepRecord], layers: Mapping[str, Descriptor], read: ReadBlob) -> None:
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[StepRecord],
+        layers: Mapping[str, Descriptor],
+        read: ReadBlob,
+        listings: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         self.name = name
+        self._listings = listings
         self._records = {record.key: record for record in records}
         self._layers, self._read = layers, read
 
@@ -70,6 +82,10 @@ class CacheSource:
     def alike(self, command: str) -> tuple[StepRecord, ...]:
         """Steps of the same command: the material for "why did it miss"."""
         return tuple(record for record in self._records.values() if record.command == command)
+
+    def listing(self, digest: str) -> bytes:
+        """What an input consisted of; empty if it is not told."""
+        return self._listings.get(digest, b"")
 
     def fetch_layer(self, diff_id: str, store: Store, progress: Progress) -> None:
         """Bring a step's layer into the store. Raises `RegistryError`, `IntegrityError`; then nothing of it is there."""
@@ -129,8 +145,8 @@ def _open_source(place: CachePlace, progress: Progress, cleanup: contextlib.Exit
     manifest = parse_manifest(data)
     if manifest.config.media_type != CONFIG_TYPE:
         raise IntegrityError("it is no build cache of contain's", code="bad-cache")
-    records, blobs = parse_cache(_read_small(read, manifest.config, _LARGEST_CONFIG_BYTES))
-    return CacheSource(place.text, records, _layers_of(manifest, blobs), read)
+    cache = parse_cache(_read_small(read, manifest.config, _LARGEST_CONFIG_BYTES))
+    return CacheSource(place.text, cache.records, _layers_of(manifest, cache.blobs), read, cache.listings)
 
 
 def _layers_of(manifest: Manifest, blobs: Mapping[str, str]) -> dict[str, Descriptor]:
@@ -138,17 +154,35 @@ def _layers_of(manifest: Manifest, blobs: Mapping[str, str]) -> dict[str, Descri
     return {diff_id: known[digest] for diff_id, digest in blobs.items() if digest in known}
 
 
-def parse_cache(data: bytes) -> tuple[tuple[StepRecord, ...], dict[str, str]]:
-    """The records of a cache's config, and for each diff_id its blob's digest. Raises `IntegrityError` (code ``bad-cache``)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContent:
+    """What a cache's config says. ``blobs``: for each diff_id the digest of the packed layer. ``listings``: of inputs, packed."""
+
+    records: tuple[StepRecord, ...]
+    blobs: Mapping[str, str]
+    listings: Mapping[str, bytes]
+
+
+def parse_cache(data: bytes) -> CacheContent:
+    """Raises `IntegrityError` (code ``bad-cache``)."""
     try:
         value = json.loads(data)
         if not isinstance(value, dict) or value.get("version") != _FORMAT:
             raise _bad("it has a format that this contain does not know")
-        rows, layers = value["records"], value["layers"]
-        if not isinstance(rows, list) or not isinstance(layers, dict) or len(rows) > _MOST_RECORDS:
+        rows, layers, listings = value["records"], value["layers"], value["listings"]
+        if (
+            not isinstance(rows, list)
+            or not isinstance(layers, dict)
+            or not isinstance(listings, dict)
+            or len(rows) > _MOST_RECORDS
+        ):
             raise _bad("its records are not what they should be")
         records = tuple(_parse_record(row) for row in rows)
-        return records, {_digest(diff_id): _digest(digest) for diff_id, digest in layers.items()}
+        return CacheContent(
+            records=records,
+            blobs={_digest(diff_id): _digest(digest) for diff_id, digest in layers.items()},
+            listings={_digest(digest): base64.b64decode(text, validate=True) for digest, text in listings.items()},
+        )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _bad("its config cannot be read") from error
 
@@ -232,8 +266,11 @@ def _read_file(directory: HostPath, descriptor: Descriptor, out: BinaryIO) -> No
 # -- giving ---------------------------------------------------------------------------------------------------------------------
 
 
-def render_cache(records: Sequence[StepRecord], layers: Mapping[str, Descriptor]) -> tuple[bytes, bytes]:
-    """Manifest and config of a cache. ``layers``: for each diff_id its packed layer. Pure, and the same for the same records."""
+def render_cache(
+    records: Sequence[StepRecord], layers: Mapping[str, Descriptor], listings: Mapping[str, bytes] = MappingProxyType({})
+) -> tuple[bytes, bytes]:
+    """Manifest and config of a cache. ``layers``: for each diff_id its packed layer. ``listings``: of the records' inputs; what is
+    large is left out. Pure, and the same for the same records."""
     rows = [
         {
             "ingredients": json.loads(record.ingredients),
@@ -245,7 +282,12 @@ def render_cache(records: Sequence[StepRecord], layers: Mapping[str, Descriptor]
         for record in sorted(records, key=lambda record: record.key)
     ]
     blobs = {diff_id: layer.digest for diff_id, layer in sorted(layers.items())}
-    config = canonical_json({"version": _FORMAT, "records": rows, "layers": blobs})
+    told = {
+        digest: base64.b64encode(data).decode()
+        for digest, data in sorted(listings.items())
+        if len(data) <= _LARGEST_LISTING_BYTES
+    }
+    config = canonical_json({"version": _FORMAT, "records": rows, "layers": blobs, "listings": told})
     each = {layer.digest: layer for layer in layers.values()}
     manifest = canonical_json(
         {
@@ -285,7 +327,9 @@ def _export(place: CachePlace, records: Sequence[StepRecord], *, store: Store, p
     }
     # A record that was made in this build does not know its time yet.
     known = [store.find_step(record.key) or record for record in records]
-    manifest, config = render_cache(known, layers)
+    inputs = {str(json.loads(record.ingredients).get("input", "")) for record in known} - {""}
+    listings = {digest: data for digest in inputs if (data := store.listing(digest)) is not None}
+    manifest, config = render_cache(known, layers, listings)
     if place.directory is not None:
         _write_directory(place.directory, place.tag, manifest, config, layers, store)
     elif place.reference is not None:

@@ -274,7 +274,10 @@ class _Search:
         from contain.build.selection import read_listing
 
         def listing(digest: str) -> Mapping[str, str]:
-            return read_listing(self._bench.store.listing(digest) or b"")
+            data = self._bench.store.listing(digest)
+            for source in () if data is not None else self._bench.cache_sources():
+                data = data or source.listing(digest)
+            return read_listing(data or b"")
 
         command = self._command()
         found = {record.key: record for record in self._bench.store.nearest_steps(self._position)}

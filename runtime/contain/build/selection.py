@@ -22,6 +22,7 @@ from contain.dockerfile.suggestion import suggest
 from contain.errors import InternalError, NotFound, SourceSpan, UsageError
 from contain.values import dataclass
 
+_LARGEST_LISTING_BYTES = 64 << 20
 _LISTED_DIGITS = 16
 """So much of a content's digest tells two versions of a file apart, where nobody has a reason to make them look alike."""
 
@@ -264,8 +265,12 @@ def read_listing(data: bytes) -> dict[str, str]:
 
     if not data:
         return {}
-    pieces = zlib.decompress(data).decode("utf-8", "backslashreplace").split("\0")
-    return dict(zip(pieces[::2], pieces[1::2], strict=True))
+    try:
+        text = zlib.decompressobj().decompress(data, _LARGEST_LISTING_BYTES)
+    except zlib.error:
+        return {}  # of another machine's cache, and damaged: nothing depends on it
+    pieces = text.decode("utf-8", "backslashreplace").split("\0")
+    return dict(zip(pieces[::2], pieces[1::2], strict=False))
 
 
 def describe_entry(tree: Tree, node: Node, links: dict[tuple[int, int], str], path: str, digits: int = 64) -> str:

@@ -134,6 +134,7 @@ def test_the_listing_tells_files_apart() -> None:
     assert listing["d/x"].startswith(" file 644 0:0 ")
     assert listing["d/up"].startswith(" symlink ")
     assert read_listing(b"") == {}
+    assert read_listing(b"damaged") == {}
 
 
 def test_links_resolve_inside_the_tree_and_a_loop_is_an_error() -> None:

@@ -108,8 +108,8 @@ def rendered() -> dict[str, Any]:
 
 def test_what_is_written_is_read_again_and_has_one_form() -> None:
     manifest, config = render_cache([RECORD], {DIFF_ID: LAYER})
-    records, layers = parse_cache(config)
-    (record,) = records
+    cache = parse_cache(config)
+    (record,) = cache.records
     assert (record.key, record.ingredients, record.diff_id, record.created_seconds, record.command) == (
         RECORD.key,
         RECORD.ingredients,
@@ -117,16 +117,21 @@ def test_what_is_written_is_read_again_and_has_one_form() -> None:
         7,
         RECORD.command,
     )
-    assert layers == {DIFF_ID: LAYER.digest}
+    assert cache.blobs == {DIFF_ID: LAYER.digest}
     assert json.loads(manifest)["config"]["digest"] == digest_of(config)
     assert render_cache([RECORD, RECORD][:1], {DIFF_ID: LAYER}) == (manifest, config)
+
+
+def test_listings_of_inputs_travel_unless_they_are_large() -> None:
+    listings = {DIFF_ID: b"small", LAYER.digest: bytes(2 << 20)}
+    assert parse_cache(render_cache([RECORD], {}, listings)[1]).listings == {DIFF_ID: b"small"}
 
 
 def test_a_key_is_never_taken_from_a_cache() -> None:
     value = rendered()
     value["records"][0]["key"] = "sha256:" + "f" * 64
     value["records"][0]["ingredients"]["command"] = ["b"]
-    (record,) = parse_cache(canonical_json(value))[0]
+    (record,) = parse_cache(canonical_json(value)).records
     assert record.key == key_of({**INGREDIENTS, "command": ["b"]})
 
 
@@ -150,6 +155,9 @@ def test_a_key_is_never_taken_from_a_cache() -> None:
         lambda value: value["records"][0].update(command="x" * 1000),
         lambda value: value["layers"].update({DIFF_ID: "sha256:x"}),
         lambda value: value["layers"].update({"x": LAYER.digest}),
+        lambda value: value.update(listings=[]),
+        lambda value: value["listings"].update({DIFF_ID: "?"}),
+        lambda value: value["listings"].update({DIFF_ID: 5}),
         lambda value: value.update(records=[value["records"][0]] * 20_001),
     ],
 )

@@ -258,6 +258,10 @@ def test_kinds_owners_and_hard_links_are_told_apart() -> None:
     assert explain_files(old, new) == ["3 files changed: a (file -> symlink), b (owner 0:0 -> 7:7), c (hard link)"]
 
 
+def test_a_damaged_listing_of_another_machine_is_no_fault() -> None:
+    assert explain_files({"a": ""}, {"a": " file 644 0:0 1"}) == ["1 file changed: a (changed)"]
+
+
 def test_no_control_character_reaches_the_terminal() -> None:
     old, new = {"a\x1b[2J": " file 644 0:0 1"}, {"a\x1b[2J": " file 644 0:0 2"}
     assert explain_files(old, new) == ["1 file changed: a?[2J (content)"]
