@@ -247,8 +247,9 @@ def _removes_lists(command: ShellCommand) -> bool:
 
 def package_cache_kept(subject: Subject) -> Iterator[Found]:
     for step, script in subject.scripts():
+        removed = " ".join(" ".join(each.words) for each in script.commands if each.program in ("rm", "find"))
         for command in script.commands:
-            where = _kept_cache(command, script, step)
+            where = _kept_cache(command, script, step, removed)
             if where:
                 yield at(
                     step.instruction,
@@ -258,8 +259,7 @@ def package_cache_kept(subject: Subject) -> Iterator[Found]:
                 break
 
 
-def _kept_cache(command: ShellCommand, script: RunScript, step: InstructionScope) -> str:
-    removed = " ".join(" ".join(each.words) for each in script.commands if each.program in ("rm", "find"))
+def _kept_cache(command: ShellCommand, script: RunScript, step: InstructionScope, removed: str) -> str:
     if installs(command, APK) is not None:
         kept = "/var/cache/apk"
         good = command.has_option("--no-cache") or kept in removed or _mounted(script, kept)
@@ -289,14 +289,11 @@ def _kept_cache(command: ShellCommand, script: RunScript, step: InstructionScope
 
 def pipe_to_shell(subject: Subject) -> Iterator[Found]:
     for step, script in subject.scripts():
+        behind = script.behind()
         for command in script.commands:
             if command.program not in _DOWNLOADERS:
                 continue
-            runs = [
-                each.program
-                for each in script.commands
-                if each.pipe == command.pipe and each.position > command.position and _reads_its_input(each)
-            ]
+            runs = [each.program for each in behind(command) if _reads_its_input(each)]
             if runs or command.inside in (*_INTERPRETERS, "eval", "source", "."):
                 program = runs[0] if runs else command.inside
                 message = f"{program} runs whatever {command.program} is given, which nothing verifies"
@@ -314,21 +311,19 @@ def unverified_download(subject: Subject) -> Iterator[Found]:
     for step, script in subject.scripts():
         if any(_VERIFIERS.fullmatch(command.program) for command in script.commands):
             continue
+        behind = script.behind()
         for command in script.commands:
             if command.program not in _DOWNLOADERS or command.inside:
                 continue
             url = next((word.text for word in command.arguments if "://" in word.text), "")
-            if url and _keeps_a_file(command, script):
+            if url and _keeps_a_file(command, behind(command)):
                 yield at(step.instruction, f"nothing says which bytes {_shown([url])} has to have", span=command.span)
 
 
-def _keeps_a_file(command: ShellCommand, script: RunScript) -> bool:
+def _keeps_a_file(command: ShellCommand, behind: list[ShellCommand]) -> bool:
     if any(target not in ("/dev/null", "/dev/stdout", "/dev/stderr") for target in command.targets):
         return True
-    if any(
-        each.pipe == command.pipe and each.position > command.position and each.program in _UNPACKERS
-        for each in script.commands
-    ):
+    if any(each.program in _UNPACKERS for each in behind):
         return True
     if command.program == "curl":
         return (

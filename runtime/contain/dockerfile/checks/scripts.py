@@ -8,7 +8,8 @@ POSIX, Shell Command Language, sections 2.2 to 2.10.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from contain.dockerfile.checks.scopes import InstructionScope, StageScope
 from contain.dockerfile.instructions import ExecForm, Instruction, OnBuild, Run, ScriptFile, Shell, ShellForm
@@ -54,7 +55,7 @@ class Word:
 class ShellCommand:
     """One simple command. ``program``: its name without directories; "" if only a variable knows it.
 
-    ``pipe``: commands of one pipeline have one number, and ``position`` counts them. ``span``: from its first word to its last.
+    ``pipe``: commands of one pipeline have one number, and ``position`` counts them. ``place``: from its first word to its last.
     ``targets``: files that its output is redirected to. ``inside``: the program among whose words it stands as a substitution.
     """
 
@@ -63,9 +64,14 @@ class ShellCommand:
     assignments: tuple[Word, ...]
     pipe: int
     position: int
-    span: SourceSpan
+    place: Callable[[], SourceSpan]
     targets: tuple[str, ...] = ()
     inside: str = ""
+
+    @property
+    def span(self) -> SourceSpan:
+        """Where it stands; made when it is asked for, since few commands are ever pointed at."""
+        return self.place()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -95,6 +101,13 @@ class RunScript:
     instruction: Instruction
     run: Run
     commands: tuple[ShellCommand, ...]
+
+    def behind(self) -> Callable[[ShellCommand], list[ShellCommand]]:
+        """What gives the commands that read, directly or not, what a command of this script writes into its pipeline."""
+        pipelines: dict[int, list[ShellCommand]] = {}
+        for each in self.commands:
+            pipelines.setdefault(each.pipe, []).append(each)
+        return lambda command: [each for each in pipelines[command.pipe] if each.position > command.position]
 
 
 def read_scripts(scopes: Iterable[StageScope]) -> tuple[tuple[InstructionScope, RunScript], ...]:
@@ -170,20 +183,19 @@ class _Reader:
         self._pipes += 1
         self._add(words, pipe=self._pipes, position=0, targets=(), inside=inside, depth=depth)
 
-    def _span(self, start: int, end: int) -> SourceSpan:
-        whole = self._instruction.span
-        if start < 0:
-            return whole
-        if self._first_line:
-            before = self._text[:start]
-            number = self._first_line + before.count("\n")
+    def _span(self, start: int, end: int, first_line: int, script: str, offset: int | None) -> SourceSpan:
+        """``first_line``: of the heredoc's body ``script``, or 0. ``offset``: of the script in the logical line, if it is there."""
+        line = self._instruction.line
+        if start < 0 or (not first_line and offset is None):
+            return self._instruction.span
+        if first_line:
+            before = script[:start]
+            number = first_line + before.count("\n")
             column = start - (before.rfind("\n") + 1)
-            text = self._text[start - column :].split("\n", 1)[0]
+            text = script[start - column :].split("\n", 1)[0]
             length = max(1, min(end - start, len(text) - column))
-            return SourceSpan(file=whole.file, line=number, end_line=number, column=column + 1, length=length, text=text)
-        if self._offset is None:
-            return whole
-        return self._instruction.line.span(self._offset + start, self._offset + end)
+            return SourceSpan(file=line.file, line=number, end_line=number, column=column + 1, length=length, text=text)
+        return line.span((offset or 0) + start, (offset or 0) + end)
 
     def _read(self, text: str, *, depth: int, inside: str, base: int = 0, flat: bool = False) -> None:
         """``base``: where ``text`` stands in the script; ``flat``: all of it counts as standing there (it was quoted)."""
@@ -233,7 +245,7 @@ class _Reader:
         while rest and _ASSIGNMENT.match(rest[0].text):
             assignments.append(rest.pop(0))
         rest = _without_wrappers(rest, assignments)
-        span = self._span(words[0].start, max(word.end for word in words))
+        place = partial(self._span, words[0].start, max(word.end for word in words), self._first_line, self._text, self._offset)
         program = "" if not rest or rest[0].text.startswith("$") else _base_name(rest[0].text)
         self.commands.append(
             ShellCommand(
@@ -242,7 +254,7 @@ class _Reader:
                 assignments=tuple(assignments),
                 pipe=pipe,
                 position=position,
-                span=span,
+                place=place,
                 targets=targets,
                 inside=inside,
             )
