@@ -20,6 +20,7 @@ from contain.build.normalise.node import rewrite_npm_cache_entry
 from contain.build.normalise.python import rewrite_pyc, source_of
 from contain.build.normalise.rewriters import (
     rewrite_conda_history,
+    rewrite_info_dir,
     rewrite_java_keystore,
     rewrite_machine_id,
     rewrite_previous_content,
@@ -110,6 +111,15 @@ def test_times_in_an_archive_of_scripts_become_the_epoch_and_it_stays_readable()
 def test_what_is_no_such_archive_stays(data: bytes) -> None:
     for rewrite in (rewrite_tar_times, rewrite_git_index, rewrite_java_keystore, rewrite_pyc, rewrite_npm_cache_entry):
         assert rewrite(data, facts("a/__pycache__/b.cpython-311.pyc")) is None
+
+
+def test_the_menu_of_info_does_not_depend_on_the_order_in_which_manuals_were_added() -> None:
+    head = b"This is the file .../info/dir\n\x1f\nFile: dir\n\n* Menu: The list\n\n"
+    data = head + b"Tools\n* b: (b).  B.\n* a: (a).\n      more of a\n\nBasics\n* z: (z).  Z.\n"
+    expected = head + b"Basics\n* z: (z).  Z.\n\nTools\n* a: (a).\n      more of a\n* b: (b).  B.\n"
+    assert rewrite_info_dir(data, facts()) == expected
+    assert rewrite_info_dir(expected, facts()) is None
+    assert rewrite_info_dir(b"no menu", facts()) is None
 
 
 def test_condas_transactions_of_this_step_get_the_epochs_time() -> None:

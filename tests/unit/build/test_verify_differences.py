@@ -48,6 +48,7 @@ TAR = b"\0" * 257 + b"ustar"
         ("a.gz", gzip.compress(b"x", 1, mtime=0), b"\x1f\x8b\x08\0\0\0\0\0 broken", "unknown"),
         ("a.zip", b"PK\x03\x04\0\1", b"PK\x03\x04\0\2", "build-time"),
         ("a.bin", b"\0\1\2", b"\0\1\3", "unknown"),
+        ("var/lib/postgresql/15/main/global/pg_control", b"\0a", b"\0b", "database-cluster"),
         ("words", b"alpha\n", b"beta\n", "unknown"),
         ("empty", b"", b"x", "unknown"),
     ],

@@ -73,6 +73,12 @@ _ALL = (
         title="systemd's message catalogue holds a time and an identifier (old versions)",
         remedy="end the RUN with rm -rf /var/lib/systemd/catalog/database",
     ),
+    Cause(
+        identifier="info-dir",
+        title="the Info system's menu has its entries in the order of a directory",
+        remedy=_MEND,
+        mended=True,
+    ),
     Cause(identifier="pip-cache", title="pip's cache holds answers of the index with their dates", remedy=_MEND, mended=True),
     Cause(identifier="npm-logs", title="npm's logs and the time of its last look for a new version", remedy=_MEND, mended=True),
     Cause(identifier="npm-cache", title="npm's cache index holds times and the dates of answers", remedy=_MEND, mended=True),
@@ -111,6 +117,11 @@ _ALL = (
         identifier="private-key",
         title="a key or certificate was made with random numbers",
         remedy="make it when the container starts, or give it with RUN --mount=type=secret",
+    ),
+    Cause(
+        identifier="database-cluster",
+        title="a database was made during the build: it has a random identifier and times",
+        remedy="make it when the container starts; Debian's postgresql-common: create_main_cluster = false in createcluster.conf",
     ),
     Cause(
         identifier="java-keystore",

@@ -89,6 +89,27 @@ def _octal(field: bytes | bytearray) -> int | None:
         return None
 
 
+def rewrite_info_dir(data: bytes, facts: FileFacts) -> bytes | None:
+    """The menu of the Info system: sections by their titles, entries by their text.
+
+    ``update-info-dir`` adds manuals in the order in which find(1) lists them. After ``* Menu:``, sections are separated by empty lines;
+    an entry begins with ``* `` and goes on in indented lines (Texinfo manual, "Installing Dir Entries").
+    """
+    del facts
+    start = re.search(rb"^\* Menu:.*\n+", data, re.MULTILINE)
+    if start is None:
+        return None
+    body = data[start.end() :]
+    inner = body.rstrip(b"\n")
+    sections = []
+    for block in re.split(rb"\n{2,}", inner):
+        title, *entries = re.split(rb"\n(?=\* )", block)
+        if title.startswith(b"* "):
+            return None
+        sections.append(b"\n".join([title, *sorted(entries)]))
+    return _changed(data, data[: start.end()] + b"\n\n".join(sorted(sections)) + body[len(inner) :])
+
+
 def rewrite_conda_history(data: bytes, facts: FileFacts) -> bytes | None:
     """``==> 2024-01-01 12:00:00 <==`` opens each transaction; those of this step get the epoch's time."""
     wanted = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(facts.step.epoch_seconds)).encode()
@@ -147,6 +168,7 @@ REWRITERS: MappingProxyType[str, Rewriter] = MappingProxyType(
         "machine-id": rewrite_machine_id,
         "shadow-day": rewrite_shadow_day,
         "tar-times": rewrite_tar_times,
+        "info-dir-order": rewrite_info_dir,
         "conda-history-times": rewrite_conda_history,
         "java-keystore-times": rewrite_java_keystore,
         "pyc-source-time": rewrite_pyc,

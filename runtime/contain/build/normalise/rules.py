@@ -16,7 +16,7 @@ from functools import cache
 
 from contain.values import dataclass
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Part of the cache key of every normalised step: raise it when a rule gives other bytes than before."""
 
 
@@ -75,6 +75,8 @@ RULES: tuple[Rule, ...] = (
     _rewrite("apk-scripts-tar", "tar-times", "lib/apk/db/scripts.tar", "usr/lib/apk/db/scripts.tar"),
     _name("apk-virtual", "etc/apk/world", "lib/apk/db/installed", "usr/lib/apk/db/installed"),
     # caches of the system
+    _rewrite("info-dir", "info-dir-order", "usr/share/info/dir"),
+    _cache("info-dir", "usr/share/info/dir.old"),
     _cache("ldconfig-aux-cache", "var/cache/ldconfig/aux-cache"),
     _name("fontconfig-cache", "var/cache/fontconfig/**", "**/.cache/fontconfig/**", "usr/share/fonts/**/.uuid"),
     _name("man-db", "var/cache/man/**"),
@@ -102,6 +104,7 @@ RULES: tuple[Rule, ...] = (
     # identities
     _rewrite("machine-id", "machine-id", "etc/machine-id", "var/lib/dbus/machine-id"),
     _rewrite("shadow-day", "shadow-day", "etc/shadow", "etc/shadow-"),
+    _name("database-cluster", "var/lib/postgresql/**", "var/lib/mysql/**", "var/lib/ldap/**"),
     _name("ssh-host-keys", "etc/ssh/ssh_host_*"),
     _name(
         "private-key", "etc/ssl/private/**", "etc/ssl/certs/ssl-cert-snakeoil.pem", "**/*.key", "**/id_rsa*", "**/id_ed25519*"
