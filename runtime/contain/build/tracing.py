@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contain.store import StepRecord
 
 _TEXT_LENGTH = 300
+_REMOTE = ("http://", "https://", "git://", "ssh://", "git@")
 EPOCH_NAME = "SOURCE_DATE_EPOCH"
 
 
@@ -62,10 +63,10 @@ def _switches(request: BuildRequest) -> tuple[tuple[str, bool], ...]:
 
 
 class Trace:
-    """One build's steps. Filled by the builder."""
+    """One build's steps. Filled by the builder. ``network``: of a RUN that says nothing of it."""
 
-    def __init__(self, graph: BuildGraph) -> None:
-        self._graph = graph
+    def __init__(self, graph: BuildGraph, *, network: str = "default") -> None:
+        self._graph, self._network = graph, network
         self._stages: dict[int, tuple[StagePlan, list[BuiltStep]]] = {}
         self.remotes: list[RemoteSource] = []
 
@@ -76,12 +77,15 @@ class Trace:
     def add(self, plan: StagePlan, step: Step, record: StepRecord | None) -> None:
         """A step is done."""
         from_context = isinstance(step, CopyStep) and (
-            step.source_name is None or self._graph.find_context(step.source_name) is not None
+            not all(source.lower().startswith(_REMOTE) for source in step.sources)
+            if step.source_name is None
+            else self._graph.find_context(step.source_name) is not None
         )
+        network = step.network if isinstance(step, RunStep) else "none"
         built = BuiltStep(
             text=step_text(step.instruction),
             layer=None if record is None else record.diff_id,
-            networked=isinstance(step, RunStep) and step.network != "none",
+            networked=(self._network if network == "default" else network) != "none",
             from_context=from_context,
         )
         self._stages[plan.index][1].append(built)

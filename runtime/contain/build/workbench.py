@@ -120,7 +120,7 @@ class Workbench:
         self.explanations: list[StepExplanation] = []
         self._caches: tuple[CacheSource, ...] | None = None
         self.replaced: list[tuple[StepRecord, StepRecord]] = []  # what the cache had, what was made in its place
-        self.trace = Trace(graph)
+        self.trace = Trace(graph, network=request.run.network)
         self.depends_on_more = False
         self._bases = bases
         self._holds_network = False

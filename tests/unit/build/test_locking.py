@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from contain.build.constraints import Constraints
+from contain.build.fold import begin_stage, fold
+from contain.build.graph import plan_stage, resolve_build
 from contain.build.lockfile import render_lock
 from contain.build.locking import build_inputs, capture_lock, check_lock, locked_host
 from contain.build.outline import layer_files
 from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
-from contain.build.request import BuildHost
+from contain.build.request import BuildHost, BuildRequest
 from contain.build.running import run_environment, write_run_files
 from contain.build.steps import RunStep
-from contain.build.tracing import public_address, step_text
+from contain.build.tracing import Trace, public_address, step_text
 from contain.dockerfile.parse import parse_dockerfile
 from contain.errors import IntegrityError
 from contain.oci import Descriptor, Image, ImageConfig, Platform
@@ -247,3 +249,32 @@ def test_the_images_own_preferences_stay_and_the_dockerfiles_own_constraint_wins
         run_environment(run_step(PIP_CONSTRAINT="/mine"), host, proxies_given={}, home="/root", constraints=constraints)
     )
     assert (seen["PIP_CONSTRAINT"], seen["UV_CONSTRAINT"]) == ("/mine", "/dev/contain/pip-constraints.txt")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "network", "networked", "from_context"),
+    [
+        ("RUN x", "default", True, False),
+        ("RUN x", "none", False, False),
+        ("RUN --network=none x", "default", False, False),
+        ("COPY a /a", "default", False, True),
+        ("COPY --from=one a /a", "default", False, False),
+        ("ADD https://example.org/x /x", "default", False, False),
+        ("ADD a https://example.org/x /x/", "default", False, True),
+        ("ENV A=1", "default", False, False),
+    ],
+)
+def test_a_record_says_which_steps_had_a_network_and_which_took_files_of_the_context(
+    instruction: str, network: str, networked: bool, from_context: bool
+) -> None:
+    dockerfile = parse_dockerfile(f"FROM scratch AS one\nFROM scratch\n{instruction}\n", file="Dockerfile")
+    graph = resolve_build(dockerfile, target=None, build_args={}, platform=Platform(), host_platform=Platform())
+    plan = plan_stage(graph, 1)
+    state = begin_stage(ImageConfig(), given={}, global_arguments={}, arguments={}, escape="\\")
+    _, step = fold(state, plan.stage.instructions[0])
+    trace = Trace(graph, network=network)
+    trace.begin(plan)
+    trace.add(plan, step, None)
+    record = trace.record(BuildRequest(context=None), dockerfile="Dockerfile", dockerfile_digest="", epoch_seconds=0, found={})
+    (stage,) = record.stages
+    assert [(each.networked, each.from_context, each.text) for each in stage.steps] == [(networked, from_context, instruction)]
