@@ -27,7 +27,7 @@ from contain.operations import (
     SetHostname,
     render_operation,
 )
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network, Tmpfs
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, MemoryFile, Network, ResourceLimit, Tmpfs
 
 GOLDEN = Path(__file__).parents[2] / "golden/plan"
 WORKSPACE = Workspace(directory=Path("/run/contain/work/c"), skeleton=Path("/run/contain/work/c/skeleton"))
@@ -207,3 +207,35 @@ def test_what_is_written_survives_a_crash_only_where_it_is_kept() -> None:
 )
 def test_an_operation_is_one_line(operation: Operation, text: str) -> None:
     assert render_operation(operation) == text
+
+
+def lines_of(made: ContainerSpec) -> list[str]:
+    plan = plan_launch(made, WORKSPACE, V2, SECCOMP)
+    return [render_operation(operation) for operation in (*plan.outside, *plan.root, *plan.start)]
+
+
+def test_a_file_in_memory_is_never_shown_and_lies_where_only_the_container_sees_it() -> None:
+    secret = MemoryFile(target=PurePosixPath("/run/secrets/s"), content=b"hunter2", mode=0o400, user_id=5)
+    made = spec(mounts=(secret,))
+    lines = lines_of(made)
+    assert "hunter2" not in "\n".join(lines) + repr(made)
+    scratch = next(
+        number for number, line in enumerate(lines) if line.startswith("MountScratch path=/run/contain/work/c/memory")
+    )
+    written = next(number for number, line in enumerate(lines) if line.startswith("WriteMemoryFile"))
+    assert scratch < written
+    assert "data=<7 bytes>" in lines[written]
+    assert ("/run/secrets/s", False) in stub_paths(made)
+
+
+def test_without_confinement_nothing_is_filtered_or_hidden_and_the_namespaces_stay() -> None:
+    usual, free = lines_of(spec()), lines_of(spec(confined=False))
+    gone = {line.split()[0] for line in usual} - {line.split()[0] for line in free}
+    assert gone == {"InstallSeccomp", "MaskPath", "MakePathReadOnly"}
+    assert any(line.startswith("BecomeUser") and "no_new_privileges=True" in line for line in usual)
+    assert not any("no_new_privileges=True" in line for line in free)
+
+
+def test_limits_of_resources_are_set_before_privileges_are_given_up() -> None:
+    names = [line.split()[0] for line in lines_of(spec(resource_limits=(ResourceLimit(name="nofile", soft=1, hard=2),)))]
+    assert names.index("SetResourceLimit") < names.index("BecomeUser")
