@@ -27,7 +27,7 @@ from contain.errors import Conflict, NotFound
 from contain.paths import HostPath
 
 _BLOCK_BYTES = 1 << 20
-_RACY_NS = 2_000_000_000
+_FINE_NS, _COARSE_NS = 100_000_000, 2_000_000_000
 _FORMAT, _DIRECTORY = 0o170000, stat.S_IFDIR
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,8 +54,8 @@ class DigestIndex(Protocol):
     def lookup_directories(self, states: Sequence[bytes]) -> dict[bytes, bytes]:
         """The digests of directories in these states, as far as they are known."""
 
-    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
-        """Keep a directory's digest; ``newest_ns`` is the latest time in its state."""
+    def remember_directory(self, state: bytes, digest: bytes) -> None:
+        """Keep the digest of a directory in this state."""
 
 
 class NoIndex:
@@ -72,7 +72,7 @@ class NoIndex:
         """None."""
         return {}
 
-    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
+    def remember_directory(self, state: bytes, digest: bytes) -> None:
         """Nothing."""
 
 
@@ -143,6 +143,7 @@ class ContextTree:
         self._strict = strict
         self._mtime_ns = epoch_seconds * 1_000_000_000
         self._index: DigestIndex = index or NoIndex()
+        self._opened_ns = time.time_ns()
         self._state_kind = b"strict" if strict else b"portable"
         self._listings: dict[str, dict[str, os.stat_result]] = {}
         self._directories: dict[str, os.stat_result] = {}
@@ -329,8 +330,8 @@ class ContextTree:
             path = join(walked.path, name)
             lines.append(f"{name}{describe_entry(self, self._node(path, status), links, join(walked.shown, name))}\0")
         digest = hash_lines(lines)
-        if walked.state:
-            self._index.remember_directory(walked.state, digest, walked.newest_ns)
+        if walked.state and self._settled(walked.newest_ns):
+            self._index.remember_directory(walked.state, digest)
         return digest
 
     def excluded(self, path: str) -> bool:
@@ -369,6 +370,12 @@ class ContextTree:
             raise _changed(path)
         return descriptor
 
+    def _settled(self, newest_ns: int) -> bool:
+        """Whether a change after the look would have given another time. What was written within the clock's last ticks before the
+        look can change again, also while it is being read, and look the same: its digest is not remembered."""
+        margin_ns = _COARSE_NS if newest_ns % 1_000_000_000 == 0 else _FINE_NS
+        return self._opened_ns - newest_ns >= margin_ns
+
     def digest(self, path: str) -> str:
         """The file's sha256, from the index where its stat is known."""
         found = self._digests.get(path)
@@ -382,8 +389,7 @@ class ContextTree:
                 found = hash_descriptor(descriptor)
             finally:
                 os.close(descriptor)
-            # A file written within the clock's last ticks can change again without its stat changing: not remembered.
-            if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS:
+            if self._settled(max(status.st_mtime_ns, status.st_ctime_ns)):
                 self._index.remember(status, found)
         self._digests[path] = found
         return found

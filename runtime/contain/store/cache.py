@@ -184,10 +184,9 @@ class FileDigests:
                     self._directories[bytes(state)] = bytes(digest)  # type: ignore[call-overload]
         return found
 
-    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
-        """Keep a directory's digest. ``newest_ns``: the latest time in its state; too recent a one is not remembered."""
-        if time.time_ns() - newest_ns >= (_SETTLED_COARSE_NS if newest_ns % 1_000_000_000 == 0 else _SETTLED_NS):
-            self._directories[state] = digest
+    def remember_directory(self, state: bytes, digest: bytes) -> None:
+        """Keep the digest of a directory in this state; the caller knows that it is not too new."""
+        self._directories[state] = digest
 
     def flush(self) -> None:
         """Write what is waiting."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,7 @@ class Index:
     def lookup_directories(self, states: list[bytes]) -> dict[bytes, bytes]:
         return {state: self.directories[state] for state in states if state in self.directories}
 
-    def remember_directory(self, state: bytes, digest: bytes, newest_ns: int) -> None:
-        assert newest_ns >= 0
+    def remember_directory(self, state: bytes, digest: bytes) -> None:
         self.directories[state] = digest
 
 
@@ -49,14 +49,31 @@ def make(directory: Path) -> None:
     (directory / "d/link").symlink_to("b")
 
 
-def test_an_unchanged_directory_is_not_looked_at_file_by_file(tmp_path: Path) -> None:
+def look_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the files had been there for a minute."""
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 60_000_000_000)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write, and make sure that the clock has ticked since the last time."""
+    before = path.stat().st_ctime_ns
+    for _ in range(1_000_000):
+        path.write_text(text)
+        if path.stat().st_ctime_ns != before:
+            return
+    raise AssertionError("the clock stands still")
+
+
+def test_an_unchanged_directory_is_not_looked_at_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
+    look_later(monkeypatch)
     index = Index()
     first = digest_of_context(tmp_path, index)
     index.lookups = 0
     assert digest_of_context(tmp_path, index) == first
     assert index.lookups == 0
-    (tmp_path / "d/e/c").write_text("33")
+    rewrite(tmp_path / "d/e/c", "33")
     assert digest_of_context(tmp_path, index) != first
     assert index.lookups == 1
 
@@ -64,13 +81,16 @@ def test_an_unchanged_directory_is_not_looked_at_file_by_file(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "change", ["content", "mode", "name", "added", "removed", "link", "kind", "moved up", "empty directory"]
 )
-def test_every_change_is_seen_also_where_all_digests_are_known(tmp_path: Path, change: str) -> None:
+def test_every_change_is_seen_also_where_all_digests_are_known(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path)
+    look_later(monkeypatch)
     index = Index()
     first = digest_of_context(tmp_path, index)
     match change:
         case "content":
-            (tmp_path / "d/e/c").write_text("X")
+            rewrite(tmp_path / "d/e/c", "X")
         case "mode":
             (tmp_path / "d/e/c").chmod(0o755)
         case "name":
@@ -91,6 +111,14 @@ def test_every_change_is_seen_also_where_all_digests_are_known(tmp_path: Path, c
             (tmp_path / "d/empty").mkdir()
     assert digest_of_context(tmp_path, index) != first
     assert digest_of_context(tmp_path, Index()) == digest_of_context(tmp_path, index)
+
+
+def test_what_was_written_a_moment_before_the_look_is_not_remembered(tmp_path: Path) -> None:
+    """Another change within the same tick of the clock would look the same."""
+    make(tmp_path)
+    index = Index()
+    digest_of_context(tmp_path, index)
+    assert (index.files, index.directories) == ({}, {})
 
 
 def test_times_umask_place_and_group_bits_are_no_part_of_it(tmp_path: Path) -> None:
