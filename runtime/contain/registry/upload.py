@@ -36,7 +36,7 @@ from contain.registry.upload_plan import (
 from contain.values import dataclass
 
 PUSH = ("pull", "push")
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 1 << 20  # as the store gives archives out: nothing is cut and copied on the way
 MOST_SESSIONS = 20  # uploads begun for one blob; each further one only after progress, or with the patience of `plan_retry`
 _BINARY = "application/octet-stream"
 
@@ -358,7 +358,10 @@ class _Checked:
                     f"{self._descriptor.digest} has {self._at} bytes instead of {self._descriptor.size}", code="blob-size"
                 )
             self._waiting = found
-        piece, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        if len(self._waiting) <= limit:
+            piece, self._waiting = self._waiting, b""
+        else:
+            piece, self._waiting = self._waiting[:limit], self._waiting[limit:]
         self._hash.update(piece)
         self._at += len(piece)
         return piece
