@@ -91,7 +91,6 @@ def _lock_path(request: BuildRequest) -> Path:
 
 def _refuse_in_context(path: Path, request: BuildRequest) -> None:
     """A lock that is copied into the image would have to hold its own digest."""
-    from contain.build.context import ContextTree
     from contain.build.record import LOCK_NAME
     from contain.build.sources import read_sources
 
@@ -101,14 +100,12 @@ def _refuse_in_context(path: Path, request: BuildRequest) -> None:
         inside = path.absolute().resolve().relative_to(request.context.resolve())
     except ValueError:
         return
-    ignore = read_sources(request).ignore
-    with ContextTree(request.context, ignore=ignore):
-        if not ignore.ignores(str(inside)):
-            raise UsageError(
-                f"{path} is inside the build context, so that it could become part of the image whose digest it holds",
-                code="lock-in-context",
-                remedy=f"add {inside} to .dockerignore, or call it {LOCK_NAME}, which is never part of a context",
-            )
+    if not read_sources(request).ignore.ignores(str(inside)):
+        raise UsageError(
+            f"{path} is inside the build context, so that it could become part of the image whose digest it holds",
+            code="lock-in-context",
+            remedy=f"add {inside} to .dockerignore, or call it {LOCK_NAME}, which is never part of a context",
+        )
 
 
 def _write_aside(path: Path, text: str) -> None:
