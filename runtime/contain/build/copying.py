@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from contain.build.filtering import FilteredTree
 from contain.build.selection import Batch, CopyPlan
@@ -53,6 +54,19 @@ def perform_copy(
 
 
 def _attributes(node: Node, options: CopyOptions) -> Attributes:
+    if node.xattrs:
+        return _own_attributes(node, options)
+    return _shared_attributes(options, node.kind, node.mode, node.user_id, node.group_id, node.mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _shared_attributes(options: CopyOptions, kind: Kind, mode: int, user_id: int, group_id: int, mtime_ns: int) -> Attributes:
+    """Most files of a copy have the same: made once."""
+    node = Node(path="", kind=kind, mode=mode, user_id=user_id, group_id=group_id, mtime_ns=mtime_ns)
+    return _own_attributes(node, options)
+
+
+def _own_attributes(node: Node, options: CopyOptions) -> Attributes:
     user_id, group_id = options.owner or (node.user_id, node.group_id)
     mode = node.mode
     if options.mode is not None and node.kind is not Kind.SYMLINK:

@@ -62,7 +62,10 @@ def parse_git_reference(text: str, *, span: SourceSpan | None = None) -> GitRefe
     like_a_path = text.startswith("github.com/")
     match = _SCHEME.match(text)
     if match or like_a_path:
-        parts = urlsplit(f"https://{text}" if like_a_path else text)
+        try:
+            parts = urlsplit(f"https://{text}" if like_a_path else text)
+        except ValueError as error:
+            raise _bad(f"{hide_password(text)!r} is no address: {error}", span) from error
         scheme = "https" if like_a_path else match[0][:-3].lower() if match else ""
         if scheme not in _SCHEMES:
             return None
@@ -85,7 +88,7 @@ def parse_git_reference(text: str, *, span: SourceSpan | None = None) -> GitRefe
         "like_a_path": like_a_path,
         **_read_query(query, ref, clean_path("/" + subdir).lstrip("/"), span),
     }
-    for key in ("ref", "subdir"):
+    for key in ("remote", "ref", "subdir", "checksum"):
         if str(values[key]).startswith("-") or any(character in str(values[key]) for character in "\0\n"):
             raise _bad(f"the {key} {values[key]!r} is not a name", span)
     return GitReference(**values)  # type: ignore[arg-type]

@@ -78,7 +78,11 @@ def is_url(text: str) -> bool:
 
 def name_of_url(url: str) -> str:
     """The file name that a URL gives: the last part of its path, or `UNNAMED`."""
-    name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
+    try:
+        path = urlsplit(url).path
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no web address: {error}", code="bad-url") from error
+    name = unquote(path.rstrip("/").rpartition("/")[2])
     return UNNAMED if name in ("", ".", "..") or "/" in name or "\0" in name else name
 
 

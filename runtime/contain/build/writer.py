@@ -224,9 +224,10 @@ class UpperWriter:
 
     def _enter(self, directory: str) -> int:
         """A descriptor of an existing directory of the merged root, about to be written into."""
-        self._copy_up(directory)
-        if directory:
-            self._directory_times.setdefault(directory, self._epoch_ns)
+        if directory not in self._descriptors or directory not in self._directory_times:
+            self._copy_up(directory)
+            if directory:
+                self._directory_times.setdefault(directory, self._epoch_ns)
         return self._open(directory)
 
     # -- everything else ----------------------------------------------------------------------------------------------------
@@ -287,8 +288,10 @@ class UpperWriter:
         directory, _, name = path.rpartition("/")
         if self._hidden(directory):
             # Only upper matters there, and mostly nothing stands at the name yet: no need to look first.
-            with contextlib.suppress(FileExistsError):
+            try:
                 return os.open(name, _NEW_FILE, 0o600, dir_fd=self._enter(directory))
+            except FileExistsError:
+                pass
         descriptor, name = self._clear(path)
         return os.open(name, _NEW_FILE, 0o600, dir_fd=descriptor)
 

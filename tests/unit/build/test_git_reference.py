@@ -108,11 +108,19 @@ def test_an_address_says_repository_ref_directory_and_more(text: str, expected: 
         ("?ref=a&ref=b", "multiple values"),
         ("?ref=", "has no value"),
         ("#--upload-pack=x", "is not a name"),
+        ("#a%00b", "is not a name"),
     ],
 )
 def test_a_query_that_contradicts_itself_is_refused(query: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_git_reference(BUILDKIT + query)
+    assert caught.value.code == "bad-git-reference"
+
+
+@pytest.mark.parametrize("text", ["https://[a.git", "ssh://[::1/x.git", "git@host:a\0b.git"])
+def test_what_cannot_be_an_address_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_git_reference(text)
     assert caught.value.code == "bad-git-reference"
 
 
