@@ -197,6 +197,15 @@ def test_the_locked_versions_are_installed_as_long_as_they_are_to_be_had(project
     assert project.good("build", "--locked", "--no-cache", ".") == digest
 
 
+def test_a_newer_version_in_the_cache_is_not_taken(project: Project) -> None:
+    project.write(Dockerfile=f"FROM small\n{PIP}RUN echo after > /after\n")
+    project.good("lock")
+    digest = json.loads((project.directory / "contain.lock").read_text())["image"]
+    assert project.good("build", "--no-cache", ".") != digest
+    assert project.good("build", "--locked", ".") == digest
+    assert "cached" in project("build", "--locked", ".").stderr
+
+
 def test_locked_versions_that_are_gone_are_named(project: Project) -> None:
     project.write(Dockerfile=f"FROM small\nARG FAILS=1\n{PIP}")
     project.good("lock")

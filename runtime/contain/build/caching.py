@@ -18,6 +18,7 @@ from contain.build.graph import ImageBase, StageBase, plan_stage
 from contain.build.keys import Ingredients, key_of
 from contain.build.steps import RunStep
 from contain.build.tasks import Pause, Work
+from contain.build.tracing import step_text
 from contain.errors import ContainError, InternalError
 from contain.oci import canonical_json
 from contain.store import StepRecord
@@ -106,6 +107,17 @@ class _Search:
         elif stage.plan.title in policy.refused_stages or str(stage.plan.index) in policy.refused_stages:
             self._refusal = f"--no-cache-filter {stage.plan.title}"
 
+    def _moved(self, record: StepRecord) -> bool:
+        """Whether the lock pins another layer: with its versions, the step may still give that one."""
+        lock, step = self._bench.request.lock, self._stage.step
+        if lock is None or step is None:
+            return False
+        pinned = lock.pinned_layer(self._stage.plan.title, step_text(step.instruction), self._stage.diff_ids)
+        if not pinned or record.diff_id == pinned:
+            return False
+        self._refusal = "the lock pins another result"
+        return True
+
     # -- finding ----------------------------------------------------------------------------------------------------------------
 
     def local(self) -> StepRecord | None:
@@ -113,7 +125,7 @@ class _Search:
         if self._refusal.startswith("--no-cache"):
             return None
         record = self._bench.store.find_step(self._key)
-        if record is None or self._expired(record):
+        if record is None or self._expired(record) or self._moved(record):
             return None
         if not self._bench.hold(record.diff_id):
             self._refusal = "its layer was removed from the store"

@@ -88,6 +88,15 @@ class Lock:
         found = [step for each in self.stages if each.name == stage for step in each.steps if step.text == text]
         return found[0] if len(found) == 1 else None
 
+    def pinned_layer(self, stage: str, text: str, below: tuple[str, ...]) -> str:
+        """The layer that a step must give, if it installs packages, and if its stage's layers ``below`` it are as locked; else empty."""
+        step = self.step(stage, text)
+        if step is None or not step.packages:
+            return ""
+        steps = next(each.steps for each in self.stages if each.name == stage)
+        before = tuple(each.layer for each in steps[: steps.index(step)] if each.layer)
+        return step.layer if below[len(below) - len(before) :] == before else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:

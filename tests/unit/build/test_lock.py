@@ -235,6 +235,16 @@ def test_a_step_is_told_the_versions_that_it_installed_and_no_others() -> None:
     assert not constraints_of(COPY)
 
 
+def test_a_cached_layer_is_refused_only_where_the_locked_one_can_still_come_about() -> None:
+    base = digest(5)
+    assert LOCK.pinned_layer("app", PIP.text, (base, COPY.layer)) == PIP.layer
+    assert LOCK.pinned_layer("app", PIP.text, (base, digest(99))) == ""  # what it stands on has moved already
+    assert LOCK.pinned_layer("app", PIP.text, ()) == ""
+    assert LOCK.pinned_layer("app", COPY.text, (base,)) == ""  # installs nothing
+    assert LOCK.pinned_layer("app", "RUN something else", (base, COPY.layer)) == ""
+    assert LOCK.pinned_layer("nowhere", PIP.text, (base, COPY.layer)) == ""
+
+
 def test_an_outline_has_every_file_if_there_are_few_and_directories_if_there_are_many() -> None:
     few = {"/": "0", "/app/": "1", "/app/a": "2", "/app/b": "3"}
     assert list(outline(few, limit=10)) == ["/app/a", "/app/b"]
