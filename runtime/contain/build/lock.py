@@ -89,7 +89,7 @@ class Lock:
         return found[0] if len(found) == 1 else None
 
     def pinned_layer(self, stage: str, text: str, below: tuple[str, ...]) -> str:
-        """The layer that a step must give, if it installs packages, and if its stage's layers ``below`` it are as locked; else empty."""
+        """The layer that a step must give, if it installs packages and its stage's layers ``below`` it are as locked; else empty."""
         step = self.step(stage, text)
         if step is None or not step.packages:
             return ""
