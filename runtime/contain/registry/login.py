@@ -156,12 +156,12 @@ def log_in(
         change = plan_login(config, server, credentials)
         if change.call is not None:
             _run_helper(change.call, environ)
-        else:
-            progress.warn(
-                f"the password is stored unencrypted in {path}; a credential helper would keep it better "
-                "(https://docs.docker.com/go/credential-store/)"
-            )
         write(change.config)
+    if change.call is None:
+        progress.warn(
+            f"the password is stored unencrypted in {path}; a credential helper would keep it better "
+            "(https://docs.docker.com/go/credential-store/)"
+        )
     if environ.get("DOCKER_AUTH_CONFIG"):
         progress.warn("DOCKER_AUTH_CONFIG is set and goes before what is stored now")
 
