@@ -103,6 +103,8 @@ def file_blob(media_type: str, path: HostPath, *, annotations: Mapping[str, str]
 @contextlib.contextmanager
 def _within(reference: Reference, session: RegistrySession | None) -> Iterator[RegistrySession]:
     if session is not None:
+        if session.stop.is_set():
+            raise RegistryError("an earlier failure ended this session; open another one", code="registry-session-over")
         yield session
         return
     with open_session(reference.domain) as opened:

@@ -95,6 +95,18 @@ def test_a_blob_that_is_not_what_its_descriptor_says_is_not_pushed(
     assert not registry.manifests
 
 
+def test_a_session_is_over_after_a_failure_of_its_threads(
+    registry: FaultyRegistry, session: RegistrySession, make: Any
+) -> None:
+    blob = bytes_blob("a/b", b"{}")
+    registry.fault("/uploads/$", make.answer(status=403), method="POST")
+    with pytest.raises(RegistryError, match="denied"):
+        push_manifest(registry.reference(), cache_manifest(blob), [blob], session=session)
+    with pytest.raises(RegistryError) as caught:
+        fetch_manifest(registry.reference(), session=session)
+    assert caught.value.code == "registry-session-over"
+
+
 def test_a_blob_with_wrong_bytes_is_refused(registry: FaultyRegistry, session: RegistrySession, make: Any) -> None:
     blob = bytes_blob("a/b", b"right")
     registry.blobs[blob.descriptor.digest] = b"wrong"
