@@ -95,6 +95,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_images(session: nox.Session) -> None:
+    """Builds and images on the move, side by side with peers, into ``docs/benchmarks-images.md``; root."""
+    install(session, ".")
+    session.run("python", "benchmarks/images.py", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Dockerfiles built here, by Docker's two builders and by buildah: the same files and configuration, or a reason; root."""
+    install(session, ".")
+    session.run("python", "tests/peers/run.py", *session.posargs)
+
+
+@nox.session
 def reproducible(session: nox.Session) -> None:
     """Real Dockerfiles built on two machines, as far as one can be two; the table in ``docs/reproducible-builds.md``; root."""
     install(session, ".")
