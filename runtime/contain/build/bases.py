@@ -104,9 +104,11 @@ def find_base(
     """
     source: str | None = None
     local: tuple[str, str] | None = None
+    here = "not in the local store"
     if reference.name != HOST_NAME:
         local = store.name_source(reference)
-        if local is not None and not runs_on(store.image(local[0]).config.platform, platform):
+        if local is not None and not runs_on(other := store.image(local[0]).config.platform, platform):
+            here = f"in the local store for {other}, not for {platform}"
             local = None
         if local is not None and not refresh:
             image = store.image(local[0])
@@ -123,6 +125,13 @@ def find_base(
     provided = providers().hook.contain_provide_base(reference=reference, store=store, progress=progress)
     if provided is not None:
         image = provided.image
+        if not runs_on(image.config.platform, platform):  # providers make images for this machine
+            why = f"{source}, and what is made here" if source else "this machine's root"
+            raise NotFound(
+                f"{reference.familiar} cannot be had for {platform}: {why} is for {image.config.platform}",
+                code="platform-not-in-image",
+                remedy="build without --platform" + (", or where the registry can be reached" if source else ""),
+            )
         if reference.name != HOST_NAME:
             store.tag(reference, image.digest, source=provided.source)
         return _found(reference, image, provided.source, store, progress)
@@ -130,7 +139,7 @@ def find_base(
         progress.warn(f"{reference.familiar} could not be looked up anew: {source}; the local one is used")
         return _found(reference, store.image(local[0]), local[1], store, progress, local=True)
     raise NotFound(
-        f"no image {reference.familiar}: not in the local store; {source}; no base provider makes it",
+        f"no image {reference.familiar}: {here}; {source}; no base provider makes it",
         code="base-not-found",
         remedy="check the name, or `contain import` a root file system under it",
     )

@@ -94,6 +94,19 @@ def test_a_local_image_of_another_platform_is_not_taken() -> None:
     assert find(FakeStore(local=other), pulled).image.digest == image("b").digest
 
 
+def test_another_platform_is_not_answered_with_this_machine_s_image() -> None:
+    store: Any = FakeStore(local=image("a"), source="bootstrapped")
+    arm = Platform(os="linux", architecture="arm64")
+    with pytest.raises(NotFound, match=r"debian:bookworm cannot be had for linux/arm64") as caught:
+        find_base(NAME, arm, Notes(), store=store, pull=unreachable, providers=providers)
+    assert caught.value.code == "platform-not-in-image"
+    assert store.names[str(NAME)] == (image("a").digest, "bootstrapped")
+    nobody = pluggy.PluginManager("contain")
+    nobody.add_hookspecs(BaseProviderHooks)
+    with pytest.raises(NotFound, match=r"in the local store for linux/amd64, not for linux/arm64"):
+        find_base(NAME, arm, Notes(), store=store, pull=unreachable, providers=lambda: nobody)
+
+
 @pytest.mark.parametrize("pull", [unreachable, absent])
 def test_a_provider_is_asked_when_no_registry_has_it_and_its_source_is_kept_with_the_name(pull: Any) -> None:
     store = FakeStore()
