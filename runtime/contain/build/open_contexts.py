@@ -62,7 +62,6 @@ def open_context(
         received = scratch / "received"
         source: RemoteSource | None = None
         if place.kind is ContextKind.STANDARD_INPUT:
-            progress.step("[context] reading standard input")
             with received.open("wb") as out:
                 shutil.copyfileobj(standard_input, out, 1 << 20)
         else:

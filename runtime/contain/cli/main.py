@@ -31,12 +31,18 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
+def _noun_usage(noun: str) -> str:
+    width = max(map(len, NOUNS[noun]))
+    rows = [f"  {verb:<{width}}  {COMMANDS[target.split()[0]].summary}" for verb, target in sorted(NOUNS[noun].items())]
+    return "\n".join([f"Usage: contain {noun} COMMAND [OPTIONS]", "", "Commands:", *rows, ""])
+
+
 def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The command's name and its arguments; ``contain container ls`` is ``contain ps``."""
     first, rest = arguments[0], list(arguments[1:])
     if first in NOUNS:
         verbs = NOUNS[first]
-        if not rest or rest[0] in ("-h", "--help"):
+        if not rest:
             raise UsageError(f"contain {first} needs one of: {', '.join(sorted(verbs))}", code="no-command")
         if rest[0] not in verbs:
             raise UsageError(
@@ -61,6 +67,9 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] in ("-v", "--version", "version"):
         sys.stdout.write(f"contain {__version__}\n")
+        return 0
+    if arguments[0] in NOUNS and arguments[1:2] in (["-h"], ["--help"]):
+        sys.stdout.write(_noun_usage(arguments[0]))
         return 0
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
