@@ -37,7 +37,8 @@ def _rows(text: str) -> list[list[str]]:
 def parse_identity(user: str, passwd: str, group: str) -> Identity:
     """``name``, ``uid``, ``name:group``, ``uid:gid`` or nothing (root) against the texts of /etc/passwd and /etc/group.
 
-    With a group given, supplementary groups are dropped; a number that no row has is taken as it is, with group 0.
+    With a group given, those of /etc/group are dropped; a number that no row has is taken as it is, with group 0. The primary group
+    is always one of the supplementary ones: a process that gives it up (setgid(2)) must not lose what the group is denied.
     Raises `UsageError` (code ``bad-user``).
     """
     name, colon, group_name = user.partition(":")
@@ -60,11 +61,12 @@ def parse_identity(user: str, passwd: str, group: str) -> Identity:
         found = next((row for row in groups if row[0] == group_name), None)
         if found is None and group_number is None:
             raise UsageError(f"unable to find group {group_name}: no matching entries in group file", code="bad-user")
-        return Identity(user_id=user_id, group_id=int(found[2]) if found is not None else group_number or 0)
+        group_id = int(found[2]) if found is not None else group_number or 0
+        return Identity(user_id=user_id, group_id=group_id, groups=(group_id,))
     if row is None:
-        return Identity(user_id=user_id, group_id=0)
-    supplementary = sorted({int(entry[2]) for entry in groups if row[0] in entry[3].split(",")})
-    return Identity(user_id=user_id, group_id=int(row[3]), groups=tuple(supplementary))
+        return Identity(user_id=user_id, group_id=0, groups=(0,))
+    supplementary = {int(row[3]), *(int(entry[2]) for entry in groups if row[0] in entry[3].split(","))}
+    return Identity(user_id=user_id, group_id=int(row[3]), groups=tuple(sorted(supplementary)))
 
 
 def home_of(identity: Identity, passwd: str) -> str:

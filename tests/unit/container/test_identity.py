@@ -28,20 +28,20 @@ docker:x:998:app
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ("", Identity()),
-        ("root", Identity()),
-        ("0", Identity()),
-        ("app", Identity(user_id=1000, group_id=1001, groups=(998, 2000))),
-        ("1000", Identity(user_id=1000, group_id=1001, groups=(998, 2000))),
-        ("01000", Identity(user_id=1000, group_id=1001, groups=(998, 2000))),
-        ("4242", Identity(user_id=4242, group_id=0)),
-        ("app:tools", Identity(user_id=1000, group_id=2000)),
-        ("app:5", Identity(user_id=1000, group_id=5)),
-        ("4242:4343", Identity(user_id=4242, group_id=4343)),
-        ("4242:app", Identity(user_id=4242, group_id=1001)),
-        ("77", Identity(user_id=1500, group_id=1500)),  # a name before a number
-        ("0:88", Identity(user_id=0, group_id=2500)),
-        ("2147483647", Identity(user_id=2147483647, group_id=0)),
+        ("", Identity(groups=(0,))),
+        ("root", Identity(groups=(0,))),
+        ("0", Identity(groups=(0,))),
+        ("app", Identity(user_id=1000, group_id=1001, groups=(998, 1001, 2000))),
+        ("1000", Identity(user_id=1000, group_id=1001, groups=(998, 1001, 2000))),
+        ("01000", Identity(user_id=1000, group_id=1001, groups=(998, 1001, 2000))),
+        ("4242", Identity(user_id=4242, group_id=0, groups=(0,))),
+        ("app:tools", Identity(user_id=1000, group_id=2000, groups=(2000,))),
+        ("app:5", Identity(user_id=1000, group_id=5, groups=(5,))),
+        ("4242:4343", Identity(user_id=4242, group_id=4343, groups=(4343,))),
+        ("4242:app", Identity(user_id=4242, group_id=1001, groups=(1001,))),
+        ("77", Identity(user_id=1500, group_id=1500, groups=(1500,))),  # a name before a number
+        ("0:88", Identity(user_id=0, group_id=2500, groups=(2500,))),
+        ("2147483647", Identity(user_id=2147483647, group_id=0, groups=(0,))),
     ],
 )
 def test_users_are_read_as_docker_reads_them(user: str, expected: Identity) -> None:
@@ -109,7 +109,7 @@ def test_the_first_row_wins() -> None:
 
 
 def test_malformed_groups_are_passed_over() -> None:
-    assert parse_identity("app", PASSWD, "odd\nbad:x:99999999999:app\n\u00b2:x:\u00b2:app\ngood:x:7:app\n").groups == (7,)
+    assert parse_identity("app", PASSWD, "odd\nbad:x:99999999999:app\n\u00b2:x:\u00b2:app\ngood:x:7:app\n").groups == (7, 1001)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_root_has_a_home_without_any_file() -> None:
 
 
 def test_the_image_without_account_files_knows_numbers_only(tmp_path: Path) -> None:
-    assert resolve_identity("12:34", (tmp_path,)) == Identity(user_id=12, group_id=34)
-    assert resolve_identity("", (tmp_path,)) == Identity()
+    assert resolve_identity("12:34", (tmp_path,)) == Identity(user_id=12, group_id=34, groups=(34,))
+    assert resolve_identity("", (tmp_path,)) == Identity(groups=(0,))
     with pytest.raises(UsageError):
         resolve_identity("app", (tmp_path,))
 
