@@ -117,7 +117,9 @@ def _arg(state: StageState, instruction: Arg) -> tuple[StageState, Step]:
     shown = []
     for declaration in instruction.declarations:
         name = expand_word(state, instruction, declaration.name)
-        default = None if declaration.default is None else expand_word(state, instruction, declaration.default)
+        default = declaration.default
+        if default is not None and name not in state.given:  # a default that is not needed is not looked at: it may be ${X:?no}
+            default = expand_word(state, instruction, default)
         value = declare_argument(
             name, default, given=state.given, inherited=state.global_arguments, before=state.arguments.get(name)
         )

@@ -188,7 +188,7 @@ def resolve_global_arguments(
     for instruction in dockerfile.global_args:
         for declaration in instruction.declarations:
             default = declaration.default
-            if default is not None:
+            if default is not None and declaration.name not in build_args:
                 default = expand(default, values.get, escape=dockerfile.escape, span=instruction.span_of(default))
             values[declaration.name] = declare_argument(
                 declaration.name, default, given=build_args, inherited={}, before=values.get(declaration.name)
