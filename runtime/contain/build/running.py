@@ -109,9 +109,17 @@ def run_environment(
 ) -> tuple[tuple[str, str], ...]:
     """The variables a RUN sees. What the Dockerfile sets wins over everything that the machine brings.
 
-    ``proxies_given``: proxy build arguments that no ARG declares; they win over the host's. ``opened``: secrets and the agent's socket.
+    ``proxies_given``: proxy build arguments that no ARG declares, seen in small and in capital letters; they win over the host's.
+    ``opened``: secrets and the agent's socket.
     """
-    values: dict[str, str] = {**host.proxies, **proxies_given, "HOME": home, "SOURCE_DATE_EPOCH": str(host.epoch_seconds)}
+    spelled = {other: value for name, value in proxies_given.items() for other in (name.lower(), name.upper())}
+    values: dict[str, str] = {
+        **host.proxies,
+        **spelled,
+        **proxies_given,
+        "HOME": home,
+        "SOURCE_DATE_EPOCH": str(host.epoch_seconds),
+    }
     if host.ca_bundle is not None:
         values.update(dict.fromkeys(_CA_VARIABLES, str(CA_TARGET)))
         values["APT_CONFIG"] = str(APT_TARGET)
