@@ -31,7 +31,7 @@ from contain.build.host_root import HOST_LABEL
 from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
 from contain.build.run_step import perform_run_step
-from contain.build.sources import read_build_host, read_sources
+from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
 from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.build.tasks import Finished, Job, Loop, Work
@@ -102,13 +102,14 @@ def _with_builder(
 ) -> _T:
     host = read_build_host(build_args=request.build_args) if host is None else host
     bases = default_bases(store, refresh=request.cache.refresh_bases) if bases is None else bases
+    sources = read_sources(request)
+    host = with_dockerfile_time(host, sources.dockerfile, request)
     if request.lock is not None:
         from contain.build.locked_bases import locked_bases
         from contain.build.locking import locked_host
 
         host = locked_host(host, request.lock, build_args=request.build_args, environ=os.environ)
         bases = locked_bases(request.lock, bases, store=store, pull=partial(_pull, store=store))
-    sources = read_sources(request)
     graph = resolve_build(
         sources.dockerfile,
         target=request.target,

@@ -19,7 +19,7 @@ from contain.build.keys import base_chain, key_of
 from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BuildHost, BuildRequest
 from contain.build.run_key import ingredients_of_run, settle_network
-from contain.build.sources import read_build_host, read_sources
+from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
 from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.dockerfile.mounts import MountKind
@@ -48,6 +48,7 @@ def plan(request: BuildRequest, *, store: Store | None = None, host: BuildHost |
     """The stages and steps of a build. Raises what `contain.build.build` would raise before its first step."""
     host = read_build_host(build_args=request.build_args) if host is None else host
     sources = read_sources(request)
+    host = with_dockerfile_time(host, sources.dockerfile, request)
     graph = resolve_build(
         sources.dockerfile,
         target=request.target,

@@ -62,13 +62,15 @@ class BuildRequest:
 class BuildHost:
     """What a build takes from the machine. Nothing of it reaches an image or a cache key, except ``epoch_seconds``.
 
-    ``proxies``: the host's proxy variables, for RUN. ``ca_bundle``: the host's certificate authorities, for RUN.
+    ``proxies``: the host's proxy variables, for RUN. ``ca_bundle``: the host's certificate authorities, for RUN. ``epoch_asked``:
+    somebody asked for this time, so that one in the Dockerfile does not count.
     """
 
     platform: Platform
     proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ca_bundle: HostPath | None = None
     epoch_seconds: int = DEFAULT_EPOCH_SECONDS
+    epoch_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

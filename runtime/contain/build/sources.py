@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from contain.build.context import ContextTree
-from contain.build.graph import PROXY_NAMES
+from contain.build.graph import PROXY_NAMES, resolve_global_arguments
 from contain.build.request import DEFAULT_EPOCH_SECONDS, BuildHost, BuildRequest
 from contain.build.running import find_ca_bundle
 from contain.dockerfile.instructions import Dockerfile
 from contain.dockerfile.parse import parse_dockerfile
 from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
-from contain.errors import HostError, NotFound, UsageError
+from contain.errors import HostError, NotFound, SourceSpan, UsageError
 from contain.oci import digest_of
 from contain.paths import HostPath
 from contain.registry.platform import host_platform
@@ -165,14 +166,41 @@ def read_build_host(environ: Mapping[str, str] | None = None, *, build_args: Map
     Raises `UsageError` (code ``bad-epoch``).
     """
     environ = os.environ if environ is None else environ
-    text = (build_args or {}).get(EPOCH_NAME) or environ.get(EPOCH_NAME) or str(DEFAULT_EPOCH_SECONDS)
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise UsageError(
-            f"{EPOCH_NAME}={text!r} is not a time", code="bad-epoch", remedy="give the seconds since 1970, a whole number"
-        )
+    asked = (build_args or {}).get(EPOCH_NAME) or environ.get(EPOCH_NAME)
     return BuildHost(
         platform=host_platform(),
         proxies=MappingProxyType({name: environ[name] for name in sorted(PROXY_NAMES) if environ.get(name)}),
         ca_bundle=find_ca_bundle(environ),
-        epoch_seconds=int(text),
+        epoch_seconds=_parse_epoch(asked) if asked else DEFAULT_EPOCH_SECONDS,
+        epoch_asked=bool(asked),
     )
+
+
+def with_dockerfile_time(host: BuildHost, dockerfile: Dockerfile, request: BuildRequest) -> BuildHost:
+    """The machine's part with the time of ``ARG SOURCE_DATE_EPOCH=…`` before the first FROM, unless the caller asked for one.
+
+    Raises `UsageError` (code ``bad-epoch``).
+    """
+    found = [each for each in dockerfile.global_args for declared in each.declarations if declared.name == EPOCH_NAME]
+    if host.epoch_asked or not found:
+        return host
+    values = resolve_global_arguments(
+        dockerfile,
+        build_args=request.build_args,
+        platform=request.platform or host.platform,
+        host_platform=host.platform,
+        target=request.target,
+    )
+    text = values.get(EPOCH_NAME)
+    return replace(host, epoch_seconds=_parse_epoch(text, found[-1].span)) if text else host
+
+
+def _parse_epoch(text: str, span: SourceSpan | None = None) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise UsageError(
+            f"{EPOCH_NAME}={text!r} is not a time",
+            code="bad-epoch",
+            remedy="give the seconds since 1970, a whole number",
+            span=span,
+        )
+    return int(text)
