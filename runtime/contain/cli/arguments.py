@@ -117,6 +117,9 @@ _NOT_YET = (
 )
 """Flags that Docker has for some command and that are not built yet: refused by name."""
 
+_TRUE, _FALSE = ("true", "True", "TRUE", "t", "T", "1"), ("false", "False", "FALSE", "f", "F", "0")
+"""Spellings of Go's ``strconv.ParseBool``, which Docker's flags take."""
+
 
 def suggest_command(name: str) -> str | None:
     """The command that a misspelt one was probably meant to be."""
@@ -153,11 +156,35 @@ class Parser(argparse.ArgumentParser):
                 action.help = argparse.SUPPRESS
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; a switch without a value gets an empty one."""
+        """As argparse's; a switch without a value gets an empty one, a flag without values may be ``=true`` or ``=false``."""
         given = list(args or ())
         end = given.index("--") if "--" in given else len(given)
-        given[:end] = [f"{word}=" if word in self._switches else word for word in given[:end]]
+        if any(action.nargs == argparse.REMAINDER for action in self._actions):
+            end = self._count_own(given[:end])
+        given[:end] = [word for text in given[:end] for word in self._read_word(text)]
         return super().parse_known_args(given, namespace)
+
+    def _count_own(self, words: list[str]) -> int:
+        """How many words stand before the first positional one: what follows is another program's."""
+        place = 0
+        while place < len(words) and words[place].startswith("-"):
+            action = self._option_string_actions.get(words[place])
+            place += 2 if action is not None and action.nargs is None else 1
+        return min(place, len(words))
+
+    def _read_word(self, word: str) -> list[str]:
+        if word in self._switches:
+            return [f"{word}="]
+        flag, equals, value = word.partition("=")
+        known = self._option_string_actions
+        if not equals or word in known or flag not in known or known[flag].nargs != 0:
+            return [word]
+        if value in _TRUE:
+            return [flag]
+        if value in _FALSE:
+            opposite = f"--no-{flag.removeprefix('--')}"
+            return [opposite] if opposite in known else []
+        raise UsageError(f"invalid argument {value!r} for {flag}: it is true or false", code="bad-arguments")
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving."""

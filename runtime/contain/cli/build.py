@@ -92,7 +92,7 @@ def add_build_arguments(parser: Parser) -> None:
     )
     parser.add_switch("--provenance", metavar="FILE", help="attach how it was made (SLSA) to the image, and write it to FILE")
     for legacy in ("--rm", "--force-rm"):  # containers of steps never stay, so both are true whatever is said
-        parser.add_argument(legacy, nargs="?", const="true", help=argparse.SUPPRESS)
+        parser.add_argument(legacy, action="store_true", help=argparse.SUPPRESS)
 
 
 def build(options: argparse.Namespace) -> int:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from contain.cli.arguments import Parser
+from contain.cli.build import add_build_arguments
+from contain.cli.images import add_history_arguments
+from contain.cli.run import add_run_arguments
+from contain.errors import UsageError
+
+
+def build_options(*words: str) -> argparse.Namespace:
+    parser = Parser(prog="contain build")
+    add_build_arguments(parser)
+    return parser.parse_args(words)
+
+
+def run_options(*words: str) -> argparse.Namespace:
+    parser = Parser(prog="contain run")
+    add_run_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("legacy", ["--rm", "--force-rm", "--rm=true", "--rm=false", "--force-rm=true"])
+def test_flags_of_old_scripts_do_not_take_the_context_for_their_value(legacy: str) -> None:
+    assert build_options(legacy, ".").context == "."
+
+
+@pytest.mark.parametrize(("said", "meant"), [("=true", True), ("=1", True), ("=T", True), ("=false", False), ("=0", False)])
+def test_a_flag_without_a_value_may_be_given_true_or_false(said: str, meant: bool) -> None:
+    options = build_options(f"--no-cache{said}", f"-q{said}", ".")
+    assert (options.no_cache, options.quiet) == (meant, meant)
+
+
+def test_false_of_a_flag_that_has_an_opposite_is_the_opposite() -> None:
+    assert build_options("--reproducible=false", ".").no_reproducible
+    assert not build_options("--no-reproducible=false", ".").no_reproducible
+    parser = Parser(prog="contain history")
+    add_history_arguments(parser)
+    assert [parser.parse_args([flag, "x"]).human for flag in ("-H=false", "-H=true", "--human=false")] == [False, True, False]
+
+
+def test_a_flag_without_a_value_takes_nothing_but_true_and_false() -> None:
+    with pytest.raises(UsageError, match="invalid argument 'always' for --pull: it is true or false"):
+        build_options("--pull=always", ".")
+
+
+def test_words_of_the_program_to_run_are_left_as_they_are() -> None:
+    options = run_options("--name", "x", "--rm=false", "-it", "image", "make", "--rm=false", "-q=true")
+    assert (options.rm, options.image, options.arguments) == (False, "image", ["make", "--rm=false", "-q=true"])
+    assert run_options("--rm=true", "image").rm
