@@ -82,7 +82,7 @@ def parse_reference(text: str) -> Reference:
             raise bad(f"{tag!r} is not a tag", "a tag has letters, digits, '_', '.', '-', at most 128 of them")
     if not _DOMAIN.match(domain):
         raise bad(f"{domain!r} is not a registry host")
-    if remainder != remainder.lower():
+    if remainder != remainder.lower() and _PATH.match(remainder.lower()):
         raise bad("repository name must be lowercase", f"write {text.lower()!r}")
     if not _PATH.match(remainder):
         raise bad(f"{remainder!r} is not a repository name")

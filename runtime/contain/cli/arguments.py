@@ -78,29 +78,20 @@ COMMANDS = {
     "doctor": Command(
         module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
     ),
-    "df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
-    "builder": Command(
-        module="builder", function="builder_prune", summary="Remove build cache: contain builder prune", group=_SYSTEM
-    ),
+    "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
+    "builder prune": Command(module="builder", function="builder_prune", summary="Remove build cache", group=_SYSTEM),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
 
-NOUNS = {
-    "builder": {"prune": "builder", "build": "build"},
-    "container": {"ls": "ps", "list": "ps", **{name: name for name, row in COMMANDS.items() if row.group == _CONTAINERS}}
-    | {"inspect": "inspect --type=container"},
-    "image": {
-        "ls": "images",
-        "list": "images",
-        "rm": "rmi",
-        "inspect": "inspect --type=image",
-        "build": "build",
-        "import": "import",
-    }
-    | {"save": "save", "load": "load", "history": "history", "rollback": "rollback"}
-    | {"pull": "pull", "push": "push", "tag": "tag", "prune": "prune"},
-    "system": {"prune": "prune", "info": "doctor", "df": "df"},
+NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
+    "builder": {"build": ("build",), "prune": ("builder prune",)},
+    "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS}
+    | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container")},
+    "image": {name: (name,) for name in "build import save load history rollback pull push tag prune".split()}
+    | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
+    "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",)},
 }
+"""``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 
 _NOT_YET = (
     "P a add-host annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "

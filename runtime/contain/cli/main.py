@@ -27,13 +27,13 @@ def _usage() -> str:
             group = command.group
             lines += ["", f"{group}:"] if lines[-1] else [f"{group}:"]
         lines.append(f"  {name:<{width}}  {command.summary}")
-    lines += ["", "Run 'contain COMMAND --help' for what a command takes.", ""]
+    lines += ["", "Run 'contain COMMAND --help' for what a command takes.", f"Docker's groups work too: {', '.join(NOUNS)}.", ""]
     return "\n".join(lines)
 
 
 def _noun_usage(noun: str) -> str:
     width = max(map(len, NOUNS[noun]))
-    rows = [f"  {verb:<{width}}  {COMMANDS[target.split()[0]].summary}" for verb, target in sorted(NOUNS[noun].items())]
+    rows = [f"  {verb:<{width}}  {COMMANDS[target[0]].summary}" for verb, target in sorted(NOUNS[noun].items())]
     return "\n".join([f"Usage: contain {noun} COMMAND [OPTIONS]", "", "Commands:", *rows, ""])
 
 
@@ -48,7 +48,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
             raise UsageError(
                 f"contain {first}: no command {rest[0]!r}; there are {', '.join(sorted(verbs))}", code="unknown-command"
             )
-        name, *more = verbs[rest[0]].split()
+        name, *more = verbs[rest[0]]
         return name, [*more, *rest[1:]]
     if first not in COMMANDS:
         close = suggest_command(first)
