@@ -133,7 +133,7 @@ def every_command() -> list[str]:
 
 @pytest.mark.parametrize("name", every_command())
 def test_every_command_explains_itself(cli: CommandLine, name: str) -> None:
-    done = cli(name, "--help")
+    done = cli(*name.split(), "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: contain {name}")
     assert not cli.home.exists()
@@ -141,7 +141,7 @@ def test_every_command_explains_itself(cli: CommandLine, name: str) -> None:
 
 @pytest.mark.parametrize("name", every_command())
 def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, name: str) -> None:
-    done = cli(name, "--no-such-flag", "x", "y")
+    done = cli(*name.split(), "--no-such-flag", "x", "y")
     assert "unknown flag: --no-such-flag" in clear(done)
     assert f"contain {name} --help" in done.stderr
     assert done.returncode == {"run": 125, "diff": 2, "capture": 2}.get(name, 1)
@@ -170,6 +170,7 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("xyzzy", "'xyzzy' is not a contain command\nhint: `contain --help` lists them", 1),
         ("container", "contain container needs one of: exec", 1),
         ("container frob", "no command 'frob'", 1),
+        ("builder", "contain builder needs one of: build, prune", 1),
         ("run", '"contain run" requires IMAGE\n', 125),
         ("container run", '"contain run" requires IMAGE\n', 125),
         ("exec", '"contain exec" requires CONTAINER\n', 1),

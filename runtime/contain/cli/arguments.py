@@ -87,7 +87,9 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "builder": {"build": ("build",), "prune": ("builder prune",)},
     "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS}
     | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container")},
-    "image": {name: (name,) for name in "build import save load history rollback pull push tag prune".split()}
+    "image": {
+        name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag", "prune")
+    }
     | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
     "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",)},
 }

@@ -27,7 +27,12 @@ def _usage() -> str:
             group = command.group
             lines += ["", f"{group}:"] if lines[-1] else [f"{group}:"]
         lines.append(f"  {name:<{width}}  {command.summary}")
-    lines += ["", "Run 'contain COMMAND --help' for what a command takes.", f"Docker's groups work too: {', '.join(NOUNS)}.", ""]
+    lines += [
+        "",
+        "Run 'contain COMMAND --help' for what a command takes.",
+        f"Docker's groups work too: {', '.join(NOUNS)}.",
+        "",
+    ]
     return "\n".join(lines)
 
 
