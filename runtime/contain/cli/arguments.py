@@ -85,6 +85,7 @@ COMMANDS = {
 
 NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "builder": {"build": ("build",), "prune": ("builder prune",)},
+    "buildx": {"build": ("build",), "prune": ("builder prune",), "du": ("system df",)},
     "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS}
     | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container")},
     "image": {
