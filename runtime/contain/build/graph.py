@@ -242,6 +242,8 @@ def _resolve_base(
         return ScratchBase()
     context = contexts.get(context_key(name))
     if context is not None:
+        if context.kind is ContextKind.IMAGE and context.value == "scratch":
+            return ScratchBase()
         if context.kind is ContextKind.IMAGE:
             return ImageBase(reference=parse_reference(context.value))
         return ContextBase(name=name, place=context)
