@@ -59,6 +59,8 @@ class FoundBase:
     source: BaseSource
 
 
+_REMEDY = "check the name and the way to the registry, or `contain import` a root file system under this name"
+
 BaseFinder = Callable[[Reference, Platform, Progress], FoundBase]
 
 
@@ -119,10 +121,14 @@ def find_base(
         except RegistryError as error:
             if error.code != "registry-unreachable":
                 raise
-            source = f"the registry {reference.domain} cannot be reached"
+            source = f"the registry {reference.domain} cannot be reached ({error.message.removeprefix('cannot reach ')})"
         except NotFound as error:
             source = error.message
-    provided = providers().hook.contain_provide_base(reference=reference, store=store, progress=progress)
+    try:
+        provided = providers().hook.contain_provide_base(reference=reference, store=store, progress=progress)
+    except NotFound as error:  # alone it would sound as if nobody else had been asked
+        message = f"no image {reference.familiar}: {here}; {source}; {error.message}" if source else error.message
+        raise NotFound(message, code=error.code, remedy=error.remedy or _REMEDY) from error
     if provided is not None:
         image = provided.image
         if not runs_on(image.config.platform, platform):  # providers make images for this machine
@@ -141,7 +147,7 @@ def find_base(
     raise NotFound(
         f"no image {reference.familiar}: {here}; {source}; no base provider makes it",
         code="base-not-found",
-        remedy="check the name, or `contain import` a root file system under it",
+        remedy=_REMEDY,
     )
 
 

@@ -53,6 +53,7 @@ _CA_PLACES = (
 _NETWORKS = {"default": Network.BRIDGE, "none": Network.NONE, "host": Network.HOST}
 _STOP_SIGNAL = 15
 _TAIL_LINES = 30
+_SHOWN_LENGTH = 160
 _READ_BYTES = 1 << 16
 
 
@@ -263,8 +264,10 @@ def _why(status: int, *, out_of_memory: bool) -> str:
 def step_failed(step: RunStep, *, status: int, why: str, tail: str) -> BuildStepFailed:
     """The error of a command that failed."""
     remedy = "status 127 means that a command was not found in the image" if status == 127 else ""
+    text = " ".join(step.instruction.text.split())  # as it is written: values of build arguments are nobody's error message
+    shown = text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
     return BuildStepFailed(
-        f"{step.created_by.splitlines()[0]} failed: {why}",
+        f"{shown} failed: {why}",
         span=step.instruction.span,
         status=status,
         log_tail=tail,

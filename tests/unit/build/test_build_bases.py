@@ -156,8 +156,24 @@ def test_a_registry_that_refuses_is_not_passed_over() -> None:
 
 
 def test_an_unknown_name_says_what_each_place_answered() -> None:
-    with pytest.raises(NotFound, match=r"not in the local store; the registry docker\.io cannot be reached; no base provider"):
+    expected = r"not in the local store; the registry docker\.io cannot be reached \(no connection\); no base provider"
+    with pytest.raises(NotFound, match=expected):
         find(FakeStore(), unreachable, parse_reference("nothing:1"))
+
+
+def test_a_provider_that_has_no_such_image_does_not_hide_that_the_registry_was_out_of_reach() -> None:
+    class Choosy:
+        @hookimpl
+        def contain_provide_base(self) -> ProvidedBase | None:
+            raise NotFound("debian:sid is not made here", code="no-such-debian")
+
+    manager = pluggy.PluginManager("contain")
+    manager.add_hookspecs(BaseProviderHooks)
+    manager.register(Choosy())
+    store: Any = FakeStore()
+    with pytest.raises(NotFound, match=r"cannot be reached \(no connection\); debian:sid is not made here") as caught:
+        find_base(NAME, AMD64, Notes(), store=store, pull=unreachable, providers=lambda: manager)
+    assert caught.value.code == "no-such-debian"
 
 
 def test_an_image_of_another_machine_s_root_is_refused_and_this_one_s_stands_on_it() -> None:
