@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -20,6 +21,9 @@ from contain.store.rooted import DIRECTORY_FLAGS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _libc = ctypes.CDLL(None, use_errno=True)
+_TOP_OF_HIERARCHIES = 0x00020000  # FS_TOPDIR_FL
+_GET_FLAGS = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1
+_SET_FLAGS = 1 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 2
 
 
 @contextmanager
@@ -67,6 +71,23 @@ def sync_file_system(path: HostPath | str) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+def spread_apart(path: HostPath | str) -> None:
+    """Tell the file system that the subdirectories of this one have nothing to do with each other (chattr(1), the attribute T).
+
+    For scratch directories. ext4 does not give out an inode again for minutes after it was freed, and looks for a free one from the
+    beginning of the group each time: where a large tree was just removed, each new file costs 20 times as much. With this each
+    scratch directory is in a group of its own. A hint: elsewhere nothing happens.
+    """
+    with suppress(OSError):
+        descriptor = os.open(path, DIRECTORY_FLAGS)
+        try:
+            (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(struct.calcsize("l"))))
+            if not flags & _TOP_OF_HIERARCHIES:
+                fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", flags | _TOP_OF_HIERARCHIES))
+        finally:
+            os.close(descriptor)
 
 
 def write_aside(target: HostPath, data: bytes, *, aside: HostPath) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from contain.errors import HostError, InternalError
 from contain.oci import DIGEST_PATTERN
 from contain.paths import HostPath
-from contain.store.durable import explained, held_lock, remove_tree, try_lock, write_aside
+from contain.store.durable import explained, held_lock, remove_tree, spread_apart, try_lock, write_aside
 
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _WRITE_SECONDS = 600
@@ -66,6 +66,7 @@ class Layout:
                     self.ingest,
                 ):
                     directory.mkdir(mode=0o700, exist_ok=True)
+                spread_apart(self.temporary)
                 if os.stat(self.home).st_mode & 0o7777 != 0o700:
                     os.chmod(self.home, 0o700)
                 if not (self.home / "oci-layout").exists():

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -671,3 +672,17 @@ def test_an_image_cannot_make_its_own_bytes_stand_for_somebody_elses_layer(store
         store.put_manifest(manifest, config, source="x")
     assert store.layer_blobs(digest_of(honest)) == ()
     assert store.images() == ()
+
+
+def test_scratch_directories_are_spread_over_the_disk(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    control.mkdir()
+    try:
+        subprocess.run(["chattr", "+T", str(control)], capture_output=True, check=True, timeout=10)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this file system takes no such hint")
+    with Store.open(tmp_path / "store") as store:
+        shown = subprocess.run(
+            ["lsattr", "-d", str(store.home / "tmp")], capture_output=True, text=True, check=True, timeout=10
+        )
+    assert "T" in shown.stdout.split()[0]
