@@ -1,16 +1,17 @@
 """The same image with its layers compressed (or not) in one named way: another manifest, with another digest, kept in the store.
 
-Deterministic: gzip is the standard library's zlib at one level, without a time in its header; zstd one level, one thread. Still
-another version of either library may write other bytes, which is why nothing is compressed unless asked for, and why a layer
-that was compressed once is found again (`Store.layer_blobs`) and not compressed twice. Memory: a few pieces for each thread.
+Deterministic: gzip is the standard library's zlib at one level, in blocks of a fixed size (`gzip_blocks`); zstd one level, one
+thread. Still another version of either library may write other bytes, which is why nothing is compressed unless asked for, and
+why a layer that was compressed once is found again (`Store.layer_blobs`) and not compressed twice. Memory: a few pieces for each
+thread.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,7 @@ from contain.oci.image import (
     MEDIA_MANIFEST,
 )
 from contain.progress import Progress
+from contain.registry.gzip_blocks import GzipBlocks
 from contain.registry.manifests import LARGEST_CONFIG_BYTES
 from contain.registry.session import run_parallel
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from contain.store import Store
 
 COMPRESSIONS = {"gzip": MEDIA_LAYER_GZIP, "zstd": MEDIA_LAYER_ZSTD, "none": MEDIA_LAYER}
-GZIP_LEVEL, ZSTD_LEVEL = 6, 3  # their programs' own defaults
+ZSTD_LEVEL = 3  # its program's own default
 _DOCKER_KINDS = {
     MEDIA_DOCKER_LAYER: MEDIA_LAYER,
     MEDIA_DOCKER_LAYER_GZIP: MEDIA_LAYER_GZIP,
@@ -52,6 +54,9 @@ class Compressor(Protocol):
     def flush(self) -> bytes:
         """The rest."""
 
+    def close(self) -> None:
+        """End its threads, if it has any."""
+
 
 class _Plain:
     def compress(self, data: bytes, /) -> bytes:
@@ -60,16 +65,28 @@ class _Plain:
     def flush(self) -> bytes:
         return b""
 
+    def close(self) -> None:
+        pass
+
+
+class _Zstd:
+    """One thread: what several write is the same for any number of them, but other bytes than one writes."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+        self.compress, self.flush = packer.compress, packer.flush
+
+    def close(self) -> None:
+        pass
+
 
 def open_compressor(compression: str) -> Compressor:
     """A fresh compressor: gzip, zstd or none."""
     if compression == "gzip":
-        return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)  # 31: a gzip header, its time 0
-    if compression == "zstd":
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
-    return _Plain()
+        return GzipBlocks()
+    return _Zstd() if compression == "zstd" else _Plain()
 
 
 def parse_compression(text: str) -> str:
@@ -135,16 +152,16 @@ def pack_layer(diff_id: str, compression: str, *, store: Store, progress: Progre
             with store.open_blob(digest) as blob:
                 return Descriptor(media_type=media_type, digest=digest, size=os.fstat(blob.fileno()).st_size)
     label = f"{compression} {diff_id.removeprefix('sha256:')[:12]}"
-    compressor, hashed, total = open_compressor(compression), hashlib.sha256(), store.layer_size(diff_id)
+    hashed, total = hashlib.sha256(), store.layer_size(diff_id)
     size = done = 0
-    with store.scratch("pack") as work:
+    with store.scratch("pack") as work, closing(open_compressor(compression)) as compressor:
         path = work / "layer"
         with open(path, "wb", buffering=1 << 20) as file:
             for piece in store.layer_pieces(diff_id):
                 check_stop(stop)
-                for packed in (compressor.compress(piece[at : at + (1 << 20)]) for at in range(0, len(piece), 1 << 20)):
-                    hashed.update(packed)
-                    size += file.write(packed)
+                packed = compressor.compress(piece)
+                hashed.update(packed)
+                size += file.write(packed)
                 done += len(piece)
                 progress.amount(label, done, total)
             packed = compressor.flush()
