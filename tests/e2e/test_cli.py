@@ -650,3 +650,13 @@ def wait_until(check: Callable[[], bool], seconds: float = 15) -> None:
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
         time.sleep(0.05)
+
+
+def test_a_dockerfile_may_come_through_a_pipe_of_the_shell(cli: CommandLine, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with cli.start("build", "-q", "-f", str(pipe), str(tmp_path)) as building:
+        pipe.write_text("FROM scratch\nENV A=b\n")
+        out, err = building.communicate(timeout=30)
+    assert (building.returncode, err) == (0, b"")
+    assert out.startswith(b"sha256:")

@@ -109,9 +109,9 @@ def _find_inside(context: HostPath, name: str, context_name: str) -> HostPath:
 def find_dockerfile(request: BuildRequest) -> HostPath:
     """The path given, else ``Dockerfile``, else ``dockerfile`` in the context."""
     if request.dockerfile is not None:
-        if not request.dockerfile.is_file():
-            raise NotFound(f"there is no Dockerfile at {str(request.dockerfile)!r}", code="dockerfile-not-found")
-        return request.dockerfile
+        if request.dockerfile.is_file():
+            return request.dockerfile
+        raise _no_dockerfile_at(request.dockerfile, request.context)
     if request.context is None:
         raise UsageError("a build needs a context or the text of a Dockerfile", code="nothing-to-build")
     for name in ("Dockerfile", "dockerfile"):
@@ -120,6 +120,17 @@ def find_dockerfile(request: BuildRequest) -> HostPath:
     raise NotFound(
         f"there is no Dockerfile in {str(request.context)!r}", code="dockerfile-not-found", remedy="name it with -f PATH"
     )
+
+
+def _no_dockerfile_at(path: HostPath, context: HostPath | None) -> NotFound:
+    remedy = ""
+    if context is not None and (context / path).is_file():
+        remedy = f"-f is seen from the present directory, not from the context: -f {context / path}"
+    if path.is_dir():
+        return NotFound(f"{str(path)!r} is a directory, not a Dockerfile", code="dockerfile-not-found", remedy=remedy)
+    if path.exists():
+        return NotFound(f"{str(path)!r} is not a file", code="dockerfile-not-found", remedy=remedy)
+    return NotFound(f"there is no Dockerfile at {str(path)!r}", code="dockerfile-not-found", remedy=remedy)
 
 
 def _shown(path: HostPath) -> str:

@@ -114,6 +114,8 @@ def build(options: argparse.Namespace) -> int:
     request = parse_request(options)
     if options.file == "-":
         request = replace(request, dockerfile=None, dockerfile_text=_read_standard_input())
+    elif options.file and Path(options.file).is_fifo():  # what a shell makes of <(command): can be read once
+        request = replace(request, dockerfile=None, dockerfile_text=_decode(Path(options.file).read_bytes(), options.file))
     progress = TerminalProgress(quiet=options.quiet or options.progress == "quiet")
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(Engine.open(progress=progress))
@@ -282,10 +284,14 @@ def _build_arguments(values: Sequence[str]) -> dict[str, str]:
 
 
 def _read_standard_input() -> str:
+    return _decode(sys.stdin.buffer.read(), "standard input")
+
+
+def _decode(data: bytes, name: str) -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"the Dockerfile on standard input is not UTF-8: {error}", code="not-utf-8") from error
+        raise UsageError(f"the Dockerfile from {name} is not UTF-8: {error}", code="not-utf-8") from error
 
 
 def _outputs(options: argparse.Namespace) -> tuple[Output, ...]:
