@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
+from contain.build.run_options import RunOptions, SshSource
 from contain.errors import BuildStepFailed, ContainError
 from contain.progress import Silent
 from contain.reference import parse_reference
@@ -525,3 +529,48 @@ def test_a_device_is_refused_by_name(tmp_path: Path, store: Store) -> None:
     """testDeviceRunEnv asks for devices of the host's choice, which are not supported."""
     with pytest.raises(ContainError, match="--device"):
         built("FROM busybox\nRUN --device=vendor1.com/device=foo,required env\n", tmp_path, store)
+
+
+ASK_THREE_TIMES = """
+import os, socket
+for _ in range(3):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(os.environ["SSH_AUTH_SOCK"])
+        client.sendall(bytes((0, 0, 0, 1, 11)))
+        print(client.recv(9).hex())
+"""
+
+
+def test_each_connection_to_an_agent_is_closed(tmp_path: Path, store: Store) -> None:
+    """testSSHFileDescriptorsClosed: this agent talks to one client at a time."""
+    if Path("/dev/shm").stat().st_dev == Path("/").stat().st_dev or not Path("/usr/bin/python3").exists():
+        pytest.skip("needs a memory file system at /dev/shm and a Python at /usr/bin")
+    ended = 0
+    with tempfile.TemporaryDirectory(prefix="agent") as directory, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory}/s")
+        listener.listen()
+
+        def answer() -> None:
+            nonlocal ended
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    while client.recv(100):
+                        client.sendall(bytes((0, 0, 0, 5, 12, 0, 0, 0, 0)))
+                ended += 1
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        text = f"FROM host\nRUN --mount=type=ssh python3 <<EOF > /answers\n{ASK_THREE_TIMES}\nEOF\n"
+        agent = SshSource(id="default", paths=(f"{directory}/s",))
+        try:
+            result = built(text, tmp_path, store, run=RunOptions(ssh={"default": agent}))
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert texts_of(result, store)["answers"] == "000000050c00000000\n" * 3
+    assert ended == 3

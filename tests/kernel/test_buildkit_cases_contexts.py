@@ -313,6 +313,73 @@ def test_an_archive_on_standard_input_is_a_context(builder: Builder) -> None:
     assert builder.tree("-", "-f", "sub/dir/Dockerfile", given=archive) == {"bar": "contents"}
 
 
+@needs_git
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_a_repository_is_added_at_a_tag_with_a_checksum(
+    form: str, builder: Builder, tmp_path: Path, serve: Callable[[Path], str]
+) -> None:
+    """testAddGit, testAddGitSHA1, testAddGitSHA256, without git in the image."""
+    repository = write(tmp_path / "repository", {})
+    repository.mkdir()
+    git(repository, "init", "-q", f"--object-format={form}")
+    commits = {}
+    for tag in ("v0.0.1", "v0.0.2", "v0.0.3"):
+        write(repository, {"foo": f"foo of {tag}\n"})
+        git(repository, "add", "foo")
+        git(repository, "commit", "-q", "-m", tag)
+        git(repository, "tag", tag)
+        commits[tag] = (repository / ".git/refs/tags" / tag).read_text().strip()
+    git(repository, "update-server-info")
+    address = serve(repository) + "/.git"
+    second, third = commits["v0.0.2"], commits["v0.0.3"]
+    text = (
+        f'FROM alpine\nADD {address}#v0.0.1 /x\nRUN [ "$(cat /x/foo)" = "foo of v0.0.1" ] && [ ! -d /x/.git ]\n'
+        f'ARG REPO="{address}"\nARG TAG="v0.0.2"\n'
+        f"ADD --keep-git-dir=true --chown=4242:8484 --checksum={second} ${{REPO}}#${{TAG}} /chowned\nUSER 4242\n"
+        'RUN cd /chowned && [ "$(cat foo)" = \'foo of v0.0.2\' ] && [ "$(stat -c %u:%g foo)" = 4242:8484 ] && [ -d .git ]\n'
+        f"USER 0\nADD --checksum={third} ${{REPO}}#v0.0.3 /plain\nRUN [ -f /plain/foo ] && [ ! -d /plain/.git ]\n"
+        f"ADD --keep-git-dir=true --checksum={third} ${{REPO}}#{third} /commit\n"
+        "RUN [ \"$(cat /commit/foo)\" = 'foo of v0.0.3' ] && [ -d /commit/.git ]\n"
+    )
+    builder.run("build", "-q", str(write(tmp_path / "good", {"Dockerfile": text})))
+    for checksum, words in ((second, second), ("foobar", "foobar")):
+        text = f"FROM alpine\nADD --checksum={checksum} {address}#v0.0.3 /faildir\n"
+        failed = builder("build", "-q", str(write(tmp_path / "bad", {"Dockerfile": text})))
+        assert failed.returncode == 1
+        assert words.encode() in failed.stderr
+        assert b"Dockerfile:2" in failed.stderr
+
+
+@needs_git
+def test_a_checksum_of_a_repository_is_no_part_of_the_cache(
+    builder: Builder, tmp_path: Path, serve: Callable[[Path], str]
+) -> None:
+    """testAddGitChecksumCache."""
+    repository = write(tmp_path / "repository", {"foo": "foo\n"})
+    git(repository, "init", "-q")
+    git(repository, "add", "foo")
+    git(repository, "commit", "-q", "-m", "one")
+    git(repository, "tag", "v1")
+    git(repository, "update-server-info")
+    commit = (repository / ".git/refs/tags/v1").read_text().strip()
+    address = serve(repository) + "/.git#v1"
+    found = []
+    for flag in ("", f"--checksum={commit} "):
+        text = f"FROM alpine AS src\nADD --keep-git-dir {flag}{address} /repo\n{RANDOM}/repo/unique.txt\n"
+        write(tmp_path, {"Dockerfile": text + "FROM scratch\nCOPY --from=src /repo/unique.txt /\n"})
+        found.append(builder.tree(tmp_path))
+    assert found[0] == found[1]
+
+
+def test_dockerfile_context_and_named_context_are_three_places(builder: Builder, tmp_path: Path) -> None:
+    """testLocalCustomSessionID, whose three directories come from another client."""
+    text = "FROM scratch AS base\nFROM scratch\nCOPY out /out1\nCOPY --from=base /another /out2\n"
+    files = {"one/Dockerfile": text, "two/out": "contents1", "three/another": "contents2"}
+    write(tmp_path, files)
+    flags = ("-f", str(tmp_path / "one/Dockerfile"), "--build-context", f"base={tmp_path / 'three'}")
+    assert builder.tree(tmp_path / "two", *flags) == {"out1": "contents1", "out2": "contents2"}
+
+
 # -- outputs --------------------------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +458,18 @@ def test_without_the_cache_all_stages_or_one_are_made_again(builder: Builder, tm
     assert third["unique2"] not in (first["unique2"], second["unique2"])
 
 
+def test_cache_mounts_outlive_a_build_without_the_cache(builder: Builder, tmp_path: Path) -> None:
+    """testCacheMountModeNoCache, where BuildKit begins with an empty directory, if the mount has a mode of its own."""
+    text = (
+        "FROM busybox AS base\nARG FOO=abc\n"
+        "RUN --mount=type=cache,target=/cache,mode=0773 touch /cache/$FOO && ls /cache | wc -l > /out\n"
+        "FROM scratch\nCOPY --from=base /out /\n"
+    )
+    write(tmp_path, {"Dockerfile": text})
+    builds = (("--no-cache",), ("--no-cache", "--build-arg", "FOO=def"), ("--build-arg", "FOO=ghi"))
+    assert [builder.tree(tmp_path, *flags)["out"] for flags in builds] == ["1\n", "2\n", "3\n"]
+
+
 def test_a_file_that_got_another_name_counts(builder: Builder, tmp_path: Path) -> None:
     """testWildcardRenameCache."""
     write(tmp_path, {"Dockerfile": "FROM alpine\nCOPY file* /files/\nRUN ls /files/file1\n", "file1": "foo"})
@@ -414,36 +493,36 @@ def test_when_all_is_pruned_nothing_is_left(other: Builder, tmp_path: Path) -> N
 # -- time -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "flags", "created"),
-    [
-        (
-            "FROM scratch\nENTRYPOINT foo bar\nCOPY Dockerfile .\n",
-            ["--build-arg", "SOURCE_DATE_EPOCH=1700000001"],
-            "2023-11-14T22:13:21Z",
-        ),
-        ("ARG SOURCE_DATE_EPOCH=1445412480\nFROM scratch\nCOPY Dockerfile .\n", [], "2015-10-21T07:28:00Z"),
-        (
-            "ARG SOURCE_DATE_EPOCH=1700000001\nFROM scratch\nCOPY Dockerfile .\n",
-            ["--build-arg", "SOURCE_DATE_EPOCH=1700000002"],
-            "2023-11-14T22:13:22Z",
-        ),
-    ],
-    ids=[
-        "testSourceDateEpochWithoutExporter",
-        "testSourceDateEpochDockerfileDefault",
-        "testSourceDateEpochDockerfileDefaultOverride",
-    ],
-)
+NUMBER = "ARG SOURCE_DATE_EPOCH=1700000001\nFROM scratch\nCOPY Dockerfile .\n"
+STAGE = "ARG SOURCE_DATE_EPOCH=mysource\nFROM scratch AS mysource\nCOPY Dockerfile .\nFROM scratch\nCOPY Dockerfile .\n"
+TIMES = [
+    ("testSourceDateEpochWithoutExporter", "FROM scratch\nENTRYPOINT foo bar\nCOPY Dockerfile .\n", 1_700_000_002),
+    ("testSourceDateEpochDockerfileDefault", NUMBER, None),
+    ("testSourceDateEpochDockerfileDefaultOverride", NUMBER, 1_700_000_002),
+    ("testSourceDateEpochStageOverride", STAGE, 1_700_000_002),
+]
+
+
+@pytest.mark.parametrize(("text", "given"), [pytest.param(*rest, id=name) for name, *rest in TIMES])
 def test_the_time_is_that_of_the_image_its_history_and_its_files(
-    text: str, flags: list[str], created: str, builder: Builder, tmp_path: Path
+    text: str, given: int | None, builder: Builder, tmp_path: Path
 ) -> None:
     write(tmp_path, {"Dockerfile": text})
+    flags = [] if given is None else ["--build-arg", f"SOURCE_DATE_EPOCH={given}"]
+    created = "2023-11-14T22:13:21Z" if given is None else "2023-11-14T22:13:22Z"
     config = builder.config(tmp_path, *flags)
     assert {config["created"], *(row["created"] for row in config["history"])} == {created}
     with tarfile.open(fileobj=io.BytesIO(builder.run("build", "-q", *flags, "-o", "-", str(tmp_path)))) as archive:
         times = {member.mtime for member in archive if member.isfile()}
-    assert times == {int(flags[-1].split("=")[1]) if flags else 1445412480}
+    assert times == {given or 1_700_000_001}
+
+
+def test_a_context_gives_no_time(builder: Builder, tmp_path: Path) -> None:
+    """testSourceDateEpochContextGit and its like: what BuildKit takes from there is refused."""
+    write(tmp_path, {"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    failed = builder("build", "-q", "--build-arg", "SOURCE_DATE_EPOCH=context", str(tmp_path))
+    assert failed.returncode == 1
+    assert b"SOURCE_DATE_EPOCH='context' is not a time" in failed.stderr
 
 
 @pytest.mark.parametrize(
