@@ -482,6 +482,12 @@ class Engine:
 
         return run_detached(self.specify(request, ready), store_home=self.home, home=self.run_home, remove=remove)
 
+    def create(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> str:
+        """``contain create``: the id of a container that can be started."""
+        from contain.container.lifecycle import create_container
+
+        return create_container(self.specify(request, ready), store_home=self.home, remove=remove)
+
     def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:
         """Run a program in a container of its own, without a record, and collect what it printed."""
         import tempfile

@@ -51,8 +51,15 @@ COMMANDS = {
     "run": Command(
         module="run", function="run", summary="Run a program in a new container", group=_CONTAINERS, error_status=125
     ),
+    "create": Command(module="run", function="create", summary="Make a container without starting it", group=_CONTAINERS),
+    "start": Command(module="lifecycle", function="start", summary="Start containers that do not run", group=_CONTAINERS),
+    "restart": Command(module="lifecycle", function="restart", summary="Stop containers and start them", group=_CONTAINERS),
     "exec": Command(module="run", function="exec_", summary="Run a program in a running container", group=_CONTAINERS),
     "ps": Command(module="containers", function="ps", summary="List containers", group=_CONTAINERS),
+    "attach": Command(
+        module="lifecycle", function="attach", summary="Show what a container prints from now on", group=_CONTAINERS
+    ),
+    "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
     "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
     "inspect": Command(
         module="containers", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _COMMAND_WIDTH = 20
 
 
-def _each(names: list[str], action: Callable[[str], None]) -> int:
+def each_container(names: list[str], action: Callable[[str], None]) -> int:
     """Do it for every name; an error of one does not stop the others. 1 if there was one."""
     status = 0
     for name in names:
@@ -164,11 +164,32 @@ def _describe_image(engine: Engine, name: str) -> dict[str, object]:
     return image_document(*engine.look_at_image(name))
 
 
+def add_grace_arguments(parser: argparse.ArgumentParser) -> None:
+    """``-t`` and ``-s`` of ``stop`` and ``restart``."""
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        "--time",
+        type=int,
+        default=None,
+        metavar="SECONDS",
+        help="before SIGKILL (default 10; -1: wait for ever)",
+    )
+    parser.add_argument("-s", "--signal", metavar="SIGNAL", help="instead of the container's stop signal")
+
+
+def parse_grace(options: argparse.Namespace) -> tuple[float, int | None]:
+    """The grace time in seconds (below 0: no end), and a signal or None."""
+    from contain.container.lifecycle import GRACE_SECONDS
+    from contain.container.resolve import parse_signal
+
+    seconds = GRACE_SECONDS if options.timeout is None else float(options.timeout)
+    return seconds, None if options.signal is None else parse_signal(options.signal)
+
+
 def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
-    parser.add_argument(
-        "-t", "--timeout", "--time", type=float, default=10.0, metavar="SECONDS", help="before SIGKILL (default 10)"
-    )
+    add_grace_arguments(parser)
     parser.add_argument("containers", nargs="+", metavar="CONTAINER")
 
 
@@ -177,10 +198,12 @@ def stop(options: argparse.Namespace) -> int:
     from contain.container.lifecycle import stop_container
     from contain.engine import Engine
 
+    seconds, number = parse_grace(options)
     with Engine.open() as engine:
         records = engine.records
-        return _each(
-            options.containers, lambda name: stop_container(records, records.find(name), grace_seconds=options.timeout)
+        return each_container(
+            options.containers,
+            lambda name: stop_container(records, records.find(name), grace_seconds=seconds, number=number),
         )
 
 
@@ -199,7 +222,7 @@ def kill(options: argparse.Namespace) -> int:
     number = parse_signal(options.signal)
     with Engine.open() as engine:
         records = engine.records
-        return _each(options.containers, lambda name: signal_container(records.find(name), number))
+        return each_container(options.containers, lambda name: signal_container(records.find(name), number))
 
 
 def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
@@ -218,11 +241,18 @@ def wait(options: argparse.Namespace) -> int:
             record = records.find(name)
             wait_until_ended(records, record, None)
             try:
-                status = records.find(record.container_id).status
+                latest = records.find(record.container_id)
             except NotFound:
                 raise UsageError(f"{name} was removed when it ended (--rm): its status is gone", code="removed") from None
-            sys.stdout.write(f"{status}\n")
+            sys.stdout.write(f"{_exit_status(latest)}\n")
     return 0
+
+
+def _exit_status(record: ContainerRecord) -> int:
+    """As Docker tells it: 0 before the first start; who went with its supervisor was killed."""
+    if record.status is not None:
+        return record.status
+    return 137 if record.state == "dead" else 0
 
 
 def add_rm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,4 +268,6 @@ def rm(options: argparse.Namespace) -> int:
 
     with Engine.open() as engine:
         records = engine.records
-        return _each(options.containers, lambda name: remove_container(records, records.find(name), force=options.force))
+        return each_container(
+            options.containers, lambda name: remove_container(records, records.find(name), force=options.force)
+        )

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
 from contain.cli.output import TerminalProgress
@@ -15,6 +16,9 @@ from contain.errors import NotSupported, UsageError
 from contain.paths import ContainerPath
 from contain.spec import DEFAULT_PIDS_LIMIT, Bind, Limits, Mount, Network
 
+if TYPE_CHECKING:
+    from contain.engine import RunRequest
+
 _SMALLEST_MEMORY_BYTES = 6 << 20
 _LARGEST_MEMORY_BYTES = 1 << 56
 
@@ -22,10 +26,21 @@ _LARGEST_MEMORY_BYTES = 1 << 56
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags; everything after IMAGE is the program's."""
     parser.usage = "contain run [OPTIONS] IMAGE [COMMAND] [ARG...]"
+    parser.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
+    parser.add_argument("--plan", action="store_true", help="show what would be asked of the kernel, and do nothing")
+    _add_container_arguments(parser)
+
+
+def add_create_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of ``run`` that say what the container is."""
+    parser.usage = "contain create [OPTIONS] IMAGE [COMMAND] [ARG...]"
+    _add_container_arguments(parser)
+
+
+def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
-    parser.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
     parser.add_argument(
         "-v", "--volume", action="append", default=[], metavar="SRC:DST[:ro]", help="host path at a path inside"
@@ -46,7 +61,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pull", choices=("always", "missing", "never"), default="missing", help="whether to look beyond the store"
     )
-    parser.add_argument("--plan", action="store_true", help="show what would be asked of the kernel, and do nothing")
     parser.add_argument("image", metavar="IMAGE", help="name or digest of an image, or `host`")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments instead of the image's"
@@ -117,29 +131,13 @@ def parse_network(value: str) -> Network:
 
 def run(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
-    from contain.engine import Engine, RunRequest
+    from contain.engine import Engine
 
     if options.detach and options.rm and options.plan:
         raise UsageError("--plan excludes -d", code="bad-arguments")
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
-    request = RunRequest(
-        image=options.image,
-        arguments=tuple(options.arguments),
-        entrypoint=options.entrypoint,
-        environment=parse_variables(options.env),
-        mounts=tuple(parse_volume(value) for value in options.volume),
-        working_directory=options.workdir,
-        user=options.user,
-        hostname=options.hostname,
-        name=options.name,
-        network=parse_network(options.network),
-        limits=parse_limits(options),
-        read_only=options.read_only,
-        terminal=options.tty,
-        interactive=options.interactive,
-        labels=parse_pairs(options.label, flag="--label"),
-    )
+    request = _parse_request(options)
     progress = TerminalProgress()
     with Engine.open(progress=progress) as engine:
         try:
@@ -156,6 +154,44 @@ def run(options: argparse.Namespace) -> int:
     if state.out_of_memory:
         sys.stderr.write(f"contain: {state.describe()}\n")
     return state.status
+
+
+def create(options: argparse.Namespace) -> int:
+    """Print the id of a container that ``contain start`` starts."""
+    from contain.engine import Engine
+
+    request = _parse_request(options)
+    progress = TerminalProgress()
+    with Engine.open(progress=progress) as engine:
+        try:
+            ready = engine.image(options.image, pull=options.pull)
+        finally:
+            progress.close()
+        sys.stdout.write(engine.create(request, ready, remove=options.rm) + "\n")
+    return 0
+
+
+def _parse_request(options: argparse.Namespace) -> RunRequest:
+    """What was asked, of a command line."""
+    from contain.engine import RunRequest
+
+    return RunRequest(
+        image=options.image,
+        arguments=tuple(options.arguments),
+        entrypoint=options.entrypoint,
+        environment=parse_variables(options.env),
+        mounts=tuple(parse_volume(value) for value in options.volume),
+        working_directory=options.workdir,
+        user=options.user,
+        hostname=options.hostname,
+        name=options.name,
+        network=parse_network(options.network),
+        limits=parse_limits(options),
+        read_only=options.read_only,
+        terminal=options.tty,
+        interactive=options.interactive,
+        labels=parse_pairs(options.label, flag="--label"),
+    )
 
 
 def add_exec_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,13 @@ from dataclasses import replace
 
 from contain.container.launch import Launched
 from contain.container.plan import HOST_ROOT, Workspace
-from contain.container.records import ContainerRecord, Records, ended, new_record, open_process
+from contain.container.records import ContainerRecord, Records, begun, ended, failed, new_record, open_process
+from contain.container.respecify import parse_spec
 from contain.container.run import ExitState, Running, finish, open_workspace, start
 from contain.container.streams import JoinedStreams, writer_to
 from contain.container.terminal import raw_mode, relay, write_all
 from contain.container.workspaces import memory_takes_attributes, sweep
-from contain.errors import Conflict, ContainError
+from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
 
@@ -65,10 +66,16 @@ class Log:
         return write
 
 
-def read_log(records: Records, record: ContainerRecord, *, follow: bool = False) -> Iterator[tuple[str, str]]:
-    """The pieces of a container's output as (stream, text), in order; with ``follow`` until it ends."""
+def read_log(
+    records: Records, record: ContainerRecord, *, follow: bool = False, from_now: bool = False
+) -> Iterator[tuple[str, str]]:
+    """The pieces of a container's output as (stream, text), in order; with ``follow`` until it ends, ``from_now`` without what is
+    there already."""
     path = records.place(record.container_id) / "log"
     position, rest = 0, ""
+    if from_now:
+        with contextlib.suppress(FileNotFoundError):
+            position = path.stat().st_size  # pieces are appended whole, so this is where one begins
     while True:
         alive = follow and records.is_held(record.container_id)
         try:
@@ -103,7 +110,7 @@ def _started(
     spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, stdio: tuple[int, int, int]
 ) -> Iterator[Running]:
     def note(process_id: int) -> None:
-        records.write(replace(record, state="running", process_id=process_id, started_seconds=time.time()))
+        records.update(record.container_id, lambda written: begun(written, process_id))
 
     with open_workspace(spec, home) as plain:
         # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
@@ -116,7 +123,7 @@ def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
     if record.remove:
         records.remove(record.container_id)
     else:
-        records.write(ended(replace(record, started_seconds=record.started_seconds), state))
+        records.update(record.container_id, lambda written: ended(written, state))
 
 
 @contextlib.contextmanager
@@ -161,50 +168,54 @@ def _supervise(
 
 def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool, interactive: bool) -> ExitState:
     """``contain run``: the caller's standard descriptors are the container's. Returns when it has ended."""
-    sweep(home)
     records = Records(store_home)
     record = new_record(spec, remove=remove)
-    held = records.create(record)
+    sweep(home)
+    return _foreground(spec, records, record, records.create(record), home, stdin=0 if interactive else None)
+
+
+def _foreground(
+    spec: ContainerSpec,
+    records: Records,
+    record: ContainerRecord,
+    held: int,
+    home: HostPath,
+    *,
+    stdin: int | None,
+) -> ExitState:
+    """Be the supervisor of a container that is held, until it has ended; then let go of it."""
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if spec.terminal:
             with _started(spec, records, record, home, (null, null, null)) as running:
                 launched = running.launched
                 assert launched.terminal is not None
-                with raw_mode(0) if interactive else contextlib.nullcontext():
+                with raw_mode(stdin) if stdin is not None else contextlib.nullcontext():
                     relay(
                         launched.terminal,
-                        stdin=0 if interactive else None,
+                        stdin=stdin,
                         stdout=1,
                         ended=lambda: True,
                         watch=launched.fileno(),
                     )
                 state = finish(running)
         else:
-            state = _supervise(spec, records, record, home, 0 if interactive else null, 1, 2, lambda: None)
+            state = _supervise(spec, records, record, home, null if stdin is None else stdin, 1, 2, lambda: None)
+        _end(records, record, state)
     except BaseException:
-        records.remove(record.container_id) if remove else _write_failed(records, record)
+        records.remove(record.container_id) if record.remove else _write_failed(records, record)
         raise
     finally:
         os.close(null)
         os.close(held)
-    _end(records, _latest(records, record), state)
     return state
-
-
-def _latest(records: Records, record: ContainerRecord) -> ContainerRecord:
-    with contextlib.suppress(ContainError):
-        return replace(records.find(record.container_id), details=record.details)
-    return record
 
 
 def _write_failed(records: Records, record: ContainerRecord) -> None:
     error = sys.exc_info()[1]
     status = getattr(error, "exit_status", 125)
-    with contextlib.suppress(OSError):
-        records.write(
-            replace(record, state="exited", status=status, finished_seconds=time.time(), reason=str(error).split("\n", 1)[0])
-        )
+    with contextlib.suppress(OSError, NotFound):
+        records.update(record.container_id, lambda written: failed(written, status, str(error).split("\n", 1)[0]))
 
 
 def _keep_only(*kept: int) -> None:
@@ -226,7 +237,11 @@ def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, r
     sweep(home)
     records = Records(store_home.absolute())
     record = new_record(spec, remove=remove)
-    held = records.create(record)
+    return _detached(spec, records, record, records.create(record), home)
+
+
+def _detached(spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath) -> str:
+    """Leave a supervisor behind for a container that is held."""
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -259,7 +274,7 @@ def _supervise_detached(spec: ContainerSpec, records: Records, record: Container
             os.close(ready)
 
         state = _supervise(spec, records, record, home, null, None, None, started)
-        _end(records, _latest(records, record), state)
+        _end(records, record, state)
     except BaseException as error:
         if record.remove:
             records.remove(record.container_id)
@@ -269,6 +284,103 @@ def _supervise_detached(spec: ContainerSpec, records: Records, record: Container
             os.write(ready, json.dumps({"message": str(error), "status": getattr(error, "exit_status", 125)}).encode())
     finally:
         os._exit(0)
+
+
+def create_container(spec: ContainerSpec, *, store_home: HostPath, remove: bool) -> str:
+    """``contain create``: a container on record that nobody has started yet; its id."""
+    records = Records(store_home)
+    record = new_record(spec, remove=remove)
+    os.close(records.create(record))
+    return record.container_id
+
+
+def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[ContainerSpec, int] | None:
+    """The spec of a container that does not run and a descriptor that holds it; None if it runs."""
+    if record.state == "running":
+        return None
+    spec = parse_spec(record.details)
+    if HOST_ROOT in spec.layers and record.state != "created":
+        raise NotSupported(
+            f"{record.name} stands on this machine's root: what it wrote went with its end, so it cannot be started again",
+            code="container-on-host",
+            remedy="make a new one with `contain run`",
+        )
+    gone = [layer for layer in spec.layers if not layer.is_dir()]
+    if gone:
+        raise NotFound(
+            f"the image of {record.name} ({record.image_name}) is not in the store any more",
+            code="layer-not-found",
+            remedy="make a new container of a new image",
+        )
+    held = records.hold(record.container_id)
+    if held is None:
+        latest = records.find(record.container_id)
+        if latest.state == "running":
+            return None
+        raise Conflict(f"container {record.name} is being started or removed by somebody else", code="container-busy")
+    return replace(spec, name=record.name), held
+
+
+def start_detached(records: Records, record: ContainerRecord, *, home: HostPath) -> None:
+    """``contain start``: the container runs again with what it wrote before and all its settings. Nothing if it runs.
+
+    Raises what the start raised, `Conflict`, `NotSupported` for a container on the host's root.
+    """
+    home = home.absolute()
+    sweep(home)
+    taken = _hold_to_start(records, record)
+    if taken is not None:
+        _detached(taken[0], records, record, taken[1], home)
+
+
+def start_foreground(records: Records, record: ContainerRecord, *, home: HostPath, interactive: bool) -> ExitState:
+    """``contain start -a``: the same on the caller's standard descriptors, until it has ended."""
+    sweep(home)
+    taken = _hold_to_start(records, record)
+    if taken is None:
+        raise UsageError(
+            f"container {record.name} runs already", code="container-running", remedy=f"contain attach --no-stdin {record.name}"
+        )
+    return _foreground(taken[0], records, record, taken[1], home, stdin=0 if interactive else None)
+
+
+def restart_container(
+    records: Records, record: ContainerRecord, *, home: HostPath, grace_seconds: float, number: int | None
+) -> None:
+    """``contain restart``: stop it if it runs, and start it."""
+    if record.remove:
+        raise NotSupported(
+            f"{record.name} was made with --rm and goes with its end: it cannot be restarted", code="restart-with-rm"
+        )
+    stop_container(records, record, grace_seconds=grace_seconds, number=number)
+    start_detached(records, records.find(record.container_id), home=home)
+
+
+def follow_output(records: Records, record: ContainerRecord, show: Callable[[str, str], None], *, signals: bool) -> int:
+    """``contain attach --no-stdin``: show what a running container prints from now on; its exit status. ``signals``: those that
+    this process gets are passed on."""
+    with open_forwarding(record) if signals else contextlib.nullcontext():
+        for stream, text in read_log(records, record, follow=True, from_now=True):
+            show(stream, text)
+    with contextlib.suppress(NotFound):
+        return records.find(record.container_id).status or 0
+    return 0  # it was made with --rm, and its status is gone
+
+
+@contextlib.contextmanager
+def open_forwarding(record: ContainerRecord) -> Iterator[None]:
+    """Pass signals of this process on to a container's first process."""
+
+    def forward(number: int, _: object) -> None:
+        with contextlib.suppress(Conflict):
+            signal_container(record, number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def signal_container(record: ContainerRecord, number: int) -> None:
@@ -286,12 +398,16 @@ def signal_container(record: ContainerRecord, number: int) -> None:
         os.close(process)
 
 
-def stop_container(records: Records, record: ContainerRecord, *, grace_seconds: float = GRACE_SECONDS) -> None:
-    """``contain stop``: the image's stop signal, then SIGKILL after the grace time. Nothing if it does not run."""
+def stop_container(
+    records: Records, record: ContainerRecord, *, grace_seconds: float = GRACE_SECONDS, number: int | None = None
+) -> None:
+    """``contain stop``: the container's stop signal or another one, then SIGKILL after the grace time (below 0: never). Nothing if
+    it does not run."""
     if record.state != "running":
         return
-    signal_container(record, record.stop_signal)
-    if wait_until_ended(records, record, grace_seconds):
+    with contextlib.suppress(Conflict):  # it may end at this very moment
+        signal_container(record, record.stop_signal if number is None else number)
+    if wait_until_ended(records, record, grace_seconds if grace_seconds >= 0 else None):
         return
     with contextlib.suppress(Conflict):
         signal_container(record, signal.SIGKILL)
@@ -320,4 +436,15 @@ def remove_container(records: Records, record: ContainerRecord, *, force: bool) 
         with contextlib.suppress(Conflict):
             signal_container(record, signal.SIGKILL)
         wait_until_ended(records, record, GRACE_SECONDS)
-    records.remove(record.container_id)
+    try:
+        held = records.hold(record.container_id)
+    except NotFound:
+        return  # made with --rm, or removed by somebody else
+    if held is None:
+        raise Conflict(
+            f'cannot remove container "/{record.name}": it is being started or removed by somebody else', code="container-busy"
+        )
+    try:
+        records.remove(record.container_id)
+    finally:
+        os.close(held)

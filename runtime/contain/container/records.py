@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _ADJECTIVES = (
     "amber brave calm clever eager fair gentle keen lively lucid merry noble quick quiet ready sharp steady sunny warm wise"
 )
 _NOUNS = "badger beaver crane falcon finch fox hare heron ibis lark lynx marten otter owl raven robin seal stork swift wren"
+
+_LOOKS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,31 @@ def ended(record: ContainerRecord, state: ExitState) -> ContainerRecord:
     )
 
 
+def no_such_container(text: str) -> NotFound:
+    """In Docker's words."""
+    return NotFound(f"No such container: {text}", code="no-such-container", remedy="`contain ps -a` lists them")
+
+
+def begun(record: ContainerRecord, process_id: int) -> ContainerRecord:
+    """The record once its first process is there; nothing is left of a run before."""
+    return replace(
+        record,
+        state="running",
+        process_id=process_id,
+        started_seconds=time.time(),
+        finished_seconds=None,
+        status=None,
+        signal=None,
+        out_of_memory=False,
+        reason="",
+    )
+
+
+def failed(record: ContainerRecord, status: int, reason: str) -> ContainerRecord:
+    """The record of a container whose program could not be started."""
+    return replace(record, state="exited", process_id=None, status=status, finished_seconds=time.time(), reason=reason)
+
+
 class Records:
     """The directory of containers."""
 
@@ -151,13 +178,7 @@ class Records:
     def create(self, record: ContainerRecord) -> int:
         """Claim the name and make the directory; a descriptor that holds it. `Conflict` if the name is taken."""
         with self._naming():
-            for other in self.all():
-                if other.name == record.name:
-                    raise Conflict(
-                        f'Conflict. The container name "/{record.name}" is already in use by container "{other.container_id}".',
-                        code="name-in-use",
-                        remedy=f"remove it (contain rm {record.name}) or use another name",
-                    )
+            self._verify_free(record.name)
             place = self.place(record.container_id)
             place.mkdir(mode=0o700)
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -200,13 +221,69 @@ class Records:
             os.close(descriptor)
         return False
 
-    def _load(self, path: Path) -> ContainerRecord | None:
+    def hold(self, container_id: str) -> int | None:
+        """Become the container's supervisor: a descriptor that holds it, or None where somebody else is. Raises `NotFound`."""
+        for attempt in range(_LOOKS):  # who only looks holds it for a moment, too
+            try:
+                descriptor = os.open(self.place(container_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise no_such_container(container_id) from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.place(container_id))):
+                    return descriptor
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(descriptor)
+            time.sleep(0.001 * attempt)
+        return None
+
+    def update(self, container_id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
+        """Change what is written of a container, as it is at this moment; nobody else writes meanwhile. Raises `NotFound`."""
+        place = self.place(container_id)
+        try:
+            descriptor = os.open(place / "writing", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            raise no_such_container(container_id) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            written = self._read(place)
+            if written is None:
+                raise no_such_container(container_id)
+            changed = change(written)
+            self.write(changed)
+        finally:
+            os.close(descriptor)
+        return changed
+
+    def rename(self, record: ContainerRecord, name: str) -> None:
+        """Give a container another name. `Conflict` if that is taken, also by itself."""
+        with self._naming():
+            self._verify_free(name)
+            self.update(record.container_id, lambda written: replace(written, name=name))
+
+    def _verify_free(self, name: str) -> None:
+        for other in self.all():
+            if other.name == name:
+                raise Conflict(
+                    f'Conflict. The container name "/{name}" is already in use by container "{other.container_id}".',
+                    code="name-in-use",
+                    remedy=f"remove it (contain rm {name}) or use another name",
+                )
+
+    @staticmethod
+    def _read(path: Path) -> ContainerRecord | None:
         try:
             value = json.loads((path / "record.json").read_text())
-            record = ContainerRecord(**{**value, "arguments": tuple(value["arguments"])})
+            return ContainerRecord(**{**value, "arguments": tuple(value["arguments"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        if record.state in ("running", "created") and not self.is_held(record.container_id):
+
+    def _load(self, path: Path) -> ContainerRecord | None:
+        record = self._read(path)
+        if record is None:
+            return None
+        if record.state == "running" and not self.is_held(record.container_id):
             return replace(record, state="dead", process_id=None, reason="its supervisor is gone")
         return record
 
@@ -231,7 +308,7 @@ class Records:
                 f"several containers have an id that begins with {text}", code="ambiguous-id", remedy="write more of it"
             )
         if not found:
-            raise NotFound(f"No such container: {text}", code="no-such-container", remedy="`contain ps -a` lists them")
+            raise no_such_container(text)
         return found[0]
 
     def remove(self, container_id: str) -> None:

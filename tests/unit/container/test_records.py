@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from contain.container.records import Records, ended, new_record, open_process
+from contain.container.records import Records, begun, ended, new_record, open_process
+from contain.container.respecify import parse_spec
 from contain.container.run import ExitState, exit_state, new_container_id, render_hosts
 from contain.errors import Conflict, NotFound
 from contain.linux.cgroups import CgroupCounters
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, Network, Tmpfs
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, MemoryFile, Network, Tmpfs
 
 
 def spec(**changes: Any) -> ContainerSpec:
@@ -103,11 +104,60 @@ def test_without_a_supervisor_a_running_container_is_dead(records: Records) -> N
     held = records.create(record)
     assert records.find("web").state == "created"
     assert records.is_held(record.container_id)
+    records.update(record.container_id, lambda written: begun(written, 1))
     os.close(held)
     found = records.find("web")
     assert (found.state, found.process_id) == ("dead", None)
     with pytest.raises(Conflict, match="is not running"):
         open_process(found)
+
+
+def test_what_two_write_of_one_container_is_both_kept(records: Records) -> None:
+    identifier = make(records)
+    before = records.find(identifier)
+    records.rename(before, "renamed")
+    records.update(identifier, lambda written: ended(written, ExitState(status=3)))
+    found = records.find("renamed")
+    assert (found.container_id, found.state, found.status) == (identifier, "exited", 3)
+
+
+def test_a_new_name_is_free_or_refused(records: Records) -> None:
+    make(records, name="first")
+    second = make(records, name="second")
+    for taken in ("first", "second"):
+        with pytest.raises(Conflict, match=f'The container name "/{taken}" is already in use'):
+            records.rename(records.find(second), taken)
+    assert records.find(second).name == "second"
+
+
+def test_only_one_can_hold_a_container(records: Records) -> None:
+    identifier = make(records)
+    held = records.hold(identifier)
+    assert held is not None
+    assert records.hold(identifier) is None
+    os.close(held)
+    records.remove(identifier)
+    with pytest.raises(NotFound):
+        records.hold(identifier)
+
+
+def test_a_record_holds_all_that_a_container_was_made_with(records: Records) -> None:
+    mounts = (
+        Bind(source=Path("/src"), target=PurePosixPath("/dst"), read_only=True),
+        CopyOnWrite(sources=(Path("/a"), Path("/b")), target=PurePosixPath("/c")),
+        Tmpfs(target=PurePosixPath("/t"), size_bytes=5),
+    )
+    limits = Limits(memory_bytes=1 << 30, cpus=1.5, pids=None)
+    made = spec(mounts=mounts, limits=limits, upper=Path("/upper"), extra_hosts=(("a", "10.0.0.1"),))
+    record = new_record(made, remove=False)
+    os.close(records.create(record))
+    assert parse_spec(records.find("web").details) == made
+
+
+def test_a_container_with_a_secret_cannot_be_made_again_from_its_record(records: Records) -> None:
+    record = new_record(spec(mounts=(MemoryFile(target=PurePosixPath("/s"), content=b"secret"),)), remove=False)
+    with pytest.raises(Conflict, match="cannot be started again"):
+        parse_spec(record.details)
 
 
 def test_a_container_that_ended_stays_ended(records: Records) -> None:

@@ -1,0 +1,112 @@
+"""``contain start``, ``restart``, ``rename``, ``attach``: containers that are on record already."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from contain.cli.containers import each_container
+from contain.errors import NotSupported, UsageError
+
+
+def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-a", "--attach", action="store_true", help="show its output, and end with its exit status")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on, and show its output")
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def start(options: argparse.Namespace) -> int:
+    """As it was made, with what it wrote before."""
+    from contain.container.lifecycle import start_detached, start_foreground
+    from contain.engine import Engine
+
+    attached = options.attach or options.interactive
+    if attached and len(options.containers) > 1:
+        raise UsageError("you cannot start and attach multiple containers at once", code="bad-arguments")
+    with Engine.open() as engine:
+        records = engine.records
+        if attached:
+            record = records.find(options.containers[0])
+            return start_foreground(records, record, home=engine.run_home, interactive=options.interactive).status
+        return each_container(
+            options.containers, lambda name: start_detached(records, records.find(name), home=engine.run_home)
+        )
+
+
+def add_restart_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    from contain.cli.containers import add_grace_arguments
+
+    add_grace_arguments(parser)
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def restart(options: argparse.Namespace) -> int:
+    """Stop it if it runs, and start it."""
+    from contain.cli.containers import parse_grace
+    from contain.container.lifecycle import restart_container
+    from contain.engine import Engine
+
+    seconds, number = parse_grace(options)
+    with Engine.open() as engine:
+        records, home = engine.records, engine.run_home
+        return each_container(
+            options.containers,
+            lambda name: restart_container(records, records.find(name), home=home, grace_seconds=seconds, number=number),
+        )
+
+
+def add_rename_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two names."""
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("name", metavar="NEW_NAME")
+
+
+def rename(options: argparse.Namespace) -> int:
+    """Its host name and id stay."""
+    from contain.container.resolve import check_name
+    from contain.engine import Engine
+
+    if not options.name:
+        raise UsageError("neither old nor new names may be empty", code="bad-container-name")
+    with Engine.open() as engine:
+        engine.records.rename(engine.records.find(options.container), check_name(options.name))
+    return 0
+
+
+def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("--no-stdin", action="store_true", help="do not pass standard input on (must be given)")
+    parser.add_argument("--sig-proxy", action="store_true", default=True, help="pass signals on (default)")
+    parser.add_argument("--no-sig-proxy", dest="sig_proxy", action="store_false", help=argparse.SUPPRESS)
+    parser.add_argument("container", metavar="CONTAINER")
+
+
+def attach(options: argparse.Namespace) -> int:
+    """What it prints from now on; ends with its exit status."""
+    from contain.container.lifecycle import follow_output
+    from contain.engine import Engine
+
+    if not options.no_stdin:
+        raise NotSupported(
+            "attach without --no-stdin: standard input of a running container cannot be reached yet",
+            code="flag-not-supported",
+            remedy="give --no-stdin, or run one more program in it with `contain exec -it`",
+        )
+    with Engine.open() as engine:
+        records = engine.records
+        record = records.find(options.container)
+        if record.state != "running":
+            raise UsageError(
+                "You cannot attach to a stopped container, start it first",
+                code="not-running",
+                remedy=f"contain start {record.name}",
+            )
+
+        def show(stream: str, text: str) -> None:
+            target = sys.stderr if stream == "stderr" else sys.stdout
+            target.write(text)
+            target.flush()
+
+        return follow_output(records, record, show, signals=options.sig_proxy)

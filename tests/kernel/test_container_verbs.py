@@ -1,0 +1,180 @@
+"""Containers that are made, started, stopped, started again, looked into and renamed, each command a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="starts containers: needs root"),
+]
+
+
+class Contain:
+    """``contain`` with a home of its own and an image named ``small``."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "CONTAIN_HOME": str(home), "LC_ALL": "C.UTF-8"}
+
+    def __call__(self, *words: str, status: int = 0, **options: Any) -> str:
+        """Standard output; or, where another exit status than 0 is expected, both outputs."""
+        done = self.try_(*words, **options)
+        assert done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
+        return done.stdout + (done.stderr if status else "")
+
+    def try_(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"text": True, "stdin": None if "input" in options else subprocess.DEVNULL, **options}
+        options = {name: value for name, value in options.items() if value is not None}
+        command = [sys.executable, "-m", "contain.cli.main", *words]
+        return subprocess.run(command, capture_output=True, timeout=40, env=self.environment, check=False, **options)
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "contain.cli.main", *words]
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("container", "inspect", name))[0]
+        return found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Iterator[Contain]:
+    directory = tmp_path_factory.mktemp("verbs")
+    made = Contain(directory / "home")
+    archive = directory / "small.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(small_tree, arcname=".")
+    made("import", str(archive), "small")
+    yield made
+    assert os.listdir(made.home / "run/work") == []
+
+
+@pytest.fixture
+def contain(shared: Contain) -> Iterator[Contain]:
+    """Every container of the test is removed after it."""
+    yield shared
+    names = [name for name in os.listdir(shared.home / "containers") if len(name) == 64]
+    if names:
+        shared("rm", "-f", *names)
+
+
+def wait_for(process: subprocess.Popen[bytes], text: bytes) -> None:
+    """Until a program has printed this."""
+    assert process.stdout is not None
+    seen = b""
+    while text not in seen:
+        ready, _, _ = select.select([process.stdout], [], [], 20)
+        data = os.read(process.stdout.fileno(), 4096) if ready else b""
+        assert data, seen
+        seen += data
+
+
+def test_a_stopped_container_starts_again_with_what_it_wrote_and_its_settings(contain: Contain) -> None:
+    contain("run", "--name", "web", "-e", "A=b", "-h", "box", "small", "sh", "-c", "echo $A $(hostname) >>/kept; cat /kept")
+    assert contain("start", "-a", "web") == "b box\nb box\n"
+    assert contain("start", "web") == "web\n"
+    assert contain("wait", "web") == "0\n"
+    assert contain("logs", "web") == "b box\n" * 6
+
+
+def test_a_container_is_made_first_and_started_later(contain: Contain) -> None:
+    identifier = contain("create", "--name", "later", "-i", "small", "sh", "-c", "cat; exit 7").strip()
+    assert contain.inspect("later")["State"]["Status"] == "created"
+    assert contain("wait", "later") == "0\n"
+    assert contain("ps", "-aq", "--no-trunc").strip() == identifier
+    assert contain("start", "-ai", "later", status=7, input="typed\n") == "typed\n"
+    assert contain.inspect(identifier)["State"]["ExitCode"] == 7
+
+
+def test_to_start_what_runs_changes_nothing(contain: Contain) -> None:
+    contain("run", "-d", "--name", "web", "small", "sleep", "1000")
+    before = contain.inspect("web")["State"]
+    assert contain("start", "web") == "web\n"
+    assert contain.inspect("web")["State"] == before
+    assert "runs already" in contain("start", "-a", "web", status=1)
+
+
+def test_many_that_start_one_container_at_once_start_it_once(contain: Contain) -> None:
+    contain("create", "--name", "one", "small", "sh", "-c", "echo started >>/kept; sleep 1000")
+    processes = [contain.start("start", "one") for _ in range(4)]
+    said = [process.communicate(timeout=40)[1] for process in processes]
+    assert 0 in [process.returncode for process in processes]
+    assert all(b"container-busy" in text or b"by somebody else" in text or not text for text in said), said
+    assert contain("exec", "one", "cat", "/kept") == "started\n"
+
+
+def test_restart_stops_and_starts(contain: Contain) -> None:
+    program = "echo up >>/kept; trap 'echo end >>/kept; exit 3' USR1; sleep 1000 & wait"
+    contain("run", "-d", "--name", "web", "small", "sh", "-c", program)
+    first = contain.inspect("web")["State"]["Pid"]
+    while contain("exec", "web", "cat", "/kept") != "up\n":
+        pass
+    assert contain("restart", "-s", "USR1", "web") == "web\n"
+    assert contain.inspect("web")["State"]["Pid"] not in (0, first)
+    assert contain("exec", "web", "head", "-n2", "/kept") == "up\nend\n"
+    contain("kill", "web")
+    contain("wait", "web")
+    contain("restart", "web")
+    assert contain.inspect("web")["State"]["Running"]
+
+
+def test_a_container_that_goes_with_its_end_is_not_restarted(contain: Contain) -> None:
+    contain("run", "-d", "--rm", "--name", "web", "small", "sleep", "1000")
+    assert "made with --rm" in contain("restart", "web", status=1)
+    assert contain.inspect("web")["State"]["Running"]
+
+
+def test_a_container_on_the_hosts_root_is_not_started_again_empty(contain: Contain) -> None:
+    contain("run", "--name", "on-host", "host", "true")
+    assert "what it wrote went with its end" in contain("start", "on-host", status=1)
+
+
+def test_a_program_that_cannot_be_started_is_told_at_every_start(contain: Contain) -> None:
+    contain("create", "--name", "broken", "small", "/nope")
+    for _ in range(2):
+        assert '"/nope"' in contain("start", "broken", status=1)
+        assert contain.inspect("broken")["State"]["ExitCode"] == 127
+    contain("start", "-a", "broken", status=127)
+
+
+def test_a_renamed_container_goes_on_under_its_new_name(contain: Contain) -> None:
+    contain("run", "-d", "--name", "old", "small", "sleep", "1000")
+    contain("run", "-d", "--name", "other", "small", "sleep", "1000")
+    assert contain("rename", "old", "new") == ""
+    assert "No such container: old" in contain("logs", "old", status=1)
+    assert 'The container name "/other" is already in use' in contain("rename", "new", "other", status=1)
+    assert "Invalid container name" in contain("rename", "new", "a b", status=1)
+    contain("kill", "new")
+    contain("wait", "new")
+    assert contain.inspect("new")["Name"] == "new"
+    assert contain.inspect("new")["State"]["ExitCode"] == 137
+
+
+def test_attach_shows_what_is_printed_from_now_on_and_ends_with_the_status(contain: Contain) -> None:
+    program = "echo before; trap 'echo asked; exit 9' INT; while :; do echo tick; sleep 0.1; done"
+    contain("run", "-d", "--name", "web", "small", "sh", "-c", program)
+    while "tick" not in contain("logs", "web"):
+        pass
+    attached = contain.start("attach", "--no-stdin", "web")
+    wait_for(attached, b"tick")
+    attached.send_signal(signal.SIGINT)  # passed on
+    out, _ = attached.communicate(timeout=20)
+    assert (b"before" in out, b"asked" in out, attached.returncode) == (False, True, 9)
+    assert "cannot attach to a stopped container" in contain("attach", "--no-stdin", "web", status=1)
+
+
+def test_attach_with_standard_input_is_refused_by_name(contain: Contain) -> None:
+    contain("run", "-d", "--name", "web", "small", "sleep", "1000")
+    assert "attach without --no-stdin" in contain("attach", "web", status=1)
