@@ -12,6 +12,7 @@ from contain.store.layers import Layers
 from contain.values import dataclass
 
 _BATCH = 500
+_WAITING = 20_000  # in a transaction each, every few hundred would wait for the disk, and for what else is on its way to it
 _SETTLED_NS = 100_000_000
 _SETTLED_COARSE_NS = 2_000_000_000
 _USED_AGAIN_SECONDS = 3600
@@ -167,7 +168,7 @@ class FileDigests:
         if time.time_ns() - newest < (_SETTLED_COARSE_NS if coarse else _SETTLED_NS):
             return
         self._new[(found.st_dev, found.st_ino)] = (found.st_ctime_ns, found.st_mtime_ns, found.st_size, digest)
-        if len(self._new) >= _BATCH:
+        if len(self._new) >= _WAITING:
             self.flush()
 
     def lookup_directories(self, states: Sequence[bytes]) -> dict[bytes, bytes]:

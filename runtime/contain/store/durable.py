@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -61,6 +62,15 @@ def fsync_directory(path: HostPath | str) -> None:
         os.close(descriptor)
 
 
+def fsync_file(path: HostPath | str) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_file_system(path: HostPath | str) -> None:
     """syncfs(2): everything written to this file system so far is durable. One call instead of an fsync for each of
     thousands of files."""
@@ -71,6 +81,28 @@ def sync_file_system(path: HostPath | str) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def syncing_file_system(path: HostPath | str) -> Iterator[None]:
+    """`sync_file_system` of all that was written before the block, while the block runs; done when it is left, and so is its thread.
+    Its error is raised then."""
+    failed: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            sync_file_system(path)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=sync, name="syncfs")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def spread_apart(path: HostPath | str) -> None:

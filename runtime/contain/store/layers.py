@@ -7,6 +7,7 @@ is thrown away.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,13 +15,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from contain.errors import IntegrityError, NotFound
 from contain.oci import canonical_json
 from contain.paths import HostPath
 from contain.progress import Progress
-from contain.store.durable import explained, fsync_directory, remove_tree, sync_file_system
+from contain.store.durable import explained, fsync_directory, fsync_file, remove_tree, sync_file_system, syncing_file_system
 from contain.store.layout import Layout, hex_of
 from contain.store.rooted import Root
 from contain.store.rootview import RootView
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS = 600
 _REPORT_BYTES = 4 << 20
 _HEAD_BYTES = 4096
+_SYNCED_EARLY_BYTES = 2 << 20  # less is on the disk as soon as it is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,13 @@ class CommittedLayer:
 
     diff_id: str
     size_bytes: int
+
+
+class Publish(Protocol):
+    """Makes a finished directory a layer. ``synced``: its tree is on the disk already."""
+
+    def __call__(self, diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, synced: bool = False, /) -> None:
+        """Do it."""
 
 
 class Layers:
@@ -79,15 +88,19 @@ class Layers:
         return dict(json.loads((self.path(diff_id) / "layer.json").read_bytes()))
 
     @contextmanager
-    def _new(self) -> Iterator[tuple[HostPath, Callable[[str, int, bool, bool], None]]]:
-        """A directory that becomes a layer when the second value is called: (diff_id, size, canonical, root entry)."""
+    def _new(self) -> Iterator[tuple[HostPath, Publish]]:
+        """A directory that becomes a layer when the second value is called."""
         with self._layout.scratch("layer") as work, explained(self._layout.layers):
 
-            def publish(diff_id: str, size_bytes: int, canonical: bool, root_entry: bool) -> None:
+            def publish(diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, synced: bool = False) -> None:
                 record = {"diff_id": diff_id, "size_bytes": size_bytes, "canonical": canonical, "root_entry": root_entry}
                 (work / "layer.json").write_bytes(canonical_json(record))
                 os.chmod(work, 0o700)
-                sync_file_system(work)
+                if synced:
+                    fsync_file(work / "layer.json")
+                    fsync_directory(work)
+                else:
+                    sync_file_system(work)
                 with self._layout.collection_barrier(collecting=False):
                     try:
                         os.rename(work, self.path(diff_id))
@@ -176,7 +189,7 @@ class Layers:
         work: HostPath,
         lower: Sequence[HostPath],
         epoch_seconds: int,
-        publish: Callable[[str, int, bool, bool], None],
+        publish: Publish,
         *,
         empty_is_none: bool = False,
     ) -> CommittedLayer | None:
@@ -187,11 +200,16 @@ class Layers:
             if empty_is_none and not result.changed:
                 return None
             digest, size_bytes = hashlib.sha256(), 0
-            for data in canonical_tar(root, root_entry=result.root_entry):
-                digest.update(data)
-                size_bytes += len(data)
+            with contextlib.ExitStack() as stack:
+                syncing = False
+                for data in canonical_tar(root, root_entry=result.root_entry):
+                    digest.update(data)
+                    size_bytes += len(data)
+                    if size_bytes > _SYNCED_EARLY_BYTES and not syncing:
+                        stack.enter_context(syncing_file_system(work))  # only reading is left to do with the tree
+                        syncing = True
         committed = CommittedLayer(diff_id="sha256:" + digest.hexdigest(), size_bytes=size_bytes)
-        publish(committed.diff_id, size_bytes, True, result.root_entry)
+        publish(committed.diff_id, size_bytes, True, result.root_entry, syncing)
         return committed
 
     def _commit_from_elsewhere(
@@ -200,7 +218,7 @@ class Layers:
         work: HostPath,
         lower: Sequence[HostPath],
         epoch_seconds: int,
-        publish: Callable[[str, int, bool, bool], None],
+        publish: Publish,
     ) -> CommittedLayer | None:
         """An upper directory on another file system: rework it there, and unpack its archive here."""
         from contain.store.commit import canonicalise
