@@ -390,10 +390,11 @@ def test_a_proxy_is_no_part_of_the_cache_and_a_declared_argument_is(tmp_path: Pa
     """testBuiltinArgs."""
     text = (
         "FROM busybox AS build\nARG FOO\nARG BAR\nARG BAZ=bazcontent\n"
-        "RUN echo -n $HTTP_PROXY::$NO_PROXY::$FOO::$BAR::$BAZ > /out\nFROM scratch\nCOPY --from=build /out /\n"
+        'RUN [ -z "$OTHER" ] && echo -n $HTTP_PROXY::$NO_PROXY::$FOO::$BAR::$BAZ > /out\n'
+        "FROM scratch\nCOPY --from=build /out /\n"
     )
     given = (
-        {"FOO": "foocontents", "http_proxy": "hpvalue", "NO_PROXY": "npvalue"},
+        {"FOO": "foocontents", "http_proxy": "hpvalue", "NO_PROXY": "npvalue", "OTHER": "undeclared"},
         {"FOO": "foocontents", "http_proxy": "hpvalue2"},
         {"FOO": "foocontents2", "http_proxy": "hpvalue2"},
     )

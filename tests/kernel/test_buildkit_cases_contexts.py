@@ -44,8 +44,9 @@ def write(directory: Path, files: Mapping[str, str]) -> Path:
 class Builder:
     """``contain build`` with a store of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
+        self.environment = environment
 
     def __call__(self, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         environment = {name: value for name, value in os.environ.items() if name not in ("CONTAIN_DEBUG", "SOURCE_DATE_EPOCH")}
@@ -54,7 +55,7 @@ class Builder:
             input=given,
             capture_output=True,
             timeout=120,
-            env={**environment, "CONTAIN_HOME": str(self.home), "LC_ALL": "C.UTF-8"},
+            env={**environment, "CONTAIN_HOME": str(self.home), "LC_ALL": "C.UTF-8", **self.environment},
             check=False,
         )
 
@@ -515,6 +516,17 @@ def test_the_time_is_that_of_the_image_its_history_and_its_files(
     with tarfile.open(fileobj=io.BytesIO(builder.run("build", "-q", *flags, "-o", "-", str(tmp_path)))) as archive:
         times = {member.mtime for member in archive if member.isfile()}
     assert times == {given or 1_700_000_001}
+
+
+def test_the_caller_s_variable_wins_over_the_dockerfile_and_is_the_argument(builder: Builder, tmp_path: Path) -> None:
+    """As buildx does it, which passes the variable on as a build argument."""
+    text = "ARG SOURCE_DATE_EPOCH=1700000001\nFROM busybox AS base\nARG SOURCE_DATE_EPOCH\n"
+    text += "RUN echo $SOURCE_DATE_EPOCH > /out\nFROM scratch\nCOPY --from=base /out /\n"
+    write(tmp_path, {"Dockerfile": text})
+    asking = Builder(builder.home, SOURCE_DATE_EPOCH="1700000002")
+    for by, seconds, created in ((builder, "1700000001", "22:13:21"), (asking, "1700000002", "22:13:22")):
+        assert by.tree(tmp_path) == {"out": f"{seconds}\n"}
+        assert by.config(tmp_path)["created"] == f"2023-11-14T{created}Z"
 
 
 def test_a_context_gives_no_time(builder: Builder, tmp_path: Path) -> None:

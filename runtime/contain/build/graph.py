@@ -190,6 +190,8 @@ def resolve_global_arguments(
             default = declaration.default
             if default is not None and declaration.name not in build_args:
                 default = expand(default, values.get, escape=dockerfile.escape, span=instruction.span_of(default))
+            if declaration.name == "SOURCE_DATE_EPOCH" and epoch_seconds is not None:
+                default = None  # the build's time is known by now, perhaps from the caller's variable
             values[declaration.name] = declare_argument(
                 declaration.name, default, given=build_args, inherited={}, before=values.get(declaration.name)
             )
