@@ -325,7 +325,7 @@ def test_a_full_disk_is_said_and_the_store_stays_valid(cli: CommandLine, small_t
     ], done.stdout  # fmt: skip
     for row in (rows[1], rows[4], rows[5]):
         assert row[2].startswith("Error: "), row
-        assert re.search("[Nn]o space left|disk is full|disk I/O", row[2]), row
+        assert re.search("[Nn]o space left|disk is full|disk of the store is full", row[2]), row
         assert "fault of contain" not in row[2]
         assert "Traceback" not in row[2]
 

@@ -189,12 +189,18 @@ def open_destination(destination: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = HostPath(destination)
+    path = HostPath(os.path.realpath(destination))
+    if path.is_dir():
+        raise UsageError(f"{destination} is a directory", code="bad-output", remedy="name a file, or use type=local")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("xb") as file:
-            yield file
-        aside.replace(path)
+        if path.exists() and not path.is_file():  # a pipe, a device: nothing takes its place
+            with path.open("wb") as file:
+                yield file
+        else:
+            with aside.open("xb") as file:
+                yield file
+            aside.replace(path)
     except OSError as error:
         raise HostError("the result cannot be written", path=str(path), errno=error.errno or 0, code="output-io") from error
     finally:

@@ -329,8 +329,11 @@ def _export(engine: Engine, request: BuildRequest, result: BuildResult, output: 
         from contain.archive.plan import FileFormat
 
         form = FileFormat.OCI if output.kind is OutputKind.OCI else FileFormat.DOCKER
-        with open_destination(output.destination) as out:
-            engine.save(names or (result.digest,), out, form=form)
+        if output.destination == "-":
+            with open_destination(output.destination) as out:
+                engine.save(names or (result.digest,), out, form=form)
+        else:
+            engine.save(names or (result.digest,), Path(output.destination), form=form)
     if output.push:
         for name in names:
             engine.push(name)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 
-from contain.cli.output import TerminalProgress
+from contain.cli.output import TerminalProgress, replace_file
 from contain.errors import ContainError
 
 _PLACES = "an environment of pyproject.toml, an image, `host`, or a file that `contain capture` wrote"
@@ -62,11 +62,8 @@ def capture(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.buffer.write(data)
         return 0
-    aside = f"{options.output}.{os.getpid()}.part"
     try:
-        with open(aside, "wb") as file:
-            file.write(data)
-        os.rename(aside, options.output)
+        replace_file(options.output, data)
     except OSError as error:
         raise ContainError(f"cannot write {options.output}: {error.strerror}", code="cannot-write") from error
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import Parser
-from contain.cli.output import TerminalProgress
+from contain.cli.output import TerminalProgress, replace_file
 from contain.errors import HostError, NotFound, NotSupported, UsageError
 
 if TYPE_CHECKING:
@@ -109,14 +109,8 @@ def _refuse_in_context(path: Path, request: BuildRequest) -> None:
 
 
 def _write_aside(path: Path, text: str) -> None:
-    """The old lock or the new one, whenever this is interrupted."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        replace_file(path, text.encode())
     except OSError as error:
         raise HostError(f"cannot write {path}", path=str(path), errno=error.errno or 0, code="output-io") from error
 

@@ -201,12 +201,19 @@ class Database:
             raise
         return version
 
+    def _has_no_room(self) -> bool:
+        """SQLite calls it an I/O error if its shared memory or journal cannot grow."""
+        try:
+            return os.statvfs(self.path.parent).f_bavail == 0
+        except OSError:
+            return False
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if "full" in str(error):
+            if "full" in str(error) or ("I/O error" in str(error) and self._has_no_room()):
                 raise HostError(
                     "the disk of the store is full; nothing was changed",
                     path=str(self.path),
