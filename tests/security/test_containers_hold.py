@@ -455,16 +455,17 @@ def test_cve_2024_9676_and_2026_47262_account_files_are_read_from_the_image_only
     spoil(image / "etc/passwd", outside)
     with pytest.raises(UsageError, match="no matching entries"):
         resolve_identity("intruder", (image,))
-    assert resolve_identity("1000", (image,)) == Identity(user_id=1000, group_id=0)
+    assert resolve_identity("1000", (image,)) == Identity(user_id=1000, group_id=0, groups=(0,))
 
 
 def test_cve_2022_36109_supplementary_groups_are_the_images(ground: Ground) -> None:
+    """And the primary group is among them: who gives it up (setgid(2)) must not reach what is denied to that group."""
     os.setgroups([0, 4, 27])
     try:
         outcome = ground.run("cat", "/proc/self/status", identity=resolve_identity("worker", (ground.tree,)))
     finally:
         os.setgroups([0])
-    assert next(line for line in outcome.out.splitlines() if line.startswith("Groups:")).split() == ["Groups:", "2000"]
+    assert next(line for line in outcome.out.splitlines() if line.startswith("Groups:")).split() == ["Groups:", "1000", "2000"]
 
 
 # -- 15 to 18 ------------------------------------------------------------------------------------------------------------------
