@@ -178,3 +178,70 @@ def test_attach_shows_what_is_printed_from_now_on_and_ends_with_the_status(conta
 def test_attach_with_standard_input_is_refused_by_name(contain: Contain) -> None:
     contain("run", "-d", "--name", "web", "small", "sleep", "1000")
     assert "attach without --no-stdin" in contain("attach", "web", status=1)
+
+
+def test_a_paused_container_stands_still_until_it_goes_on(contain: Contain) -> None:
+    contain("run", "-d", "--name", "web", "small", "sh", "-c", "while :; do echo tick; (true); done")
+    while "tick" not in contain("logs", "web"):
+        pass
+    assert contain("pause", "web") == "web\n"
+    assert (contain.inspect("web")["State"]["Status"], "(Paused)" in contain("ps")) == ("paused", True)
+    first = contain("logs", "web")
+    first = contain("logs", "web")  # what was under way has arrived
+    assert contain("logs", "web") == first
+    assert "is already paused" in contain("pause", "web", status=1)
+    assert "unpause the container before exec" in contain("exec", "web", "true", status=1)
+    assert contain("unpause", "web") == "web\n"
+    assert "is not paused" in contain("unpause", "web", status=1)
+    while len(contain("logs", "web")) <= len(first):
+        pass
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill", "rm"])
+def test_a_paused_container_can_be_ended_and_leaves_nothing(contain: Contain, verb: str) -> None:
+    identifier = contain("run", "-d", "--name", "web", "small", "sleep", "1000").strip()
+    contain("pause", "web")
+    contain(verb, *(("-f",) if verb == "rm" else ("-s", "KILL") if verb == "kill" else ("-t", "0")), "web")
+    if verb != "rm":
+        assert contain("wait", "web") == "137\n"
+    assert "is not running" in contain("pause", "web", status=1) or verb == "rm"
+    assert [place for place, _, _ in os.walk("/sys/fs/cgroup") if identifier in place] == []
+
+
+def test_a_paused_container_whose_supervisor_was_killed_does_not_stay(contain: Contain) -> None:
+    supervisor = contain.start("run", "--name", "web", "small", "sh", "-c", "echo up; sleep 1000")
+    wait_for(supervisor, b"up")
+    contain("pause", "web")
+    identifier = contain.inspect("web")["Id"]
+    supervisor.kill()
+    supervisor.communicate(timeout=20)
+    assert contain.inspect("web")["State"]["Status"] == "dead"
+    contain("run", "--rm", "small", "true")  # sweeps
+    assert [place for place, _, _ in os.walk("/sys/fs/cgroup") if identifier in place] == []
+    assert contain("start", "web") == "web\n"
+
+
+def test_top_shows_the_containers_processes_only(contain: Contain) -> None:
+    contain("run", "-d", "--name", "web", "-u", "1000", "small", "sh", "-c", "sleep 1234 & sleep 1235; true")
+    while len(rows := contain("top", "web").splitlines()) < 4:
+        pass
+    assert rows[0].split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    assert int(rows[1].split()[1]) == contain.inspect("web")["State"]["Pid"]
+    assert sorted(row.split(None, 7)[7] for row in rows[2:]) == ["sleep 1234", "sleep 1235"]
+    assert "top with options of ps (-x)" in contain("top", "web", "-x", status=1)
+    contain("kill", "web")
+    contain("wait", "web")
+    assert "is not running" in contain("top", "web", status=1)
+
+
+def test_stats_shows_what_a_container_uses(contain: Contain) -> None:
+    contain("run", "-d", "--name", "busy", "small", "sh", "-c", "while :; do :; done")
+    contain("run", "-d", "--name", "idle", "-m", "64m", "small", "sleep", "1000")
+    template = "{{.Name}} {{.CPUPerc}} {{.PIDs}} {{.MemUsage}}"
+    found = {row.split()[0]: row.split() for row in contain("stats", "--no-stream", "--format", template).splitlines()}
+    assert float(found["busy"][1].rstrip("%")) > 5 > float(found["idle"][1].rstrip("%"))
+    assert (found["busy"][2], found["idle"][2], found["idle"][5]) == ("1", "1", "64MiB")
+    assert contain("stats", "--no-stream").splitlines()[0].split("   ")[:2] == ["CONTAINER ID", "NAME"]
+    contain("stop", "-t", "0", "idle")
+    assert contain("stats", "--no-stream", "--format", "{{.MemUsage}}", "idle") == "0B / 0B\n"
+    assert "stats without --no-stream" in contain("stats", status=1)

@@ -60,6 +60,10 @@ COMMANDS = {
         module="lifecycle", function="attach", summary="Show what a container prints from now on", group=_CONTAINERS
     ),
     "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
+    "pause": Command(module="processes", function="pause", summary="Hold all processes of containers still", group=_CONTAINERS),
+    "unpause": Command(module="processes", function="unpause", summary="Let paused containers go on", group=_CONTAINERS),
+    "top": Command(module="processes", function="top", summary="The processes of a container", group=_CONTAINERS),
+    "stats": Command(module="processes", function="stats", summary="What containers use", group=_CONTAINERS),
     "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
     "inspect": Command(
         module="containers", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS

@@ -35,8 +35,12 @@ def each_container(names: list[str], action: Callable[[str], None]) -> int:
 
 
 def _status(record: ContainerRecord) -> str:
+    from contain.container.processes import is_paused
+
     now = time.time()
     match record.state:
+        case "running" if record.started_seconds and is_paused(record):
+            return f"Up {render_age(now - record.started_seconds)} (Paused)"
         case "running" if record.started_seconds:
             return f"Up {render_age(now - record.started_seconds)}"
         case "exited":
@@ -137,6 +141,9 @@ def _describe(engine: Engine, name: str, kind: str | None) -> dict[str, object]:
 
 
 def _describe_container(record: ContainerRecord) -> dict[str, object]:
+    from contain.container.processes import is_paused
+
+    paused = is_paused(record)
     return {
         "Id": record.container_id,
         "Name": record.name,
@@ -144,8 +151,9 @@ def _describe_container(record: ContainerRecord) -> dict[str, object]:
         "Image": record.image_digest,
         "ImageName": record.image_name,
         "State": {
-            "Status": record.state,
+            "Status": "paused" if paused else record.state,
             "Running": record.state == "running",
+            "Paused": paused,
             "Pid": record.process_id or 0,
             "ExitCode": record.status,
             "Signal": record.signal,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from contain.cli.arguments import parse_pairs
 from contain.cli.output import TerminalProgress
 from contain.declared import parse_size_bytes
-from contain.errors import NotSupported, UsageError
+from contain.errors import Conflict, NotSupported, UsageError
 from contain.paths import ContainerPath
 from contain.spec import DEFAULT_PIDS_LIMIT, Bind, Limits, Mount, Network
 
@@ -209,6 +209,7 @@ def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
 def exec_(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
     from contain.container.execute import execute
+    from contain.container.processes import is_paused
     from contain.engine import Engine
 
     if not options.arguments:
@@ -217,6 +218,12 @@ def exec_(options: argparse.Namespace) -> int:
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
     with Engine.open() as engine:
         record = engine.records.find(options.container)
+        if is_paused(record):
+            raise Conflict(
+                f"Container {record.name} is paused, unpause the container before exec",
+                code="paused",
+                remedy=f"contain unpause {record.name}",
+            )
         request = engine.specify_exec(
             record,
             options.arguments,

@@ -24,6 +24,7 @@ from contain.container.streams import JoinedStreams, writer_to
 from contain.container.terminal import raw_mode, relay, write_all
 from contain.container.workspaces import memory_takes_attributes, sweep
 from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
+from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
 
@@ -115,8 +116,11 @@ def _started(
     with open_workspace(spec, home) as plain:
         # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
         spec, workspace = _workspace_of(spec, replace(plain, volatile=record.remove))
-        with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
-            yield running
+        try:
+            with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
+                yield running
+        finally:
+            remove_freezer_group(spec.container_id)
 
 
 def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
@@ -394,6 +398,8 @@ def signal_container(record: ContainerRecord, number: int) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, number)
+        if number in (signal.SIGKILL, record.stop_signal) and (freezer := probe_freezer()) is not None:
+            thaw(freezer, record.container_id)  # so that a paused one gets it
     finally:
         os.close(process)
 

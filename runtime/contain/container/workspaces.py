@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 
 from contain.linux.cgroups import PARENT, Hierarchy, probe_hierarchies, remove_directory
+from contain.linux.freezer import remove_freezer_group
 from contain.paths import HostPath
 
 
@@ -83,7 +84,8 @@ def workspaces(home: HostPath) -> HostPath:
 
 
 def remove_groups(name: str, hierarchies: tuple[Hierarchy, ...]) -> None:
-    """Remove the control groups of one container or session, in all hierarchies."""
+    """Remove the control groups of one container or session, in all hierarchies, and let go what a pause holds."""
+    remove_freezer_group(name)
     for hierarchy in hierarchies:
         remove_directory(f"{hierarchy.mount}/{PARENT}/{name}")
 

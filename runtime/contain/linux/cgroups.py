@@ -44,7 +44,7 @@ class CgroupCounters:
     pids_limit_hits: int = 0
 
 
-def _unescape(path: str) -> str:
+def unescape_mount(path: str) -> str:
     """``\\040`` and the like, as proc(5) writes blanks, tabs, line ends and backslashes in paths."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
@@ -63,7 +63,7 @@ def parse_hierarchies(
         left, _, right = line.partition(" - ")
         if not right:
             continue
-        mount = _unescape(left.split()[4])
+        mount = unescape_mount(left.split()[4])
         kind, _, options = right.split(" ", 2)
         if kind == "cgroup2":
             second = mount
@@ -87,7 +87,7 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
     withheld: frozenset[str] = frozenset()
     for line in mountinfo.splitlines():
         if " - cgroup2 " in line:
-            place = _unescape(line.split()[4])
+            place = unescape_mount(line.split()[4])
             with contextlib.suppress(OSError):
                 controllers = _words(f"{place}/cgroup.controllers")
                 withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(place) else frozenset()

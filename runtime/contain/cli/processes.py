@@ -1,0 +1,180 @@
+"""``contain pause``, ``unpause``, ``top``, ``stats``: the processes of running containers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from contain.cli.containers import each_container
+from contain.cli.output import render_size, render_table
+from contain.errors import Conflict, NotSupported
+
+if TYPE_CHECKING:
+    from contain.container.processes import ProcessRow, Usage
+    from contain.container.records import ContainerRecord
+
+_SAMPLE_SECONDS = 0.5
+STATS_HEADINGS = {
+    "ID": "CONTAINER ID",
+    "Name": "NAME",
+    "CPUPerc": "CPU %",
+    "MemUsage": "MEM USAGE / LIMIT",
+    "MemPerc": "MEM %",
+    "NetIO": "NET I/O",
+    "BlockIO": "BLOCK I/O",
+    "PIDs": "PIDS",
+}
+
+
+def add_pause_arguments(parser: argparse.ArgumentParser) -> None:
+    """Names."""
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Hold every process still."""
+    from contain.container.processes import pause as pause_container
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        return each_container(options.containers, lambda name: pause_container(records.find(name)))
+
+
+add_unpause_arguments = add_pause_arguments
+
+
+def unpause(options: argparse.Namespace) -> int:
+    """Let them go on."""
+    from contain.container.processes import unpause as unpause_container
+    from contain.engine import Engine
+
+    with Engine.open() as engine:
+        records = engine.records
+        return each_container(options.containers, lambda name: unpause_container(records.find(name)))
+
+
+def add_top_arguments(parser: argparse.ArgumentParser) -> None:
+    """A name; options of ps(1) are refused."""
+    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="ps OPTIONS", help="not supported yet")
+
+
+def top(options: argparse.Namespace) -> int:
+    """What ``ps -ef`` shows of this container's processes, with this machine's numbers."""
+    from contain.container.processes import read_processes
+    from contain.engine import Engine
+
+    if options.options:
+        raise NotSupported(f"top with options of ps ({options.options[0]}) is not supported yet", code="flag-not-supported")
+    with Engine.open() as engine:
+        rows = read_processes(engine.records.find(options.container))
+    header = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
+    sys.stdout.write(render_table(header, [_process_cells(row, time.time()) for row in rows]))
+    return 0
+
+
+def _process_cells(row: ProcessRow, now: float) -> tuple[str, ...]:
+    import pwd
+
+    try:
+        user = pwd.getpwuid(row.user_id).pw_name
+    except KeyError:
+        user = str(row.user_id)
+    age = max(now - row.started_seconds, 1e-6)
+    minutes, seconds = divmod(int(row.processor_seconds), 60)
+    terminal = "?" if row.terminal == 0 else f"pts/{row.terminal & 0xFF | row.terminal >> 12 & 0xFFF00}"
+    return (
+        user,
+        str(row.process_id),
+        str(row.parent_id),
+        str(min(99, int(100 * row.processor_seconds / age))),
+        time.strftime("%H:%M" if age < 86400 else "%b%d", time.localtime(row.started_seconds)),
+        terminal,
+        f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}",
+        row.command.replace("\n", " "),
+    )
+
+
+def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-a", "--all", action="store_true", help="also containers that do not run")
+    parser.add_argument("--no-stream", action="store_true", help="once (must be given)")
+    parser.add_argument("--no-trunc", action="store_true", help="whole ids")
+    parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.Name}} {{.MemUsage}}'")
+    parser.add_argument("containers", nargs="*", metavar="CONTAINER")
+
+
+def stats(options: argparse.Namespace) -> int:
+    """What containers use, measured over half a second."""
+    from contain.cli.templates import render_rows
+    from contain.engine import Engine
+
+    if not options.no_stream:
+        raise NotSupported(
+            "stats without --no-stream is not supported yet", code="flag-not-supported", remedy="give --no-stream"
+        )
+    with Engine.open() as engine:
+        if options.containers:
+            records = [engine.records.find(name) for name in options.containers]
+        else:
+            records = [record for record in engine.records.all() if options.all or record.state == "running"]
+    before = [_usage(record) for record in records]
+    if any(before):
+        time.sleep(_SAMPLE_SECONDS)
+    rows = [
+        render_usage(record, first, _usage(record), whole=options.no_trunc)
+        for record, first in zip(records, before, strict=True)
+    ]
+    sys.stdout.write(render_rows(options.format or "table", rows, headings=STATS_HEADINGS))
+    return 0
+
+
+def _usage(record: ContainerRecord) -> Usage | None:
+    from contain.container.processes import read_usage
+
+    try:
+        return read_usage(record)
+    except Conflict:
+        return None
+
+
+def _binary_size(size_bytes: int) -> str:
+    """``1.5MiB``: memory is told in powers of two."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.4g}{unit}"
+        value /= 1024
+    return f"{value:.4g}TiB"
+
+
+def render_usage(record: ContainerRecord, before: Usage | None, now: Usage | None, *, whole: bool) -> dict[str, object]:
+    """The fields of one row; of a container that does not run, what Docker shows then."""
+    row: dict[str, object] = {
+        "Container": record.container_id if whole else record.container_id[:12],
+        "ID": record.container_id if whole else record.container_id[:12],
+        "Name": record.name,
+    }
+    if before is None or now is None:
+        return row | {
+            "CPUPerc": "0.00%",
+            "MemUsage": "0B / 0B",
+            "MemPerc": "0.00%",
+            "NetIO": "0B / 0B",
+            "BlockIO": "0B / 0B",
+            "PIDs": "0",
+        }
+    seconds = max(now.at_seconds - before.at_seconds, 1e-6)
+    used = max(0.0, now.processor_seconds - before.processor_seconds)
+    memory, limit = now.memory_bytes, now.memory_limit_bytes
+    return row | {
+        "CPUPerc": f"{100 * used / seconds:.2f}%",
+        "MemUsage": f"{'--' if memory is None else _binary_size(memory)} / {_binary_size(limit)}",
+        "MemPerc": "--" if memory is None or not limit else f"{100 * memory / limit:.2f}%",
+        "NetIO": f"{render_size(now.received_bytes)} / {render_size(now.sent_bytes)}",
+        "BlockIO": f"{render_size(now.read_bytes)} / {render_size(now.written_bytes)}",
+        "PIDs": str(now.processes),
+    }
