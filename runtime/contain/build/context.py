@@ -27,8 +27,11 @@ from contain.errors import Conflict, NotFound
 from contain.paths import HostPath
 
 _BLOCK_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 16
+_KEPT_BYTES = 48 << 20
 _FINE_NS, _COARSE_NS = 100_000_000, 2_000_000_000
-_FORMAT, _DIRECTORY = 0o170000, stat.S_IFDIR
+_FORMAT, _DIRECTORY, _FILE = 0o170000, stat.S_IFDIR, stat.S_IFREG
+_ALGORITHM = len("sha256:")
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KINDS = {
@@ -150,6 +153,8 @@ class ContextTree:
         self._nodes: dict[str, Node] = {}
         self._borrowed: tuple[str, int] | None = None
         self._digests: dict[str, str] = {}
+        self._contents: dict[str, bytes] = {}
+        self._contents_left = _KEPT_BYTES
         try:
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -328,6 +333,11 @@ class ContextTree:
         lines = []
         for name, status in walked.entries.items():
             path = join(walked.path, name)
+            mode = status.st_mode
+            if mode & _FORMAT == _FILE and status.st_nlink == 1:  # as `describe_entry` would say it
+                bits = mode & 0o7777 if self._strict else 0o755 if mode & 0o100 else 0o644
+                lines.append(f"{name} file {bits:o} 0:0 {self._digest(path, status)[_ALGORITHM:]}\0")
+                continue
             lines.append(f"{name}{describe_entry(self, self._node(path, status), links, join(walked.shown, name))}\0")
         digest = hash_lines(lines)
         if walked.state and self._settled(walked.newest_ns):
@@ -350,6 +360,9 @@ class ContextTree:
 
     def open(self, path: str) -> int:
         """A descriptor on a file, unchanged since it was listed; raises `Conflict` (code ``context-changed``) otherwise."""
+        return self._open_file(path, self._status(path))
+
+    def _open_file(self, path: str, known: os.stat_result) -> int:
         directory, _, name = path.rpartition("/")
         try:
             parent = self._borrow_directory(directory)
@@ -358,17 +371,25 @@ class ContextTree:
             raise _unreadable(path, error) from error
         except OSError as error:
             raise _changed(path) from error
-        known, now = self._status(path), os.fstat(descriptor)
-        if (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns) != (
-            now.st_dev,
-            now.st_ino,
-            now.st_size,
-            now.st_mtime_ns,
-            now.st_ctime_ns,
+        now = os.fstat(descriptor)
+        if (
+            known.st_ino != now.st_ino
+            or known.st_ctime_ns != now.st_ctime_ns
+            or known.st_mtime_ns != now.st_mtime_ns
+            or known.st_size != now.st_size
+            or known.st_dev != now.st_dev
         ):
             os.close(descriptor)
             raise _changed(path)
         return descriptor
+
+    def take_content(self, path: str) -> bytes | None:
+        """What a small file held when its digest was made, once: a copy of exactly what the cache key speaks of, without reading it
+        again. None where it is not at hand."""
+        content = self._contents.pop(path, None)
+        if content is not None:
+            self._contents_left += len(content)
+        return content
 
     def _settled(self, newest_ns: int) -> bool:
         """Whether a change after the look would have given another time. What was written within the clock's last ticks before the
@@ -379,20 +400,32 @@ class ContextTree:
     def digest(self, path: str) -> str:
         """The file's sha256, from the index where its stat is known."""
         found = self._digests.get(path)
-        if found is not None:
-            return found
-        status = self._status(path)
-        found = self._index.lookup(status)
+        return self._digest(path, self._status(path)) if found is None else found
+
+    def _digest(self, path: str, status: os.stat_result) -> str:
+        found = self._digests.get(path) or self._index.lookup(status)
         if found is None:
-            descriptor = self.open(path)
+            descriptor = self._open_file(path, status)
             try:
-                found = hash_descriptor(descriptor)
+                found = self._hash(path, descriptor, status.st_size)
             finally:
                 os.close(descriptor)
             if self._settled(max(status.st_mtime_ns, status.st_ctime_ns)):
                 self._index.remember(status, found)
         self._digests[path] = found
         return found
+
+    def _hash(self, path: str, descriptor: int, size: int) -> str:
+        if size > _SMALL_BYTES:
+            return hash_descriptor(descriptor)
+        content = os.read(descriptor, size + 1)
+        if len(content) != size:  # it was cut or grows, or this file system gives less than there is
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return hash_descriptor(descriptor)
+        if size <= self._contents_left:
+            self._contents_left -= size
+            self._contents[path] = content
+        return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 class _Walked:

@@ -85,6 +85,24 @@ def _copy_directory(node: Node, target: str, tree: Tree, writer: UpperWriter, op
     writer.put_directory(target, _attributes(node, options))
 
 
+def _copy_file(node: Node, target: str, tree: Tree, writer: UpperWriter, attributes: Attributes) -> None:
+    take = getattr(tree, "take_content", None)
+    content: bytes | None = None if take is None else take(node.path)
+    if content is not None:
+        writer.put_file(target, content, attributes)
+        return
+    descriptor = tree.open(node.path)
+    try:
+        before = os.fstat(descriptor)
+        writer.put_file(target, descriptor, attributes)
+        after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+        # What was copied may be half old, half new, and not what the cache key was made from.
+        raise Conflict(f"{node.path!r} changed while it was copied", code="context-changed", remedy="start the build again")
+
+
 def _copy_node(
     node: Node,
     target: str,
@@ -112,16 +130,7 @@ def _copy_node(
         warn(f"the socket {node.path!r} becomes an empty file: a layer cannot hold sockets")
         writer.put_file(target, b"", attributes)
     elif node.kind is Kind.FILE:
-        descriptor = tree.open(node.path)
-        try:
-            before = os.fstat(descriptor)
-            writer.put_file(target, descriptor, attributes)
-            after = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
-            # What was copied may be half old, half new, and not what the cache key was made from.
-            raise Conflict(f"{node.path!r} changed while it was copied", code="context-changed", remedy="start the build again")
+        _copy_file(node, target, tree, writer, attributes)
     elif node.kind is Kind.SYMLINK:
         writer.put_symlink(target, node.link_target, attributes)
     else:

@@ -75,6 +75,9 @@ class UpperWriter:
         self._directory_times: dict[str, int] = {}
         self._only_upper: set[str] = set()
         self._may_own = os.geteuid() == 0
+        self._group_id = os.getegid()
+        self._plain: set[str] = set()  # directories in which a new file belongs to us and to our group, whatever their mode
+        self._note_group("", os.fstat(self._root).st_gid)
 
     def __enter__(self) -> UpperWriter:
         return self
@@ -137,10 +140,18 @@ class UpperWriter:
         if found is None:
             directory, _, name = path.rpartition("/")
             found = os.open(name, _DIRECTORY, dir_fd=self._open(directory))
+            self._note_group(path, os.fstat(found).st_gid)
             if len(self._descriptors) >= _KEPT_DESCRIPTORS:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
         self._descriptors[path] = found
         return found
+
+    def _note_group(self, path: str, group_id: int) -> None:
+        """A new file gets our group, or its directory's: by set-group-ID, or by how the file system is mounted."""
+        if group_id == self._group_id:
+            self._plain.add(path)
+        else:
+            self._plain.discard(path)
 
     def _forget(self) -> None:
         for descriptor in self._descriptors.values():
@@ -204,6 +215,7 @@ class UpperWriter:
     def _describe_directory(self, path: str, attributes: Attributes) -> None:
         descriptor = self._open(path)
         self._own(descriptor, attributes)
+        self._note_group(path, attributes.group_id if self._may_own else os.fstat(descriptor).st_gid)
         os.fchmod(descriptor, attributes.mode)
         self._set_xattrs(path, descriptor, attributes.xattrs)
         self._directory_times[path] = self._epoch_ns if attributes.mtime_ns is None else attributes.mtime_ns
@@ -275,13 +287,21 @@ class UpperWriter:
             else:
                 while block := source.read(_COPY_BYTES):
                     _write_all(target, block)
-            self._own(target, attributes)
+            if not self._owned_when_made(path, attributes):
+                self._own(target, attributes)
             os.fchmod(target, attributes.mode)  # after chown, which clears set-id bits
-            self._set_xattrs(path, target, attributes.xattrs)
+            if attributes.xattrs:
+                self._set_xattrs(path, target, attributes.xattrs)
             time_ns = self._epoch_ns if attributes.mtime_ns is None else attributes.mtime_ns
             os.utime(target, ns=(time_ns, time_ns))
         finally:
             os.close(target)
+
+    def _owned_when_made(self, path: str, attributes: Attributes) -> bool:
+        """Whether a new file has its owner already: chown(2) for each of thousands would say what is so."""
+        if not self._may_own or attributes.user_id != 0 or attributes.group_id != self._group_id:
+            return False
+        return path.rpartition("/")[0] in self._plain
 
     def _create(self, path: str) -> int:
         """A new empty file in upper, open for writing."""
