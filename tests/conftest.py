@@ -30,6 +30,7 @@ from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_se
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.linux.cgroups import probe_hierarchies
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
+from contain.store import Store
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +41,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a checkout (or a part of one) of moby/buildkit, whose Dockerfile test data is to be tried"
         " (default: $CONTAIN_BUILDKIT_CORPUS; without it those tests are skipped)",
     )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    with Store.open(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """An empty build context."""
+    directory = tmp_path / "context"
+    directory.mkdir()
+    return directory
 
 
 class Outcome(NamedTuple):

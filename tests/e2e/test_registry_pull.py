@@ -13,7 +13,7 @@ import sys
 import tarfile
 import textwrap
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +48,6 @@ def archive(files: Mapping[str, bytes]) -> bytes:
             member.size, member.mode, member.mtime = len(content), 0o640, 946684800
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

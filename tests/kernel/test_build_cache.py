@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -46,12 +45,6 @@ WORKDIR /w
 RUN echo "$A $E" > x
 """
 EXPLAINED = ["COPY busybox", "COPY src", "RUN /bin/busybox", "COPY --from", "COPY two", "WORKDIR", "RUN echo"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def make_context(directory: Path) -> Path:

@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,19 +43,6 @@ class Recorder:
 
     def amount(self, label: str, done: int, total: int | None) -> None:
         pass
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    return directory
 
 
 def write(directory: Path, files: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -47,17 +48,9 @@ class Output(Silent):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    shutil.copy(BUSYBOX, directory / "busybox")
-    return directory
+def context(context: Path) -> Path:
+    shutil.copy(BUSYBOX, context / "busybox")
+    return context
 
 
 def run_build(
@@ -590,7 +583,8 @@ def test_a_step_that_fails_lets_go_of_its_cache(context: Path, store: Store) -> 
 # -- ssh ------------------------------------------------------------------------------------------------------------------------
 
 
-def answering_agent(place: Path, seen: list[bytes]) -> socket.socket:
+@contextlib.contextmanager
+def answering_agent(place: Path, seen: list[bytes]) -> Iterator[None]:
     """An agent that answers the first message with no identities (SSH_AGENT_IDENTITIES_ANSWER, 12)."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
@@ -607,8 +601,14 @@ def answering_agent(place: Path, seen: list[bytes]) -> socket.socket:
                     seen.append(message)
                     client.sendall(b"\0\0\0\5\x0c\0\0\0\0")
 
-    threading.Thread(target=answer, daemon=True).start()
-    return listener
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept(2) would not see that it is closed
+        thread.join()
+        listener.close()
 
 
 @pytest.fixture
@@ -633,17 +633,16 @@ for request in (b"\\0\\0\\0\\1\\x0b", b"\\0\\0\\0\\1\\x13"):
 def test_an_agent_s_socket_has_the_owner_and_mode_wanted_and_leaves_nothing(
     context: Path, store: Store, agent_directory: Path
 ) -> None:
-    listener = answering_agent(agent_directory / "s", [])
-    text = """
+    with answering_agent(agent_directory / "s", []):
+        text = """
 FROM busybox
 RUN --mount=type=ssh,mode=741,uid=100,gid=102 [ "$(stat -c "%u %g %f" $SSH_AUTH_SOCK)" = "100 102 c1e1" ] && \\
     [ $SSH_AUTH_SOCK = /run/buildkit/ssh_agent.0 ]
 RUN --mount=type=ssh,target=/one --mount=type=ssh [ -S /one ] && [ -S /run/buildkit/ssh_agent.1 ] && [ $SSH_AUTH_SOCK = /one ]
 RUN [ ! -e /run ] && [ -z "$SSH_AUTH_SOCK" ]
 """
-    ssh = {"default": SshSource(id="default", paths=(str(agent_directory / "s"),))}
-    assert layers(run_build(text, context, store, ssh=ssh)) == 2
-    listener.close()
+        ssh = {"default": SshSource(id="default", paths=(str(agent_directory / "s"),))}
+        assert layers(run_build(text, context, store, ssh=ssh)) == 2
 
 
 def build_on_this_machine(text: str, context: Path, store: Store, **options: Any) -> str:
@@ -663,13 +662,12 @@ def test_an_agent_is_asked_for_keys_and_nothing_that_would_change_it(
     context: Path, store: Store, agent_directory: Path
 ) -> None:
     seen: list[bytes] = []
-    listener = answering_agent(agent_directory / "s", seen)
-    ssh = {"default": SshSource(id="default", paths=(str(agent_directory / "s"),))}
-    text = f"FROM host\nRUN --mount=type=ssh python3 <<EOF\n{ASK}\nEOF\n"
-    assert build_on_this_machine(text, context, store, ssh=ssh).split() == ["000000050c00000000", "0000000105"]
-    assert seen[0] == b"\0\0\0\1\x0b"
-    assert not any(b"\x13" in message for message in seen)
-    listener.close()
+    with answering_agent(agent_directory / "s", seen):
+        ssh = {"default": SshSource(id="default", paths=(str(agent_directory / "s"),))}
+        text = f"FROM host\nRUN --mount=type=ssh python3 <<EOF\n{ASK}\nEOF\n"
+        assert build_on_this_machine(text, context, store, ssh=ssh).split() == ["000000050c00000000", "0000000105"]
+        assert seen[0] == b"\0\0\0\1\x0b"
+        assert not any(b"\x13" in message for message in seen)
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None or shutil.which("ssh-agent") is None, reason="needs OpenSSH's client")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,9 @@ class Output(Silent):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    shutil.copy(BUSYBOX, directory / "busybox")
-    return directory
+def context(context: Path) -> Path:
+    shutil.copy(BUSYBOX, context / "busybox")
+    return context
 
 
 HOST = BuildHost(platform=host_platform())

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,17 +35,9 @@ class Output(Silent):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    shutil.copy(BUSYBOX, directory / "busybox")
-    return directory
+def context(context: Path) -> Path:
+    shutil.copy(BUSYBOX, context / "busybox")
+    return context
 
 
 def build_host(**values: Any) -> BuildHost:

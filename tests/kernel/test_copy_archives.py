@@ -9,7 +9,7 @@ import lzma
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,6 @@ class Warnings(Silent):
 
     def warn(self, text: str) -> None:
         self.lines.append(text)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def entry(name: str, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, **fields: object) -> Added:

@@ -26,19 +26,6 @@ LATE = BuildHost(platform=Platform(os="linux", architecture="amd64"), epoch_seco
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs the program git")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    return directory
-
-
 def write(directory: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = directory / name

@@ -18,18 +18,16 @@ from types import MappingProxyType
 
 from contain.attestation.licences import Licences, parse_debian_copyright, parse_expression, parse_python_licence
 from contain.attestation.purl import package_url
-from contain.environment.capture import RootFiles
+from contain.environment.capture import RootFiles, list_names, read_text
 from contain.environment.packages import (
     parse_os_release,
     parse_paragraphs,
     parse_python_metadata,
     python_metadata_place,
 )
-from contain.errors import ContainError
 from contain.values import dataclass
 
 _DATABASE_LIMIT_BYTES = 64 << 20
-_METADATA_LIMIT_BYTES = 1 << 20
 _NODE_PACKAGE = re.compile(r"^(?P<place>/(?:.*/)?node_modules)/(?P<name>(?:@[^/]+/)?[^/@.][^/]*)/package\.json\Z")
 _RPM_PLACES = ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm")
 _ALGORITHMS = {"sha1": 40, "sha256": 64, "sha384": 96, "sha512": 128}
@@ -101,7 +99,7 @@ def take_inventory(view: RootFiles, *, details: bool = True) -> Inventory:
     found += _python(view, python, unread, details)
     found += _npm(view, node, unread, details)
     for place in _RPM_PLACES:
-        if any(name.lower().startswith(("packages", "rpmdb.sqlite")) for name in _names(view, place)):
+        if any(name.lower().startswith(("packages", "rpmdb.sqlite")) for name in list_names(view, place)):
             unread["rpm"] = f"the RPM database in {place} is not read yet"
     return Inventory(
         components=tuple(sorted(_merged(found), key=lambda each: (each.manager, each.name, each.version, each.purl))),
@@ -123,23 +121,9 @@ def _merged(found: list[Component]) -> Iterator[Component]:
         yield replace(best, places=places)
 
 
-def _text(view: RootFiles, path: str, limit_bytes: int = _METADATA_LIMIT_BYTES) -> str | None:
-    try:
-        return view.read(path, limit_bytes=limit_bytes).decode("utf-8", "replace")
-    except (OSError, ContainError):
-        return None
-
-
-def _names(view: RootFiles, path: str) -> list[str]:
-    try:
-        return sorted(str(name) for name in view.listdir(path))
-    except (OSError, ContainError):
-        return []
-
-
 def _system(view: RootFiles) -> OperatingSystem | None:
-    text = _text(view, "/etc/os-release")
-    fields = parse_os_release(text if text is not None else _text(view, "/usr/lib/os-release") or "")
+    text = read_text(view, "/etc/os-release")
+    fields = parse_os_release(text if text is not None else read_text(view, "/usr/lib/os-release") or "")
     if not fields.get("ID"):
         return None
     title = fields.get("PRETTY_NAME") or fields.get("NAME") or fields["ID"]
@@ -155,13 +139,13 @@ def _distribution(system: OperatingSystem | None) -> tuple[str, str]:
 
 def _dpkg(view: RootFiles, system: OperatingSystem | None, unread: dict[str, str], details: bool) -> Iterator[Component]:
     texts = []
-    if "status" in _names(view, "/var/lib/dpkg"):
-        text = _text(view, "/var/lib/dpkg/status", _DATABASE_LIMIT_BYTES)
+    if "status" in list_names(view, "/var/lib/dpkg"):
+        text = read_text(view, "/var/lib/dpkg/status", _DATABASE_LIMIT_BYTES)
         if text is None:
             unread["dpkg"] = "/var/lib/dpkg/status cannot be read"
         texts.append(text or "")
-    records = [name for name in _names(view, "/var/lib/dpkg/status.d") if not name.endswith(".md5sums")]
-    texts.extend(_text(view, f"/var/lib/dpkg/status.d/{name}") or "" for name in records)
+    records = [name for name in list_names(view, "/var/lib/dpkg/status.d") if not name.endswith(".md5sums")]
+    texts.extend(read_text(view, f"/var/lib/dpkg/status.d/{name}") or "" for name in records)
     namespace, distribution = _distribution(system)
     for database in texts:
         for fields in parse_paragraphs(database):
@@ -172,7 +156,7 @@ def _dpkg(view: RootFiles, system: OperatingSystem | None, unread: dict[str, str
             source = fields.get("Source", "").partition(" ")[0]
             licences = Licences()
             if details:
-                licences = parse_debian_copyright(_text(view, f"/usr/share/doc/{name}/copyright") or "")
+                licences = parse_debian_copyright(read_text(view, f"/usr/share/doc/{name}/copyright") or "")
             yield Component(
                 manager="dpkg",
                 name=name,
@@ -193,9 +177,9 @@ def _dpkg(view: RootFiles, system: OperatingSystem | None, unread: dict[str, str
 def _apk(view: RootFiles, system: OperatingSystem | None, unread: dict[str, str]) -> Iterator[Component]:
     namespace, distribution = _distribution(system)
     for directory in ("/lib/apk/db", "/usr/lib/apk/db"):
-        if "installed" not in _names(view, directory):
+        if "installed" not in list_names(view, directory):
             continue
-        text = _text(view, f"{directory}/installed", _DATABASE_LIMIT_BYTES)
+        text = read_text(view, f"{directory}/installed", _DATABASE_LIMIT_BYTES)
         if text is None:
             unread["apk"] = f"{directory}/installed cannot be read"
             continue
@@ -225,13 +209,13 @@ def _apk(view: RootFiles, system: OperatingSystem | None, unread: dict[str, str]
 
 def _python(view: RootFiles, metadata: list[tuple[str, str]], unread: dict[str, str], details: bool) -> Iterator[Component]:
     for path, place in metadata:
-        text = _text(view, path)
+        text = read_text(view, path)
         parsed = None if text is None else parse_python_metadata(text)
         if text is None or parsed is None:
             unread["python"] = f"{path} cannot be read"
             continue
         name, version = parsed
-        checksums, local = _direct_url(_text(view, f"{posixpath.dirname(path)}/direct_url.json") or "")
+        checksums, local = _direct_url(read_text(view, f"{posixpath.dirname(path)}/direct_url.json") or "")
         yield Component(
             manager="python",
             name=name,
@@ -266,9 +250,9 @@ def _npm(view: RootFiles, packages: list[tuple[str, str, str]], unread: dict[str
     locked: dict[str, Mapping[str, str]] = {}
     if details:
         for place in sorted({place for _, place, _ in packages}):
-            locked.update(_hidden_lock(_text(view, f"{place}/.package-lock.json", _DATABASE_LIMIT_BYTES) or "", place))
+            locked.update(_hidden_lock(read_text(view, f"{place}/.package-lock.json", _DATABASE_LIMIT_BYTES) or "", place))
     for path, place, name in packages:
-        value = _json(_text(view, path) or "")
+        value = _json(read_text(view, path) or "")
         version = value.get("version")
         if not isinstance(version, str) or not version:
             if not value:

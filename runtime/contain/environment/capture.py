@@ -250,14 +250,16 @@ def _device_text(device: object) -> str:
     return f"{os.major(device)}:{os.minor(device)}" if isinstance(device, int) else ""
 
 
-def _text(view: RootFiles, path: str, limit_bytes: int = _METADATA_LIMIT_BYTES) -> str | None:
+def read_text(view: RootFiles, path: str, limit_bytes: int = _METADATA_LIMIT_BYTES) -> str | None:
+    """A file's text, whatever bytes it has; None where it cannot be read."""
     try:
         return view.read(path, limit_bytes=limit_bytes).decode("utf-8", "replace")
     except (OSError, ContainError):
         return None
 
 
-def _names(view: RootFiles, path: str) -> list[str]:
+def list_names(view: RootFiles, path: str) -> list[str]:
+    """The names in a directory, sorted; none where it cannot be read."""
     try:
         return sorted(str(name) for name in view.listdir(path))
     except (OSError, ContainError):
@@ -278,7 +280,7 @@ def _read_packages(view: RootFiles, gathered: _Gathered) -> tuple[_Packages, _Ow
         for path, name in owned.items():
             owners.setdefault(path, f"{manager}:{name}")
     for place in ("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/usr/share/rpm"):
-        if any(name.lower().startswith(("packages", "rpmdb.sqlite")) for name in _names(view, place)):
+        if any(name.lower().startswith(("packages", "rpmdb.sqlite")) for name in list_names(view, place)):
             gathered.missing["rpm"] = f"the RPM database in {place} is not read yet"
     return packages, owners
 
@@ -286,24 +288,24 @@ def _read_packages(view: RootFiles, gathered: _Gathered) -> tuple[_Packages, _Ow
 def _dpkg(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Package, ...]], _Owners]:
     found: dict[str, tuple[Package, ...]] = {}
     owners: _Owners = {}
-    text = _text(view, "/var/lib/dpkg/status", _DATABASE_LIMIT_BYTES)
+    text = read_text(view, "/var/lib/dpkg/status", _DATABASE_LIMIT_BYTES)
     if text is None and "/var/lib/dpkg/status" in gathered.files:
         gathered.missing["dpkg"] = "/var/lib/dpkg/status cannot be read"
     found.update(read.parse_dpkg_status(text or ""))
-    for name in _names(view, "/var/lib/dpkg/status.d"):  # distroless images: one file per package
-        text = _text(view, f"/var/lib/dpkg/status.d/{name}", _RECORD_LIMIT_BYTES) or ""
+    for name in list_names(view, "/var/lib/dpkg/status.d"):  # distroless images: one file per package
+        text = read_text(view, f"/var/lib/dpkg/status.d/{name}", _RECORD_LIMIT_BYTES) or ""
         if name.endswith(".md5sums"):
             owners.update(dict.fromkeys(read.parse_md5sums(text), name.removesuffix(".md5sums")))
         else:
             found.update(read.parse_dpkg_status(text))
     directories = {path for path, fact in gathered.files.items() if fact.kind == "directory"}
-    for name in _names(view, "/var/lib/dpkg/info"):
+    for name in list_names(view, "/var/lib/dpkg/info"):
         package = name.partition(".list")[0].partition(":")[0]
         if name.endswith(".list") and package in found:
-            for path in read.parse_dpkg_list(_text(view, f"/var/lib/dpkg/info/{name}", _RECORD_LIMIT_BYTES) or ""):
+            for path in read.parse_dpkg_list(read_text(view, f"/var/lib/dpkg/info/{name}", _RECORD_LIMIT_BYTES) or ""):
                 if path not in directories:  # a directory belongs to everybody who puts something into it
                     owners.setdefault(path, package)
-    diversions = read.parse_diversions(_text(view, "/var/lib/dpkg/diversions") or "")
+    diversions = read.parse_diversions(read_text(view, "/var/lib/dpkg/diversions") or "")
     for path, (moved, by_package) in diversions.items():
         if path in owners and owners[path] != by_package:
             owners[moved] = owners[path]
@@ -313,8 +315,8 @@ def _dpkg(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Package
 
 
 def _apk(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Package, ...]], _Owners]:
-    text = _text(view, "/lib/apk/db/installed", _DATABASE_LIMIT_BYTES)
-    text = _text(view, "/usr/lib/apk/db/installed", _DATABASE_LIMIT_BYTES) if text is None else text
+    text = read_text(view, "/lib/apk/db/installed", _DATABASE_LIMIT_BYTES)
+    text = read_text(view, "/usr/lib/apk/db/installed", _DATABASE_LIMIT_BYTES) if text is None else text
     if text is None and "/lib/apk/db/installed" in gathered.files:
         gathered.missing["apk"] = "/lib/apk/db/installed cannot be read"
     return read.parse_apk_installed(text or "")
@@ -324,7 +326,7 @@ def _python(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Packa
     found: dict[str, set[Package]] = {}
     owners: _Owners = {}
     for path, place in gathered.python_metadata:
-        text = _text(view, path)
+        text = read_text(view, path)
         if text is None:
             gathered.missing["python"] = f"{path} cannot be read"
             continue
@@ -335,8 +337,8 @@ def _python(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Packa
         directory = posixpath.dirname(path)
         note = ""
         if directory.endswith(".dist-info"):
-            note = read.parse_direct_url(_text(view, f"{directory}/direct_url.json") or "")
-            record = _text(view, f"{directory}/RECORD", _RECORD_LIMIT_BYTES) or ""
+            note = read.parse_direct_url(read_text(view, f"{directory}/direct_url.json") or "")
+            record = read_text(view, f"{directory}/RECORD", _RECORD_LIMIT_BYTES) or ""
             for owned in read.parse_record(record, place):
                 owners.setdefault(owned, name)
         found.setdefault(name, set()).add(Package(version=version, place=place, note=note))
@@ -346,7 +348,7 @@ def _python(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Packa
 def _npm(view: RootFiles, gathered: _Gathered) -> tuple[dict[str, tuple[Package, ...]], _Owners]:
     found: dict[str, set[Package]] = {}
     for path, place, name in gathered.node_packages:
-        version = read.parse_package_json(_text(view, path) or "")
+        version = read.parse_package_json(read_text(view, path) or "")
         if version is not None:
             found.setdefault(name, set()).add(Package(version=version, place=place))
     return {name: tuple(sorted(installs)) for name, installs in found.items()}, {}
@@ -381,12 +383,12 @@ def _own_alternatives(owners: _Owners, links: Mapping[str, str]) -> None:
 
 
 def _os_release(view: RootFiles) -> dict[str, Value]:
-    text = _text(view, "/etc/os-release") or _text(view, "/usr/lib/os-release") or ""
+    text = read_text(view, "/etc/os-release") or read_text(view, "/usr/lib/os-release") or ""
     found: dict[str, Value] = {
         key: value for key, value in read.parse_os_release(text).items() if not key.endswith("_URL") and key != "BUILD_ID"
     }
     for name, path in (("debian_version", "/etc/debian_version"), ("alpine-release", "/etc/alpine-release")):
-        text_found = _text(view, path)
+        text_found = read_text(view, path)
         if text_found:
             found[name] = text_found.strip()
     return found
@@ -395,7 +397,7 @@ def _os_release(view: RootFiles) -> dict[str, Value]:
 def _libc(view: RootFiles) -> dict[str, Value]:
     flavours = set()
     for place in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
-        for name in _names(view, place):
+        for name in list_names(view, place):
             if name.startswith("ld-musl-"):
                 flavours.add("musl")
             elif re.match(r"ld-linux|ld64\.so", name):
@@ -405,18 +407,18 @@ def _libc(view: RootFiles) -> dict[str, Value]:
 
 def _locales(view: RootFiles) -> dict[str, Value]:
     """The locales that setlocale(3) would find: directories, and the entries of glibc's locale archive."""
-    names = {name for name in _names(view, "/usr/lib/locale") if name != "locale-archive"}
+    names = {name for name in list_names(view, "/usr/lib/locale") if name != "locale-archive"}
     with suppress(OSError, ContainError):  # no archive: nothing compiled into it
         names.update(locale_archive_names(view.read("/usr/lib/locale/locale-archive", limit_bytes=512 << 20)))
     return {"installed": tuple(sorted(names))}
 
 
 def _users(view: RootFiles) -> dict[str, Value]:
-    return dict(read.parse_accounts(_text(view, "/etc/passwd") or "", fields=(2, 3, 5, 6)))
+    return dict(read.parse_accounts(read_text(view, "/etc/passwd") or "", fields=(2, 3, 5, 6)))
 
 
 def _groups(view: RootFiles) -> dict[str, Value]:
-    return dict(read.parse_accounts(_text(view, "/etc/group") or "", fields=(2, 3)))
+    return dict(read.parse_accounts(read_text(view, "/etc/group") or "", fields=(2, 3)))
 
 
 ROOT_COLLECTORS: Mapping[str, Callable[[RootFiles], dict[str, Value]]] = {

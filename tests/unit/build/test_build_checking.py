@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,6 @@ class _Told(Silent):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    directory = tmp_path / "context"
-    directory.mkdir()
-    return directory
 
 
 def _request(context: Path, text: str, **build_args: str) -> BuildRequest:

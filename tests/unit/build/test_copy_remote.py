@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -62,12 +61,6 @@ def server() -> Iterator[Server]:
     made = Server()
     yield made
     made.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def test_the_content_becomes_a_blob_and_its_time_is_what_the_server_says(server: Server, store: Store) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Protocol
@@ -40,12 +40,6 @@ def environment(monkeypatch: pytest.MonkeyPatch, key: pysequoia.Tsk, tmp_path: P
     monkeypatch.setattr(provide, "shipped_keys", lambda: (bytes(key.extract_certificate()),))
     monkeypatch.setattr(provide, "read_host_keyring", lambda: ())
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def fill(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from contain.store.cache_mounts import (
 )
 
 APT = CacheIdentity(id="apt")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def hold(store: Store, identity: CacheIdentity = APT, sharing: Sharing = "shared") -> HeldCacheMount:
