@@ -20,7 +20,7 @@ from contain.oci import Image, ImageConfig, Platform
 from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
 from contain.reference import Reference, parse_reference
-from contain.spec import ContainerSpec, Limits, Network
+from contain.spec import ContainerSpec, Limits, Mount, Network
 from contain.values import dataclass
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from contain.container.execute import ExecRequest
     from contain.container.records import ContainerRecord, Records
     from contain.container.sessions import Session
+    from contain.container.volumes import Volumes
     from contain.declared import EnvironmentSettings
     from contain.environment import Environment, EnvironmentDiff
     from contain.registry.push import Pushed
@@ -449,7 +450,33 @@ class Engine:
             upper=self.records.place(container_id) / "upper" if recorded else None,
             identity=identity,
             home=home_of(identity, passwd),
+            store=self.home,
+            inherited=self._inherited(request),
+            image_volumes=recorded,
         )
+
+    def _inherited(self, request: RunRequest) -> tuple[Mount, ...]:
+        """What ``--volumes-from`` brings; of two containers with the same target, the later one's."""
+        from contain.container.mounts import inherit_mounts
+
+        found: dict[str, Mount] = {}
+        for each in request.volumes_from:
+            details = self.records.find(each.container).details
+            found |= {str(mount.target): mount for mount in inherit_mounts(details, read_only=each.read_only)}
+        return tuple(found.values())
+
+    @property
+    def volumes(self) -> Volumes:
+        """The volumes of the store."""
+        from contain.container.volumes import Volumes
+
+        return Volumes(self.home)
+
+    def volume_users(self) -> dict[str, list[str]]:
+        """Which containers, by id, have which volume, by name."""
+        from contain.container.volumes import volume_users
+
+        return volume_users([(record.container_id, record.details) for record in self.records.all()])
 
     def plan_run(self, request: RunRequest, ready: ReadyImage | None = None) -> str:
         """What ``contain run`` would ask of the kernel, a line for each operation."""

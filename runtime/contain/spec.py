@@ -46,15 +46,31 @@ class CopyOnWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A directory of the store's that outlives containers, at a container path. ``copy``: while it is empty, it gets what the image
+    has there. ``anonymous``: nobody gave it a name, it goes with the container when that is asked for."""
+
+    name: str
+    source: HostPath
+    target: ContainerPath
+    read_only: bool = False
+    copy: bool = True
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tmpfs:
-    """A fresh memory file system at a container path. ``size_bytes`` 0: the kernel's default. ``executable``: programs in it can be
-    started."""
+    """A fresh memory file system at a container path. ``size_bytes`` and ``inodes`` 0: the kernel's default. ``executable``:
+    programs in it can be started. ``user_id`` and ``group_id``: of its own directory."""
 
     target: ContainerPath
     size_bytes: int = 0
     mode: int = 0o1777
     executable: bool = False
     read_only: bool = False
+    inodes: int = 0
+    user_id: int = 0
+    group_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +84,7 @@ class MemoryFile:
     group_id: int = 0
 
 
-Mount = Bind | CopyOnWrite | Tmpfs | MemoryFile
+Mount = Bind | CopyOnWrite | Volume | Tmpfs | MemoryFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

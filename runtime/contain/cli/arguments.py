@@ -72,6 +72,15 @@ COMMANDS = {
     "kill": Command(module="containers", function="kill", summary="Send a signal to containers", group=_CONTAINERS),
     "wait": Command(module="containers", function="wait", summary="Wait for containers to end", group=_CONTAINERS),
     "rm": Command(module="containers", function="rm", summary="Remove containers", group=_CONTAINERS),
+    "volume create": Command(module="volumes", function="volume_create", summary="Make a volume", group=_CONTAINERS),
+    "volume ls": Command(module="volumes", function="volume_ls", summary="List volumes", group=_CONTAINERS),
+    "volume inspect": Command(
+        module="volumes", function="volume_inspect", summary="Everything known of volumes", group=_CONTAINERS
+    ),
+    "volume rm": Command(module="volumes", function="volume_rm", summary="Remove volumes", group=_CONTAINERS),
+    "volume prune": Command(
+        module="volumes", function="volume_prune", summary="Remove volumes that no container has", group=_CONTAINERS
+    ),
     "diff": Command(
         module="environments",
         function="diff",
@@ -97,12 +106,16 @@ COMMANDS = {
 NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "builder": {"build": ("build",), "prune": ("builder prune",)},
     "buildx": {"build": ("build",), "prune": ("builder prune",), "du": ("system df",)},
-    "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS}
+    "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS and " " not in name}
     | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container")},
     "image": {
         name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag", "prune")
     }
     | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
+    "volume": {
+        **{verb: (f"volume {verb}",) for verb in ("create", "ls", "inspect", "rm", "prune")},
+        **{"list": ("volume ls",), "remove": ("volume rm",)},
+    },
     "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",)},
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""

@@ -144,6 +144,8 @@ def _describe_container(record: ContainerRecord) -> dict[str, object]:
     from contain.container.processes import is_paused
 
     paused = is_paused(record)
+    from contain.container.mounts import describe_mounts
+
     return {
         "Id": record.container_id,
         "Name": record.name,
@@ -162,6 +164,7 @@ def _describe_container(record: ContainerRecord) -> dict[str, object]:
             "StartedAt": record.started_seconds,
             "FinishedAt": record.finished_seconds,
         },
+        "Mounts": describe_mounts(record.details),
         "Spec": record.details,
     }
 
@@ -266,6 +269,7 @@ def _exit_status(record: ContainerRecord) -> int:
 def add_rm_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-f", "--force", action="store_true", help="kill it first if it runs")
+    parser.add_argument("-v", "--volumes", action="store_true", help="its volumes without a name too")
     parser.add_argument("containers", nargs="+", metavar="CONTAINER")
 
 
@@ -276,6 +280,11 @@ def rm(options: argparse.Namespace) -> int:
 
     with Engine.open() as engine:
         records = engine.records
-        return each_container(
-            options.containers, lambda name: remove_container(records, records.find(name), force=options.force)
-        )
+
+        def remove(name: str) -> None:
+            record = records.find(name)
+            remove_container(records, record, force=options.force)
+            if options.volumes:
+                engine.volumes.remove_anonymous(record.details, engine.volume_users)
+
+        return each_container(options.containers, remove)

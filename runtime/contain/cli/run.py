@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
 from contain.cli.output import TerminalProgress
 from contain.declared import parse_size_bytes
 from contain.errors import Conflict, NotSupported, UsageError
-from contain.paths import ContainerPath
-from contain.spec import DEFAULT_PIDS_LIMIT, Bind, Limits, Mount, Network
+from contain.spec import DEFAULT_PIDS_LIMIT, Limits, Network
 
 if TYPE_CHECKING:
+    from contain.container.mounts import MountRequest, VolumesFrom
     from contain.engine import RunRequest
 
 _SMALLEST_MEMORY_BYTES = 6 << 20
@@ -43,7 +41,20 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
     parser.add_argument(
-        "-v", "--volume", action="append", default=[], metavar="SRC:DST[:ro]", help="host path at a path inside"
+        *("-v", "--volume"),
+        action="append",
+        default=[],
+        metavar="[SRC:]DST[:ro]",
+        help="volume (by name, or without one) or host path at a path inside",
+    )
+    parser.add_argument(
+        "--mount", action="append", default=[], metavar="KEY=VALUE,...", help="type=volume|bind|tmpfs,source=...,target=..."
+    )
+    parser.add_argument(
+        "--tmpfs", action="append", default=[], metavar="DST[:OPTIONS]", help="memory file system, for example /run:size=64m"
+    )
+    parser.add_argument(
+        "--volumes-from", action="append", default=[], metavar="CONTAINER[:ro]", help="the mounts of another container too"
     )
     parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
     parser.add_argument("-u", "--user", metavar="USER", help="name, uid, name:group or uid:gid")
@@ -78,29 +89,24 @@ def parse_variables(values: list[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def parse_volume(value: str) -> Mount:
-    """``-v SRC:DST[:ro]`` with an absolute or relative host path."""
-    parts = value.split(":")
-    if len(parts) == 1 or not re.match(r"^[./~]", parts[0]):
-        raise NotSupported(
-            f"the volume {value!r}: named and anonymous volumes are not supported yet",
-            code="volume-not-supported",
-            remedy="give a host path: -v ./data:/data",
-        )
-    options = set(parts[2].split(",")) if len(parts) == 3 else set()
-    if len(parts) > 3 or not parts[1].startswith("/") or options - {"ro", "rw"}:
-        raise UsageError(
-            f"invalid volume specification: {value!r}",
-            code="bad-volume",
-            remedy="write SRC:/path/inside or SRC:/path/inside:ro",
-        )
-    source = Path(parts[0]).expanduser().absolute()
-    if not source.exists():
-        raise UsageError(f"the volume's source {str(source)!r} does not exist", code="bad-volume", remedy="create it first")
-    target = ContainerPath(parts[1])
-    if ".." in target.parts or target == ContainerPath("/"):
-        raise UsageError(f"invalid volume specification: {value!r}: destination can't be '/' or hold '..'", code="bad-volume")
-    return Bind(source=source, target=target, read_only="ro" in options)
+def parse_mounts(options: argparse.Namespace) -> tuple[MountRequest, ...]:
+    """``-v``, ``--mount`` and ``--tmpfs``."""
+    from contain.container.mounts import parse_mount, parse_tmpfs, parse_volume
+
+    return (
+        *map(parse_volume, options.volume),
+        *map(parse_mount, options.mount),
+        *map(parse_tmpfs, options.tmpfs),
+    )
+
+
+def parse_volumes_from(values: list[str]) -> tuple[VolumesFrom, ...]:
+    """``--volumes-from``."""
+    if not values:
+        return ()
+    from contain.container.mounts import parse_volumes_from
+
+    return tuple(map(parse_volumes_from, values))
 
 
 def parse_limits(options: argparse.Namespace) -> Limits:
@@ -180,7 +186,8 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         arguments=tuple(options.arguments),
         entrypoint=options.entrypoint,
         environment=parse_variables(options.env),
-        mounts=tuple(parse_volume(value) for value in options.volume),
+        mounts=parse_mounts(options),
+        volumes_from=parse_volumes_from(options.volumes_from),
         working_directory=options.workdir,
         user=options.user,
         hostname=options.hostname,

@@ -40,7 +40,7 @@ from contain.operations import (
     WriteMemoryFile,
 )
 from contain.paths import ContainerPath, HostPath
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, MemoryFile, Mount, Network, Tmpfs
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, MemoryFile, Mount, Network, Tmpfs, Volume
 from contain.values import dataclass
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -216,12 +216,16 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
 
 def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operation]:
     match mount:
-        case Bind(source=source, target=target, read_only=read_only):
+        case (
+            Bind(source=source, target=target, read_only=read_only) | Volume(source=source, target=target, read_only=read_only)
+        ):
             return [MountBind(source=str(source), target=str(target), read_only=read_only)]
         case Tmpfs(target=target, size_bytes=size, mode=mode, executable=executable, read_only=read_only):
             options: tuple[tuple[str, str], ...] = (("mode", f"{mode:o}"),)
             if size:
                 options += (("size", str(size)),)
+            numbers = (("nr_inodes", mount.inodes), ("uid", mount.user_id), ("gid", mount.group_id))
+            options += tuple((name, str(number)) for name, number in numbers if number)
             attributes = ("nosuid",) if executable else _SAFE
             if read_only:
                 attributes = ("ro", *attributes)

@@ -176,8 +176,9 @@ class Records:
             os.close(descriptor)
 
     def create(self, record: ContainerRecord) -> int:
-        """Claim the name and make the directory; a descriptor that holds it. `Conflict` if the name is taken."""
-        with self._naming():
+        """Claim the name and make the directory, and the container's volumes; a descriptor that holds it. `Conflict` if the name is
+        taken."""
+        with self._volumes(record), self._naming():
             self._verify_free(record.name)
             place = self.place(record.container_id)
             place.mkdir(mode=0o700)
@@ -185,6 +186,28 @@ class Records:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self.write(record)
         return descriptor
+
+    @contextlib.contextmanager
+    def _volumes(self, record: ContainerRecord) -> Iterator[None]:
+        """The record's volumes are there, filled, and stay until it says that they are used."""
+        if not any("anonymous" in mount for mount in record.details.get("mounts", ())):
+            yield
+            return
+        from contain.container.volumes import Volumes
+
+        with Volumes(self.directory.parent).hold(record.details):
+            yield
+
+    def _remove_volumes(self, record: ContainerRecord) -> None:
+        """With ``--rm``, volumes without a name go with the container, unless another one has them."""
+        if not any(mount.get("anonymous") for mount in record.details.get("mounts", ())):
+            return
+        from contain.container.volumes import Volumes, volume_users
+
+        def users() -> dict[str, list[str]]:
+            return volume_users([(other.container_id, other.details) for other in self.all()])
+
+        Volumes(self.directory.parent).remove_anonymous(record.details, users)
 
     def new_name(self) -> str:
         """A free name like ``quiet_otter``."""
@@ -314,7 +337,10 @@ class Records:
     def remove(self, container_id: str) -> None:
         """Remove the directory with all it holds."""
         place = self.place(container_id)
+        record = self._load(place)
         aside = place.with_name(f"{container_id}.removed")
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, aside)
         shutil.rmtree(aside, ignore_errors=True)
+        if record is not None and record.remove:
+            self._remove_volumes(record)

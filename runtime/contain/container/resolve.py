@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 
+from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
@@ -30,7 +31,8 @@ class RunRequest:
     arguments: tuple[str, ...] = ()
     entrypoint: str | None = None
     environment: tuple[tuple[str, str], ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[Mount | MountRequest, ...] = ()
+    volumes_from: tuple[VolumesFrom, ...] = ()
     working_directory: str | None = None
     user: str | None = None
     hostname: str | None = None
@@ -87,8 +89,12 @@ def resolve_spec(
     upper: HostPath | None,
     identity: Identity,
     home: str,
+    store: HostPath = HostPath("/"),
+    inherited: tuple[Mount, ...] = (),
+    image_volumes: bool = False,
 ) -> ContainerSpec:
-    """One container of an image. ``identity`` and ``home`` come from the image's account files."""
+    """One container of an image. ``identity`` and ``home`` come from the image's account files. ``store``: where volumes lie;
+    ``inherited``: mounts of other containers; ``image_volumes``: the image's own are made too."""
     hostname = request.hostname or container_id[:12]
     if not _HOSTNAME.fullmatch(hostname):
         raise UsageError(
@@ -121,7 +127,13 @@ def resolve_spec(
         working_directory=directory,
         identity=identity,
         hostname=hostname,
-        mounts=request.mounts,
+        mounts=resolve_mounts(
+            request.mounts,
+            declared=config.volumes if image_volumes else (),
+            inherited=inherited,
+            container_id=container_id,
+            home=store,
+        ),
         network=request.network,
         limits=request.limits,
         read_only=request.read_only,

@@ -1,0 +1,248 @@
+"""``contain volume create``, ``ls``, ``inspect``, ``rm``, ``prune``. Words and columns: docker/cli ``volume_*.md``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from contain.cli.arguments import parse_pairs
+from contain.cli.output import render_size, render_table
+from contain.errors import ContainError, NotFound, NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from contain.container.volumes import VolumeRecord
+
+HEADINGS = {"Driver": "DRIVER", "Name": "VOLUME NAME"}
+_FILTERS = ("dangling", "driver", "label", "name")
+_PRUNE_FILTERS = ("all", "label", "label!")
+
+
+def add_volume_create_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.usage = "contain volume create [OPTIONS] [VOLUME]"
+    parser.add_argument("-d", "--driver", default="local", metavar="DRIVER", help="only local")
+    parser.add_argument("--label", action="append", default=[], metavar="K=V", help="label")
+    parser.add_argument("-o", "--opt", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--name", default="", help=argparse.SUPPRESS)
+    parser.add_argument("volume", nargs="?", default="", metavar="VOLUME", help="its name; without: one is made up")
+
+
+def parse_labels(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """``K=V``, or ``K`` for a label without a value."""
+    return parse_pairs([value if "=" in value else f"{value}=" for value in values], flag="--label")
+
+
+def volume_create(options: argparse.Namespace) -> int:
+    """Print the name."""
+    from contain.container.mounts import check_driver
+    from contain.engine import Engine
+
+    check_driver(options.driver)
+    if options.opt:
+        raise NotSupported("volume create --opt is not supported yet", code="flag-not-supported")
+    if options.name and options.volume:
+        raise UsageError("conflicting options: either specify --name or provide positional arg, not both", code="bad-arguments")
+    with Engine.open() as engine:
+        record = engine.volumes.create(options.volume or options.name, labels=parse_labels(options.label))
+    sys.stdout.write(f"{record.name}\n")
+    return 0
+
+
+def parse_filters(values: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
+    """``KEY=VALUE`` texts. Raises `UsageError` (code ``bad-filter``)."""
+    found: dict[str, list[str]] = {key: [] for key in known}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"bad format of filter {text!r} (expected name=value)", code="bad-filter")
+        if key not in found:
+            raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy=f"there are {', '.join(known)}")
+        if key in ("dangling", "all") and value.lower() not in ("true", "1", "false", "0"):
+            raise UsageError(f"invalid filter '{key}={value}'", code="bad-filter", remedy="write true or false")
+        found[key].append(value)
+    return found
+
+
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, equals, value = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == value)
+
+
+def _matches_name(name: str, pattern: str) -> bool:
+    try:
+        return pattern in name or re.search(pattern, name) is not None
+    except re.error as error:
+        raise UsageError(f"invalid filter 'name={pattern}'", code="bad-filter") from error
+
+
+def select_volumes(
+    records: Sequence[VolumeRecord], filters: Mapping[str, Sequence[str]], users: Mapping[str, Sequence[str]]
+) -> tuple[VolumeRecord, ...]:
+    """Those that the filters let through: all labels, any of several values of another key."""
+
+    def passes(record: VolumeRecord) -> bool:
+        labels = dict(record.labels)
+        wanted = [value.lower() in ("true", "1") for value in filters["dangling"]]
+        return (
+            (not wanted or (record.name not in users) in wanted)
+            and (not filters["driver"] or "local" in filters["driver"])
+            and (not filters["name"] or any(_matches_name(record.name, text) for text in filters["name"]))
+            and all(_has_label(labels, text) for text in filters["label"])
+        )
+
+    return tuple(filter(passes, records))
+
+
+def volume_row(record: VolumeRecord, links: int) -> dict[str, object]:
+    """The fields of ``contain volume ls``."""
+    return {
+        "Availability": "N/A",
+        "Driver": "local",
+        "Group": "N/A",
+        "Labels": ",".join(f"{name}={value}" for name, value in record.labels),
+        "Links": str(links),
+        "Mountpoint": str(record.data),
+        "Name": record.name,
+        "Scope": "local",
+        "Size": "N/A",
+        "Status": "N/A",
+    }
+
+
+def volume_document(record: VolumeRecord) -> dict[str, object]:
+    """What ``contain volume inspect`` says of one."""
+    moment = datetime.fromtimestamp(record.created_seconds, UTC)
+    return {
+        "CreatedAt": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "Driver": "local",
+        "Labels": dict(record.labels) or None,
+        "Mountpoint": str(record.data),
+        "Name": record.name,
+        "Options": None,
+        "Scope": "local",
+    }
+
+
+def add_volume_ls_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="names only")
+    parser.add_argument("-f", "--filter", action="append", default=[], metavar="KEY=VALUE", help=f"keys: {', '.join(_FILTERS)}")
+    parser.add_argument("--format", metavar="TEMPLATE", help="json, table TEMPLATE, or a template such as '{{.Name}}'")
+
+
+def volume_ls(options: argparse.Namespace) -> int:
+    """A table, sorted by name."""
+    from contain.engine import Engine
+
+    filters = parse_filters(options.filter, _FILTERS)
+    with Engine.open() as engine:
+        users = engine.volume_users()
+        records = select_volumes(engine.volumes.all(), filters, users)
+    if options.quiet:
+        sys.stdout.write("".join(f"{record.name}\n" for record in records))
+        return 0
+    rows = [volume_row(record, len(users.get(record.name, ()))) for record in records]
+    if options.format:
+        from contain.cli.templates import render_rows
+
+        sys.stdout.write(render_rows(options.format, rows, headings=HEADINGS))
+        return 0
+    cells = [[str(row[field]) for field in HEADINGS] for row in rows]
+    sys.stdout.write(render_table(list(HEADINGS.values()), cells))
+    return 0
+
+
+def add_volume_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flag."""
+    parser.add_argument("-f", "--format", metavar="TEMPLATE", help="json, or a template such as '{{.Mountpoint}}'")
+    parser.add_argument("volumes", nargs="+", metavar="VOLUME")
+
+
+def volume_inspect(options: argparse.Namespace) -> int:
+    """A JSON list of those that are there; an error for each that is not."""
+    from contain.engine import Engine
+
+    found, status = [], 0
+    with Engine.open() as engine:
+        for name in options.volumes:
+            try:
+                found.append(volume_document(engine.volumes.find(name)))
+            except NotFound as error:
+                sys.stderr.write(f"Error: {error}\n")
+                status = 1
+    if options.format in (None, "json"):
+        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
+    else:
+        from contain.cli.templates import render_rows
+
+        sys.stdout.write(render_rows(options.format, found, headings={}))
+    return status
+
+
+def add_volume_rm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flag."""
+    parser.add_argument("-f", "--force", action="store_true", help="no error for one that is not there")
+    parser.add_argument("volumes", nargs="+", metavar="VOLUME")
+
+
+def volume_rm(options: argparse.Namespace) -> int:
+    """One that a container has stays, whether it runs or not."""
+    from contain.engine import Engine
+
+    status = 0
+    with Engine.open() as engine:
+        for name in options.volumes:
+            try:
+                engine.volumes.remove(name, engine.volume_users)
+            except ContainError as error:
+                if not (options.force and isinstance(error, NotFound)):
+                    sys.stderr.write(f"Error: {error}\n")
+                    status = 1
+                    continue
+            sys.stdout.write(f"{name}\n")
+    return status
+
+
+def add_volume_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-a", "--all", action="store_true", help="those with a name too")
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("--filter", action="append", default=[], metavar="KEY=VALUE", help=f"keys: {', '.join(_PRUNE_FILTERS)}")
+
+
+def _wanted(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bool]:
+    def wanted(record: VolumeRecord) -> bool:
+        labels = dict(record.labels)
+        return all(_has_label(labels, text) for text in filters["label"]) and not any(
+            _has_label(labels, text) for text in filters["label!"]
+        )
+
+    return wanted
+
+
+def volume_prune(options: argparse.Namespace) -> int:
+    """Only volumes without a name, unless all were asked for."""
+    from contain.engine import Engine
+
+    filters = parse_filters(options.filter, _PRUNE_FILTERS)
+    everything = options.all or any(value.lower() in ("true", "1") for value in filters["all"])
+    if not options.force:
+        which = "all" if everything else "anonymous"
+        sys.stdout.write(
+            f"WARNING! This will remove {which} local volumes not used by at least one container.\n"
+            "Are you sure you want to continue? [y/N] "
+        )
+        sys.stdout.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return 1
+    with Engine.open() as engine:
+        removed, freed = engine.volumes.prune(engine.volume_users, everything=everything, wanted=_wanted(filters))
+    if removed:
+        sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
+    return 0
