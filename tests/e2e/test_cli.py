@@ -567,7 +567,7 @@ class TestContainers:
         assert process.returncode != 0
         assert small("ps", "-aq").stdout == ""
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_build_that_is_interrupted_leaves_nothing(
         self, small: CommandLine, tmp_path: Path, number: signal.Signals
     ) -> None:
@@ -594,6 +594,7 @@ class TestContainers:
             stream.close()
         assert b"Traceback" not in rest
         assert process.returncode == 128 + number
+        assert os.listdir(small.home / "run/work") == os.listdir(small.home / "tmp") == []
         assert "made" not in small("images").stdout
         assert small("build", "--target", "nope", str(context)).returncode == 1  # the store still works
 
@@ -607,6 +608,24 @@ class TestContainers:
         assert small("run", "--rm", "--network", "none", "small", "true").returncode == 0
         assert os.listdir(small.home / "run/work") == []
         assert small("rm", "web").returncode == 0
+
+    @pytest.mark.parametrize("command", ["build", "builder prune"])
+    def test_what_a_killed_build_left_goes_with_the_next_one(self, small: CommandLine, tmp_path: Path, command: str) -> None:
+        (tmp_path / "Dockerfile").write_text("FROM small\nRUN touch /tmp/x && sleep 1000\n")
+        (tmp_path / "next.df").write_text("FROM small\nRUN true\n")
+        process = small.start("build", "--network", "none", str(tmp_path))
+        wait_until(lambda: bool(list(small.home.glob("run/work/*"))))
+        process.kill()
+        process.communicate(timeout=20)
+        left = os.listdir(small.home / "run/work")
+        assert left
+        words = (
+            ("build", "--network", "none", "-f", str(tmp_path / "next.df"), str(tmp_path))
+            if command == "build"
+            else command.split()
+        )
+        wait_until(lambda: small(*words).returncode == 0 and not os.listdir(small.home / "run/work"))
+        assert not [place for place in Path("/sys/fs/cgroup").glob("**/contain/*") if place.name in left]
 
     def test_a_terminal_is_one(self, small: CommandLine) -> None:
         import pty

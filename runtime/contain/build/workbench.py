@@ -27,7 +27,7 @@ from contain.build.special_arguments import keeps_git_directory
 from contain.build.state import StageState
 from contain.build.steps import Step
 from contain.build.tasks import Work
-from contain.build.tracing import Trace
+from contain.build.tracing import Trace, layout_source
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
 from contain.oci import Descriptor, Image, ImageConfig, Platform
@@ -215,6 +215,8 @@ class Workbench:
             )
             self.cleanup.enter_context(self.store.lease(image.digest))
             self._layouts[place] = image
+            names = sorted(name for name, named in self.graph.contexts.items() if named == place)
+            self.trace.remotes += [layout_source(name, image.digest) for name in names]
         return self._layouts[place]
 
     def hold_network(self) -> None:
@@ -228,7 +230,10 @@ class Workbench:
 
     def skeletons(self) -> HostPath:
         """A directory for the mount points that the build's containers share."""
-        if self._skeletons is None:
+        if self._skeletons is None:  # the first container of this build: what killed ones left goes now
+            from contain.container.workspaces import sweep
+
+            sweep(run_home())
             self._skeletons = self.cleanup.enter_context(self.store.scratch("skeletons"))
         return self._skeletons
 
@@ -262,6 +267,8 @@ class Workbench:
             )
             if opened.directory is None:
                 raise UsageError(f"the context {place.value!r} holds no files", code="context")
+            if opened.source is not None:
+                self.trace.remotes.append(opened.source)
             texts = {} if opened.name else read_ignore_files(None, opened.directory)
             self._texts.update(texts)
             tree = ContextTree(

@@ -91,6 +91,7 @@ def add_builder_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def builder_prune(options: argparse.Namespace) -> int:
     """What only the build cache has, the least recently used first."""
+    from contain.container.workspaces import sweep
     from contain.declared import parse_size_bytes
     from contain.engine import Engine
 
@@ -114,6 +115,7 @@ def builder_prune(options: argparse.Namespace) -> int:
             return 1
     limited = options.keep_storage is not None
     with Engine.open() as engine:
+        sweep(engine.run_home)  # what killed builds left takes space, too
         report = engine.store.prune_cache(
             keep_bytes=keep_bytes,
             unused_for_seconds=unused_for_seconds,

@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Exit statuses: the command's own; 125 and 1 for errors of ours as in Docker, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup(1) is obeyed
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         status = run_command(arguments)
         sys.stdout.flush()
@@ -136,7 +138,7 @@ def _error_status(arguments: Sequence[str]) -> int:
 
 
 def _terminate(number: int, _: object) -> None:
-    """SIGTERM unwinds like Ctrl-C does, so that everything is cleaned up."""
+    """SIGTERM, and SIGHUP of a terminal that is closed, unwind like Ctrl-C does, so that everything is cleaned up."""
     raise SystemExit(128 + number)
 
 
