@@ -21,7 +21,7 @@ from contain.errors import IntegrityError
 from contain.progress import Silent
 from contain.store import RootView, Store, TarLimits
 from contain.store.rooted import Root
-from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
 from contain.store.tar_reader import TarReader
 from contain.store.tree import canonical_tar
 
@@ -282,3 +282,22 @@ def test_other_tars_read_what_is_written(tool: list[str], tmp_path: Path) -> Non
         except FileNotFoundError:
             pytest.skip(f"{tool[0]} is not installed")
         assert snapshot([tmp_path / "out"])[1:] == snapshot([store.layer_tree(committed.diff_id)])[1:]
+
+
+@given(
+    path=st.one_of(st.binary(min_size=1, max_size=110), st.integers(90, 110).map(lambda length: b"\x7f" * length)),
+    mode=st.integers(0, 0o7777),
+    owners=st.tuples(*[st.sampled_from([0, 1000, 0o7777777, 0o10000000, (1 << 32) - 2])] * 2),
+    size=st.sampled_from([0, 1, 0o77777777777, 0o100000000000]),
+    mtime_ns=st.integers(-(10**10), 1 << 66),
+)
+def test_the_quick_header_of_a_file_is_the_header_and_its_checksum_is_right(
+    path: bytes, mode: int, owners: tuple[int, int], size: int, mtime_ns: int
+) -> None:
+    quick = render_file(path, mode, *owners, size, mtime_ns)
+    entry = TarEntry(
+        path=path, kind=TarKind.FILE, mode=mode, user_id=owners[0], group_id=owners[1], size_bytes=size, mtime_ns=mtime_ns
+    )
+    assert quick == render_entry(entry)
+    header = quick[-512:]
+    assert int(header[148:154], 8) == sum(header[:148] + b" " * 8 + header[156:])

@@ -18,9 +18,10 @@ from contain.errors import IntegrityError, NotSupported
 from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root
-from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
 
 _CHUNK_BYTES = 1 << 20
+_JOINED_BYTES = 1 << 16  # so much is given out as one piece
 _LONGEST_PATH = 4095
 _CAPABILITY = b"security.capability"
 
@@ -155,6 +156,20 @@ def canonical_tar(root: Root, *, root_entry: bool, ownership: Ownership | None =
                 f"/{os.fsdecode(node.path)}: file names that begin with '.wh.' are reserved by the image format",
                 code="layer-cannot-hold",
             )
+        if found.st_nlink == 1 and stat.S_ISREG(found.st_mode) and not read_xattrs(node.parent, node.name):
+            user_id, group_id = ownership.to_layer(found.st_uid, found.st_gid)
+            size = found.st_size
+            header = render_file(node.path, stat.S_IMODE(found.st_mode), user_id, group_id, size, found.st_mtime_ns)
+            if size > _JOINED_BYTES:
+                yield header
+                yield from _content(node, size)
+                if padding := padding_bytes(size):
+                    yield bytes(padding)
+            elif size:
+                yield b"".join((header, *_content(node, size), bytes(padding_bytes(size))))
+            else:
+                yield header
+            continue
         entry = describe(node, ownership)
         if found.st_nlink > 1 and entry.kind is not TarKind.DIRECTORY:
             first = first_paths.setdefault(found.st_ino, node.path)
