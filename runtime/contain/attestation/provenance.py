@@ -33,7 +33,7 @@ def _nothing() -> Mapping[str, str]:
 class Dependency:
     """Something that the build took from elsewhere. ``uri`` says from where, ``digest`` (``sha256:…``) which bytes; empty: not known.
 
-    ``kind``: base, url, git, context.
+    ``kind``: base, layout, url, git, context.
     """
 
     kind: str

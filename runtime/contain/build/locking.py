@@ -29,7 +29,7 @@ from contain.build.lock import (
     moved_error,
 )
 from contain.build.outline import layer_files, outline
-from contain.build.record import BuildRecord, BuiltStage, BuiltStep
+from contain.build.record import BuildRecord, BuiltStage, BuiltStep, RemoteSource
 from contain.build.request import BuildHost
 from contain.build.tracing import EPOCH_NAME
 from contain.environment.facts import looks_secret
@@ -196,8 +196,7 @@ def build_inputs(record: BuildRecord, *, lock: Lock | None) -> BuildInputs:
         for base in record.bases
     ]
     remotes = [
-        Dependency(kind="git" if each.commit else "url", uri=each.uri, digest=each.digest, commit=each.commit)
-        for each in record.remotes
+        Dependency(kind=_source_kind(each), uri=each.uri, digest=each.digest, commit=each.commit) for each in record.remotes
     ]
     networked = [f"{stage.name}: {step.text}" for stage in record.stages for step in stage.steps if step.networked]
     return BuildInputs(
@@ -218,6 +217,12 @@ def build_inputs(record: BuildRecord, *, lock: Lock | None) -> BuildInputs:
             if step.layer is not None
         ),
     )
+
+
+def _source_kind(source: RemoteSource) -> str:
+    if source.commit:
+        return "git"
+    return "layout" if source.uri.startswith("pkg:oci/") else "url"
 
 
 def _base_uri(name: str, platform: str) -> str:

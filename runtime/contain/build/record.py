@@ -44,7 +44,7 @@ class BuiltBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSource:
-    """What an ADD or a context took from elsewhere: ``digest`` (``sha256:…``) of a file, ``commit`` of a repository."""
+    """What an ADD or a context took from elsewhere: ``digest`` (``sha256:…``) of a file or an image, ``commit`` of a repository."""
 
     uri: str
     digest: str = ""

@@ -44,6 +44,13 @@ def git_source(reference: GitReference, revision: GitRevision) -> RemoteSource:
     return RemoteSource(uri=f"git+{reference.shown}{f'#{wanted}' if wanted else ''}", commit=revision.commit)
 
 
+def layout_source(name: str, digest: str) -> RemoteSource:
+    """An image of an OCI layout, by the name of the context that it is; where the layout lies is this machine's matter."""
+    from contain.attestation.purl import package_url
+
+    return RemoteSource(uri=package_url("oci", name, ""), digest=digest)
+
+
 def base_name(name: str, platform: str, target: str) -> str:
     """What a base is called in a record: the platform is named where it is not the target's."""
     return name if platform == target else f"{name} for {platform}"
