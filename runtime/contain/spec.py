@@ -88,6 +88,18 @@ Mount = Bind | CopyOnWrite | Volume | Tmpfs | MemoryFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortRequest:
+    """One port of a container that is to be reachable at this machine: at the first free port of a range, or with the range 0 to 0
+    at any free one. ``host_address`` 0.0.0.0: at all of this machine's addresses."""
+
+    container_port: int
+    protocol: str = "tcp"
+    host_address: str = "0.0.0.0"  # noqa: S104 - Docker's default, documented
+    first_host_port: int = 0
+    last_host_port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLimit:
     """One of setrlimit(2)'s, by its name there in small letters, without ``rlimit_``. -1: no limit."""
 
@@ -147,3 +159,4 @@ class ContainerSpec:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     shared_memory_bytes: int = SHARED_MEMORY_BYTES
     resource_limits: tuple[ResourceLimit, ...] = ()
+    ports: tuple[PortRequest, ...] = ()

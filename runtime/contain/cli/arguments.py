@@ -60,6 +60,7 @@ COMMANDS = {
         module="lifecycle", function="attach", summary="Show what a container prints from now on", group=_CONTAINERS
     ),
     "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
+    "port": Command(module="networks", function="port", summary="Show what a container publishes", group=_CONTAINERS),
     "pause": Command(module="processes", function="pause", summary="Hold all processes of containers still", group=_CONTAINERS),
     "unpause": Command(module="processes", function="unpause", summary="Let paused containers go on", group=_CONTAINERS),
     "top": Command(module="processes", function="top", summary="The processes of a container", group=_CONTAINERS),
@@ -121,7 +122,7 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 
 _NOT_YET = (
-    "P a add-host annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
+    "a add-host annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
     "cgroup-parent cgroupns change check cidfile compress cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period "
     "cpu-rt-runtime cpu-shares cpuset-cpus cpuset-mems d debug detach-keys details device device-cgroup-rule device-read-bps "
     "device-read-iops device-write-bps device-write-iops digests disable-content-trust dns dns-opt dns-option dns-search "
@@ -129,7 +130,7 @@ _NOT_YET = (
     "health-start-interval health-start-period health-timeout init io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory "
     "l label-file last latest link link-local-ip load log-driver log-opt mac-address memory-reservation memory-swap "
     "memory-swappiness message metadata-file mount n net-alias network-alias no-cache-filter no-healthcheck no-prune o "
-    "oom-kill-disable oom-score-adj output p pid platform privileged progress provenance publish publish-all push restart rm "
+    "oom-kill-disable oom-score-adj output pid platform privileged progress provenance push restart rm "
     "runtime s sbom secret security-opt shm-size sig-proxy signal since size squash ssh stop-signal stop-timeout storage-opt "
     "stream sysctl t tail timestamps tmpfs tree type ulimit until use-api-socket userns uts v volume-driver volumes volumes-from"
 )

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from contain.cli.networks import describe_network, find_lease, render_ports
 from contain.cli.output import render_age, render_table
 from contain.errors import ContainError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from contain.container.records import ContainerRecord
     from contain.engine import Engine
+    from contain.paths import HostPath
 
 _COMMAND_WIDTH = 20
 
@@ -71,6 +73,7 @@ def ps(options: argparse.Namespace) -> int:
         return 0
     rows = []
     for record in records:
+        lease = find_lease(record, engine.run_home)
         command = '"' + " ".join(record.arguments).replace("\n", " ") + '"'
         if not options.no_trunc and len(command) > _COMMAND_WIDTH:
             command = command[: _COMMAND_WIDTH - 2] + '…"'
@@ -81,10 +84,11 @@ def ps(options: argparse.Namespace) -> int:
                 command,
                 f"{render_age(time.time() - record.created_seconds)} ago",
                 _status(record),
+                render_ports(lease.ports) if lease else "",
                 record.name,
             )
         )
-    sys.stdout.write(render_table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"), rows))
+    sys.stdout.write(render_table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"), rows))
     return 0
 
 
@@ -133,14 +137,14 @@ def inspect(options: argparse.Namespace) -> int:
 def _describe(engine: Engine, name: str, kind: str | None) -> dict[str, object]:
     if kind != "image":
         with suppress(NotFound):
-            return _describe_container(engine.records.find(name))
+            return _describe_container(engine.records.find(name), engine.run_home)
     if kind != "container":
         with suppress(NotFound):
             return _describe_image(engine, name)
     raise NotFound(f"No such {kind or 'object'}: {name}", code="no-such-object")
 
 
-def _describe_container(record: ContainerRecord) -> dict[str, object]:
+def _describe_container(record: ContainerRecord, run_home: HostPath) -> dict[str, object]:
     from contain.container.processes import is_paused
 
     paused = is_paused(record)
@@ -164,6 +168,7 @@ def _describe_container(record: ContainerRecord) -> dict[str, object]:
             "StartedAt": record.started_seconds,
             "FinishedAt": record.finished_seconds,
         },
+        "NetworkSettings": describe_network(record, run_home),
         "Mounts": describe_mounts(record.details),
         "Spec": record.details,
     }

@@ -16,6 +16,7 @@ from contain.spec import DEFAULT_PIDS_LIMIT, Limits, Network
 if TYPE_CHECKING:
     from contain.container.mounts import MountRequest, VolumesFrom
     from contain.engine import RunRequest
+    from contain.spec import PortRequest
 
 _SMALLEST_MEMORY_BYTES = 6 << 20
 _LARGEST_MEMORY_BYTES = 1 << 56
@@ -65,6 +66,15 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", "--net", default="bridge", metavar="none|host|bridge", help="what it can reach (default bridge)"
     )
+    parser.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[IP:][HOST:]PORT[/udp]",
+        help="make a port of it one of this machine",
+    )
+    parser.add_argument("-P", "--publish-all", action="store_true", help="publish each exposed port at a free one")
     parser.add_argument("--read-only", action="store_true", help="a root that cannot be written")
     parser.add_argument("--name", metavar="NAME", help="name of the container")
     parser.add_argument("--entrypoint", metavar="X", help="program instead of the image's entrypoint")
@@ -135,6 +145,22 @@ def parse_network(value: str) -> Network:
         ) from None
 
 
+def parse_published(options: argparse.Namespace) -> tuple[PortRequest, ...]:
+    """``--publish``, which needs a network of the container's own."""
+    from contain.container.ports import parse_publish
+
+    found = tuple(request for value in options.publish for request in parse_publish(value))
+    if options.network == "host" and (found or options.publish_all):
+        sys.stderr.write("WARNING: Published ports are discarded when using host network mode\n")
+    if options.network == "none" and (found or options.publish_all):
+        raise UsageError(
+            "conflicting options: port publishing and the network mode none",
+            code="port-without-network",
+            remedy="leave out -p, or --network none",
+        )
+    return found
+
+
 def run(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
     from contain.engine import Engine
@@ -198,6 +224,8 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         terminal=options.tty,
         interactive=options.interactive,
         labels=parse_pairs(options.label, flag="--label"),
+        publish=parse_published(options),
+        publish_all=options.publish_all,
     )
 
 

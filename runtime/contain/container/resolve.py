@@ -10,11 +10,12 @@ import re
 import signal
 
 from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
+from contain.container.ports import resolve_ports
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
 from contain.paths import ContainerPath, HostPath
-from contain.spec import ContainerSpec, Identity, Limits, Mount, Network
+from contain.spec import ContainerSpec, Identity, Limits, Mount, Network, PortRequest
 from contain.values import dataclass
 
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
@@ -43,6 +44,8 @@ class RunRequest:
     terminal: bool = False
     interactive: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    publish: tuple[PortRequest, ...] = ()
+    publish_all: bool = False
 
 
 def parse_signal(text: str) -> int:
@@ -115,6 +118,7 @@ def resolve_spec(
     arguments = resolve_command(config, request.arguments, request.entrypoint)
     if any("\0" in text for text in (*arguments, *variables, *variables.values(), str(directory))):
         raise UsageError("a program's arguments, variables and directory cannot hold the character NUL", code="bad-arguments")
+    ports = resolve_ports(request.publish, exposed=config.exposed_ports, publish_all=request.publish_all)
     return ContainerSpec(
         container_id=container_id,
         name=name,
@@ -141,4 +145,5 @@ def resolve_spec(
         stop_signal=parse_signal(config.stop_signal or "SIGTERM"),
         capabilities=DEFAULT_CAPABILITIES,
         labels=tuple({**config.labels, **dict(request.labels)}.items()),
+        ports=ports if request.network is Network.BRIDGE else (),
     )

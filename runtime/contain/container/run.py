@@ -12,6 +12,7 @@ from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_path
 from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError
 from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
+from contain.linux.ports import hold_ports
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, Network
@@ -166,9 +167,11 @@ def start(
             address: str | None = None
             gateway = "127.0.0.1"
             if spec.network is Network.BRIDGE:
+                held = hold_ports(spec.ports)
+                cleanup.callback(held.close)
                 namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    attachment = network.attach(namespace, container_id=spec.container_id, run_home=home)
+                    attachment = network.attach(namespace, container_id=spec.container_id, run_home=home, ports=held.ports)
                 finally:
                     os.close(namespace)
                 cleanup.callback(network.detach, attachment, wait=False)

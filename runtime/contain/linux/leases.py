@@ -68,11 +68,22 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPort:
+    """A port of this machine that is a container's. ``host_address`` 0.0.0.0: any address of this machine."""
+
+    protocol: str  # tcp or udp
+    host_address: str
+    host_port: int
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One container's address and the process that asked for it."""
+    """One container's address, the process that asked for it, and what is published of it."""
 
     address: int
     owner: Owner
+    ports: tuple[PublishedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +127,16 @@ def choose_pool(routes: Sequence[Route], avoid: Collection[int]) -> Pool | None:
     return None
 
 
-def lease_address(record: NetworkRecord, container_id: str, owner: Owner) -> NetworkRecord:
+def lease_address(
+    record: NetworkRecord, container_id: str, owner: Owner, ports: tuple[PublishedPort, ...] = ()
+) -> NetworkRecord:
     """The record with an address for the container: the one it has, else the next free one after the newest, so that an
     address rests as long as possible before it is used again. Raises `HostError` when all are taken."""
     assert record.pool is not None
     pool = record.pool
     known = record.leases.get(container_id)
     if known is not None:
-        return replace(record, leases={**record.leases, container_id: replace(known, owner=owner)})
+        return replace(record, leases={**record.leases, container_id: replace(known, owner=owner, ports=ports)})
     used = {lease.address for lease in record.leases.values()}
     size = pool.last - pool.first + 1
     if len(used) >= size:
@@ -134,7 +147,7 @@ def lease_address(record: NetworkRecord, container_id: str, owner: Owner) -> Net
         )
     start = record.newest_address + 1 - pool.first if pool.first <= record.newest_address < pool.last else 0
     address = next(candidate for step in range(size) if (candidate := pool.first + (start + step) % size) not in used)
-    lease = Lease(address=address, owner=owner)
+    lease = Lease(address=address, owner=owner, ports=ports)
     return replace(record, newest_address=address, leases={**record.leases, container_id: lease})
 
 
@@ -151,7 +164,12 @@ def encode_record(record: NetworkRecord) -> bytes:
             "mtu_bytes": record.mtu_bytes,
             "newest_address": dotted(record.newest_address),
             "leases": {
-                name: [dotted(lease.address), lease.owner.process_id, lease.owner.start_ticks]
+                name: [
+                    dotted(lease.address),
+                    lease.owner.process_id,
+                    lease.owner.start_ticks,
+                    [[port.protocol, port.host_address, port.host_port, port.container_port] for port in lease.ports],
+                ]
                 for name, lease in record.leases.items()
             },
             "holds": [[hold.process_id, hold.start_ticks] for hold in record.holds],
@@ -171,8 +189,20 @@ def decode_record(data: bytes) -> NetworkRecord | None:
             mtu_bytes=int(value["mtu_bytes"]),
             newest_address=number_of(value["newest_address"]),
             leases={
-                str(name): Lease(address=number_of(address), owner=Owner(process_id=int(process), start_ticks=int(start)))
-                for name, (address, process, start) in value["leases"].items()
+                str(name): Lease(
+                    address=number_of(address),
+                    owner=Owner(process_id=int(process), start_ticks=int(start)),
+                    ports=tuple(
+                        PublishedPort(
+                            protocol=str(protocol),
+                            host_address=str(host),
+                            host_port=int(port),
+                            container_port=int(inner),
+                        )
+                        for protocol, host, port, inner in (ports[0] if ports else ())
+                    ),
+                )
+                for name, (address, process, start, *ports) in value["leases"].items()
             },
             holds=tuple(Owner(process_id=int(process), start_ticks=int(start)) for process, start in value["holds"]),
         )

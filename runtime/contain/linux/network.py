@@ -24,7 +24,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from errno import EEXIST, ENODEV
+from errno import EEXIST, ENODEV, ENOENT
 
 from contain.errors import Conflict, HostError
 from contain.linux import nftables, rtnetlink
@@ -34,6 +34,7 @@ from contain.linux.leases import (
     Ledger,
     NetworkRecord,
     Pool,
+    PublishedPort,
     choose_pool,
     dotted,
     is_alive,
@@ -70,6 +71,7 @@ class Attachment:
     run_home: HostPath
     host_interface: str
     mtu_bytes: int
+    ports: tuple[PublishedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,21 @@ def _usable_servers(text: str) -> tuple[list[str], list[str], list[str]]:
     return servers, others, left_out
 
 
+def plan_forwardings(record: NetworkRecord) -> tuple[nftables.Forwarding, ...]:
+    """What the lease file says of published ports, as the firewall is to have it."""
+    return tuple(
+        nftables.Forwarding(
+            protocol=port.protocol,
+            host_address=port.host_address,
+            host_port=port.host_port,
+            container_address=dotted(lease.address),
+            container_port=port.container_port,
+        )
+        for lease in record.leases.values()
+        for port in lease.ports
+    )
+
+
 def _plan_port(container_id: str, lease: Lease, *, bridge: str, bridge_index: int, port_index: int) -> tuple[Request, ...]:
     """From a veth on the bridge to a port that carries traffic. It comes up last: never unisolated, not for a moment."""
     name, mac = host_interface(container_id, bridge=bridge), hardware_address(lease.address)
@@ -183,18 +200,19 @@ def _plan_port(container_id: str, lease: Lease, *, bridge: str, bridge_index: in
 # Attaching and detaching
 
 
-def attach(netns_fd: int, *, container_id: str, run_home: HostPath) -> Attachment:
+def attach(netns_fd: int, *, container_id: str, run_home: HostPath, ports: tuple[PublishedPort, ...] = ()) -> Attachment:
     """Put the network namespace behind ``netns_fd`` on the bridge, which is made if there is none.
 
     The calling thread must be in the host's network namespace, with CAP_NET_ADMIN. Afterwards the namespace has an interface
     that is still down: `configure_inside` or `configure_from_outside` completes it. For a container that is attached already,
-    its interface is made anew with the same address. On failure everything made here is gone again. Raises `HostError`.
+    its interface is made anew with the same address. On failure everything made here is gone again. ``ports`` are published until
+    it is detached; the caller holds their sockets (`contain.linux.ports`). Raises `HostError`.
     """
     names = _names(run_home)
     with Ledger(run_home) as ledger, NetlinkSocket() as kernel:
         try:
             record, bridge_index = _ensure_bridge(kernel, ledger, names)
-            record = lease_address(record, container_id, myself())
+            record = lease_address(record, container_id, myself(), ports)
             ledger.write(record)
             lease, pool = record.leases[container_id], record.pool
             assert pool is not None
@@ -203,6 +221,8 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath) -> Attachmen
             kernel.transact(
                 _plan_port(container_id, lease, bridge=names.bridge, bridge_index=bridge_index, port_index=port.index)
             )
+            if ports:
+                _publish(names, record)
         except BaseException:
             with contextlib.suppress(HostError, OSError):  # the first error is the one to tell
                 _release(kernel, ledger, names, [container_id], delete_links=True)
@@ -216,7 +236,38 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath) -> Attachmen
         run_home=run_home,
         host_interface=port.name,
         mtu_bytes=record.mtu_bytes,
+        ports=ports,
     )
+
+
+def _publish(names: _Names, record: NetworkRecord) -> None:
+    """Let the firewall publish what the record says, to this machine's own loopback too: its packets may then leave by the bridge
+    (``route_localnet``; the table keeps containers from using that in the other direction)."""
+    with NetlinkSocket(NETLINK_NETFILTER) as tables:
+        try:
+            nftables.replace_published(tables, names.table, plan_forwardings(record))
+        except HostError as error:
+            if error.errno != ENOENT:
+                raise
+            _replace_table(tables, names, record)  # of a version that published nothing, or somebody removed the chain
+    _write_setting(f"/proc/sys/net/ipv4/conf/{names.bridge}/route_localnet", "1")
+
+
+def _replace_table(tables: NetlinkSocket, names: _Names, record: NetworkRecord) -> None:
+    assert record.pool is not None
+    nftables.replace_table(
+        tables,
+        names.table,
+        bridge=names.bridge,
+        pool_address=dotted(record.pool.base),
+        prefix_length=record.pool.prefix,
+        published=plan_forwardings(record),
+    )
+
+
+def read_lease(container_id: str, *, run_home: HostPath) -> Lease | None:
+    """A container's address and published ports at this moment, or None. Takes no lock: the file is replaced in one step."""
+    return Ledger(run_home).read().leases.get(container_id)
 
 
 def detach(attachment: Attachment, *, wait: bool = True) -> None:
@@ -325,6 +376,10 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
         kernel.transact([rtnetlink.unpin_neighbour(bridge.index, address=dotted(lease.address)) for _, lease in gone])
     if gone:
         ledger.write(replace(record, leases=remaining))
+        if any(lease.ports for _, lease in gone):
+            with NetlinkSocket(NETLINK_NETFILTER) as tables:
+                if nftables.table_exists(tables, names.table):
+                    nftables.replace_published(tables, names.table, plan_forwardings(replace(record, leases=remaining)))
 
 
 def _find_link(kernel: NetlinkSocket, name: str) -> Link | None:
@@ -387,9 +442,7 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
                 ledger.write(record)
             pool = record.pool
             assert pool is not None
-            nftables.replace_table(
-                tables, names.table, bridge=names.bridge, pool_address=dotted(pool.base), prefix_length=pool.prefix
-            )
+            _replace_table(tables, names, record)
             _switch_forwarding_on()
             if not is_usable:
                 bridge = _make_bridge(kernel, names.bridge, pool, record.mtu_bytes)

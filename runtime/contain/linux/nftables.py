@@ -9,12 +9,32 @@ The rules, as ``nft list table ip contain`` shows them for the bridge contain0 w
         type filter hook forward priority filter; policy accept;
         iifname "contain0" ip saddr != 172.30.0.0/16 drop        # nobody pretends to be somebody else
         oifname "contain0" ct state established,related accept   # answers
+        oifname "contain0" ct status dnat accept                 # to published ports
         oifname "contain0" drop                                  # nothing else comes in, from other containers neither
     }
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 172.30.0.0/16 oifname != "contain0" masquerade
+        ip saddr 127.0.0.0/8 oifname "contain0" masquerade       # this machine, through its loopback
     }
+    chain loopback {
+        type filter hook prerouting priority raw; policy accept;
+        iifname "contain0" ip daddr 127.0.0.0/8 drop             # or route_localnet would open this machine's loopback
+    }
+    chain prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname != "contain0" fib daddr type local ip daddr != 127.0.0.0/8 jump published
+    }
+    chain output {
+        type nat hook output priority dstnat; policy accept;
+        fib daddr type local jump published
+    }
+    chain published {                                            # one rule for each published port
+        ip daddr 192.0.2.1 tcp dport 8080 dnat to 172.30.0.2:80
+    }
+
+Containers of the same bridge are refused at published ports: with br_netfilter the kernel would turn such a packet round on the
+bridge itself, where ports are isolated, so that it worked on some machines only.
 
 An ``accept`` here only ends this chain: another table's chain on the same hook may still drop the packet. That cannot be
 overridden from a table of one's own, only reported (`list_base_chains`).
@@ -46,7 +66,7 @@ from contain.values import dataclass
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE = 0, 1, 2, 3, 4, 6
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _DELRULE = 0, 1, 2, 3, 4, 6, 8
 _FAMILY_HEADER = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _FAMILY_IPV4 = 2
 
@@ -55,20 +75,26 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5,
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
-_DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE = 1, 2, 1
+_DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
 
-_HOOK_FORWARD, _HOOK_POSTROUTING = 2, 4
-_PRIORITY_FILTER, _PRIORITY_SOURCE_NAT = 0, 100
-_DROP, _ACCEPT = 0, 1
-_REGISTER_VERDICT, _REGISTER = 0, 1
+_HOOK_PREROUTING, _HOOK_FORWARD, _HOOK_OUTPUT, _HOOK_POSTROUTING = 0, 2, 3, 4
+_PRIORITY_RAW, _PRIORITY_DESTINATION_NAT, _PRIORITY_FILTER, _PRIORITY_SOURCE_NAT = -300, -100, 0, 100
+_DROP, _ACCEPT, _JUMP = 0, 1, -3
+_REGISTER_VERDICT, _REGISTER, _REGISTER_PORT = 0, 1, 2
 _EQUAL, _NOT_EQUAL = 0, 1
-_META_INPUT_NAME, _META_OUTPUT_NAME = 6, 7
-_CT_STATE, _CT_ESTABLISHED_OR_RELATED = 0, 0x2 | 0x4
-_NETWORK_HEADER, _IPV4_SOURCE_OFFSET = 1, 12
+_META_INPUT_NAME, _META_OUTPUT_NAME, _META_TRANSPORT_PROTOCOL = 6, 7, 16
+_CT_STATE, _CT_ESTABLISHED_OR_RELATED, _CT_STATUS, _CT_DESTINATION_NAT = 0, 0x2 | 0x4, 2, 0x20
+_NETWORK_HEADER, _IPV4_SOURCE_OFFSET, _IPV4_DESTINATION_OFFSET = 1, 12, 16
+_TRANSPORT_HEADER, _DESTINATION_PORT_OFFSET = 2, 2
+_FIB_RESULT_ADDRESS_TYPE, _FIB_DESTINATION_ADDRESS, _ADDRESS_TYPE_LOCAL = 3, 2, 2
+_NAT_DESTINATION = 1
+_LOOPBACK = ("127.0.0.0", 8)
+_PUBLISHED = "published"
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - no socket is bound to it here
 _INTERFACE_NAME_BYTES = 16
 
 _REMEDY = (
-    "the kernel lacks nf_tables or a part of it: modprobe nf_tables nft_ct nft_masq nft_chain_nat; "
+    "the kernel lacks nf_tables or a part of it: modprobe nf_tables nft_ct nft_masq nft_nat nft_fib_ipv4 nft_chain_nat; "
     "`--network host` and `--network none` work without"
 )
 
@@ -81,6 +107,17 @@ class BaseChain:
     name: str
     hook: int
     drops_by_default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarding:
+    """One published port: what comes to ``host_address`` (0.0.0.0: any of this machine) and ``host_port`` goes to a container."""
+
+    protocol: str  # tcp or udp
+    host_address: str
+    host_port: int
+    container_address: str
+    container_port: int
 
 
 # Expressions
@@ -116,33 +153,91 @@ def _interface(key: int, operation: int, name: str) -> bytes:
     return load + _compare(operation, name.encode().ljust(_INTERFACE_NAME_BYTES, b"\0"))
 
 
-def _input(name: str) -> bytes:
-    return _interface(_META_INPUT_NAME, _EQUAL, name)
+def _input(name: str, operation: int = _EQUAL) -> bytes:
+    return _interface(_META_INPUT_NAME, operation, name)
 
 
 def _output(name: str, operation: int = _EQUAL) -> bytes:
     return _interface(_META_OUTPUT_NAME, operation, name)
 
 
-def _source(operation: int, address: str, prefix_length: int) -> bytes:
-    load = _expression(
+def _payload(header: int, offset: int, length_bytes: int) -> bytes:
+    return _expression(
         "payload",
         attribute(1, _number(_REGISTER)),
-        attribute(2, _number(_NETWORK_HEADER)),
-        attribute(3, _number(_IPV4_SOURCE_OFFSET)),
-        attribute(4, _number(4)),
+        attribute(2, _number(header)),
+        attribute(3, _number(offset)),
+        attribute(4, _number(length_bytes)),
     )
+
+
+def _address(offset: int, operation: int, address: str, prefix_length: int) -> bytes:
     mask = ((1 << 32) - (1 << (32 - prefix_length))).to_bytes(4, "big")
-    return load + _masked(mask) + _compare(operation, socket.inet_aton(address))
+    return _payload(_NETWORK_HEADER, offset, 4) + _masked(mask) + _compare(operation, socket.inet_aton(address))
+
+
+def _source(operation: int, address: str, prefix_length: int) -> bytes:
+    return _address(_IPV4_SOURCE_OFFSET, operation, address, prefix_length)
+
+
+def _destination(operation: int, address: str, prefix_length: int) -> bytes:
+    return _address(_IPV4_DESTINATION_OFFSET, operation, address, prefix_length)
+
+
+def _tracked(key: int, bits: int) -> bytes:
+    load = _expression("ct", attribute(1, _number(_REGISTER)), attribute(2, _number(key)))
+    return load + _masked(struct.pack("=I", bits)) + _compare(_NOT_EQUAL, bytes(4))
 
 
 def _answers() -> bytes:
-    load = _expression("ct", attribute(1, _number(_REGISTER)), attribute(2, _number(_CT_STATE)))
-    return load + _masked(struct.pack("=I", _CT_ESTABLISHED_OR_RELATED)) + _compare(_NOT_EQUAL, bytes(4))
+    return _tracked(_CT_STATE, _CT_ESTABLISHED_OR_RELATED)
 
 
-def _verdict(code: int) -> bytes:
-    verdict = nested(_DATA_VERDICT, attribute(_VERDICT_CODE, _number(code)))
+def _was_redirected() -> bytes:
+    return _tracked(_CT_STATUS, _CT_DESTINATION_NAT)
+
+
+def _to_this_machine() -> bytes:
+    load = _expression(
+        "fib",
+        attribute(1, _number(_REGISTER)),
+        attribute(2, _number(_FIB_RESULT_ADDRESS_TYPE)),
+        attribute(3, _number(_FIB_DESTINATION_ADDRESS)),
+    )
+    return load + _compare(_EQUAL, struct.pack("=I", _ADDRESS_TYPE_LOCAL))
+
+
+def _to_port(protocol: str, port: int) -> bytes:
+    number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
+    load = _expression("meta", attribute(1, _number(_REGISTER)), attribute(2, _number(_META_TRANSPORT_PROTOCOL)))
+    return (
+        load
+        + _compare(_EQUAL, bytes((number,)))
+        + _payload(_TRANSPORT_HEADER, _DESTINATION_PORT_OFFSET, 2)
+        + _compare(_EQUAL, struct.pack(">H", port))
+    )
+
+
+def _redirect(address: str, port: int) -> bytes:
+    def load(register: int, value: bytes) -> bytes:
+        return _expression("immediate", attribute(1, _number(register)), nested(2, attribute(_DATA_VALUE, value)))
+
+    return (
+        load(_REGISTER, socket.inet_aton(address))
+        + load(_REGISTER_PORT, struct.pack(">H", port))
+        + _expression(
+            "nat",
+            attribute(1, _number(_NAT_DESTINATION)),
+            attribute(2, _number(_FAMILY_IPV4)),
+            attribute(3, _number(_REGISTER)),
+            attribute(5, _number(_REGISTER_PORT)),
+        )
+    )
+
+
+def _verdict(code: int, chain: str = "") -> bytes:
+    target = text(_VERDICT_CHAIN, chain) if chain else b""
+    verdict = nested(_DATA_VERDICT, attribute(_VERDICT_CODE, _number(code)), target)
     return _expression("immediate", attribute(1, _number(_REGISTER_VERDICT)), nested(2, verdict))
 
 
@@ -186,7 +281,37 @@ def _rule(table: str, chain: str, what: str, *expressions: bytes) -> Request:
     )
 
 
-def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int, exists: bool) -> tuple[Request, ...]:
+def _published_rules(table: str, published: Sequence[Forwarding]) -> list[Request]:
+    rules = []
+    for port in published:
+        where = () if port.host_address == _ANY_ADDRESS else (_destination(_EQUAL, port.host_address, 32),)
+        what = f"{port.host_address}:{port.host_port}/{port.protocol} to {port.container_address}:{port.container_port}"
+        target = _redirect(port.container_address, port.container_port)
+        rules.append(_rule(table, _PUBLISHED, what, *where, _to_port(port.protocol, port.host_port), target))
+    return rules
+
+
+def plan_published(table: str, published: Sequence[Forwarding]) -> tuple[Request, ...]:
+    """The transaction after which exactly these ports are published."""
+    flush = _request(
+        f"empty the chain {_PUBLISHED} of the table {table} (NFT_MSG_DELRULE)",
+        _DELRULE,
+        NLM_F_ACK,
+        text(_RULE_TABLE, table),
+        text(_RULE_CHAIN, _PUBLISHED),
+    )
+    return _batch(flush, *_published_rules(table, published))
+
+
+def plan_table(
+    table: str,
+    *,
+    bridge: str,
+    pool_address: str,
+    prefix_length: int,
+    exists: bool,
+    published: Sequence[Forwarding] = (),
+) -> tuple[Request, ...]:
     """The transaction after which the table is exactly as this module's head shows it, whatever it was before."""
     new = _request(f"add the table {table} (NFT_MSG_NEWTABLE)", _NEWTABLE, NLM_F_ACK | NLM_F_CREATE, text(_TABLE_NAME, table))
     old = _request(f"empty the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table))
@@ -203,6 +328,7 @@ def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int
             _verdict(_DROP),
         ),
         _rule(table, "forward", "answers accept", _output(bridge), _answers(), _verdict(_ACCEPT)),
+        _rule(table, "forward", "published ports accept", _output(bridge), _was_redirected(), _verdict(_ACCEPT)),
         _rule(table, "forward", "unasked drop", _output(bridge), _verdict(_DROP)),
         _base_chain(table, "postrouting", "nat", _HOOK_POSTROUTING, _PRIORITY_SOURCE_NAT),
         _rule(
@@ -213,13 +339,56 @@ def plan_table(table: str, *, bridge: str, pool_address: str, prefix_length: int
             _output(bridge, _NOT_EQUAL),
             _expression("masq"),
         ),
+        _rule(
+            table,
+            "postrouting",
+            "masquerade loopback",
+            _source(_EQUAL, *_LOOPBACK),
+            _output(bridge),
+            _expression("masq"),
+        ),
+        _base_chain(table, "loopback", "filter", _HOOK_PREROUTING, _PRIORITY_RAW),
+        _rule(table, "loopback", "loopback drop", _input(bridge), _destination(_EQUAL, *_LOOPBACK), _verdict(_DROP)),
+        _request(
+            f"add the chain {_PUBLISHED} to the table {table} (NFT_MSG_NEWCHAIN)",
+            _NEWCHAIN,
+            NLM_F_ACK | NLM_F_CREATE,
+            text(_CHAIN_TABLE, table),
+            text(_CHAIN_NAME, _PUBLISHED),
+        ),
+        *_published_rules(table, published),
+        _base_chain(table, "prerouting", "nat", _HOOK_PREROUTING, _PRIORITY_DESTINATION_NAT),
+        _rule(
+            table,
+            "prerouting",
+            "published ports",
+            _input(bridge, _NOT_EQUAL),
+            _to_this_machine(),
+            _destination(_NOT_EQUAL, *_LOOPBACK),
+            _verdict(_JUMP, _PUBLISHED),
+        ),
+        _base_chain(table, "output", "nat", _HOOK_OUTPUT, _PRIORITY_DESTINATION_NAT),
+        _rule(table, "output", "published ports", _to_this_machine(), _verdict(_JUMP, _PUBLISHED)),
     )
 
 
 # Doers
 
 
-def replace_table(kernel: NetlinkSocket, table: str, *, bridge: str, pool_address: str, prefix_length: int) -> None:
+def replace_published(kernel: NetlinkSocket, table: str, published: Sequence[Forwarding]) -> None:
+    """Publish exactly these ports, in one transaction. Raises `HostError`."""
+    _transact(kernel, plan_published(table, published))
+
+
+def replace_table(
+    kernel: NetlinkSocket,
+    table: str,
+    *,
+    bridge: str,
+    pool_address: str,
+    prefix_length: int,
+    published: Sequence[Forwarding] = (),
+) -> None:
     """Make the table or replace it, in one transaction. Raises `HostError` when the kernel lacks nf_tables or a part of it.
 
     All functions here take a socket of `NETLINK_NETFILTER`. Closing one after something was deleted waits for the kernel to
@@ -228,7 +397,14 @@ def replace_table(kernel: NetlinkSocket, table: str, *, bridge: str, pool_addres
     exists = table_exists(kernel, table)
     _transact(
         kernel,
-        plan_table(table, bridge=bridge, pool_address=pool_address, prefix_length=prefix_length, exists=exists),
+        plan_table(
+            table,
+            bridge=bridge,
+            pool_address=pool_address,
+            prefix_length=prefix_length,
+            exists=exists,
+            published=published,
+        ),
     )
 
 

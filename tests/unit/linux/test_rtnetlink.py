@@ -139,6 +139,10 @@ def test_the_rules_say_what_the_module_says() -> None:
     assert [(chain.get_attr("NFTA_CHAIN_NAME"), chain.get_attr("NFTA_CHAIN_TYPE")) for chain in chains] == [
         ("forward", "filter"),
         ("postrouting", "nat"),
+        ("loopback", "filter"),
+        ("published", None),
+        ("prerouting", "nat"),
+        ("output", "nat"),
     ]
     rules = [decode(nft_rule_msg, request) for request in requests if request.kind == 10 << 8 | 6]
     shapes = [
@@ -147,6 +151,11 @@ def test_the_rules_say_what_the_module_says() -> None:
     assert shapes == [
         ["meta", "cmp", "payload", "bitwise", "cmp", "immediate"],
         ["meta", "cmp", "ct", "bitwise", "cmp", "immediate"],
+        ["meta", "cmp", "ct", "bitwise", "cmp", "immediate"],
         ["meta", "cmp", "immediate"],
         ["payload", "bitwise", "cmp", "meta", "cmp", "masq"],
+        ["payload", "bitwise", "cmp", "meta", "cmp", "masq"],
+        ["meta", "cmp", "payload", "bitwise", "cmp", "immediate"],
+        ["meta", "cmp", "fib", "cmp", "payload", "bitwise", "cmp", "immediate"],
+        ["fib", "cmp", "immediate"],
     ]
