@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,3 +130,10 @@ def test_every_function_that_the_walkthrough_names_is_there() -> None:
     named = re.findall(r"\[`([\w.]+)`\]\(\.\./([\w/.]+\.py)\)", text)
     assert len(named) > 30
     assert [(name, path) for name, path in named if name not in defined_names(ROOT / path)] == []
+
+
+def test_every_difference_from_other_builders_is_documented() -> None:
+    text = (ROOT / "docs/compatibility.md").read_text(encoding="utf-8")
+    reasons = {row.reason for row in runpy.run_path(str(ROOT / "tests/peers/explained.py"))["EXPLAINED"]}
+    assert reasons
+    assert [reason for reason in reasons if reason not in text] == []
