@@ -134,6 +134,7 @@ class ContainerSpec:
     what is written (a build step's layer), or None for one that is thrown away with the container. ``confined``: system calls are
     filtered, parts of /proc and /sys hidden, privileges never gained; what the user namespace forbids stays forbidden without it.
     ``extra_hosts``: (name, address) for /etc/hosts; the address ``host-gateway`` is this machine, seen from the container.
+    ``name_servers``: IPv4 addresses for /etc/resolv.conf instead of the host's.
     """
 
     container_id: str  # 64 hexadecimal digits
@@ -160,3 +161,4 @@ class ContainerSpec:
     shared_memory_bytes: int = SHARED_MEMORY_BYTES
     resource_limits: tuple[ResourceLimit, ...] = ()
     ports: tuple[PortRequest, ...] = ()
+    name_servers: tuple[str, ...] = ()

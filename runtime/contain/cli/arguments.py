@@ -122,10 +122,10 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 
 _NOT_YET = (
-    "a add-host annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
+    "a annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
     "cgroup-parent cgroupns change check cidfile compress cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period "
     "cpu-rt-runtime cpu-shares cpuset-cpus cpuset-mems d debug detach-keys details device device-cgroup-rule device-read-bps "
-    "device-read-iops device-write-bps device-write-iops digests disable-content-trust dns dns-opt dns-option dns-search "
+    "device-read-iops device-write-bps device-write-iops digests disable-content-trust dns-opt dns-option dns-search "
     "domainname env-file expose f filter force-rm format gpus group-add health-cmd health-interval health-retries "
     "health-start-interval health-start-period health-timeout init io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory "
     "l label-file last latest link link-local-ip load log-driver log-opt mac-address memory-reservation memory-swap "

@@ -66,6 +66,8 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", "--net", default="bridge", metavar="none|host|bridge", help="what it can reach (default bridge)"
     )
+    parser.add_argument("--add-host", action="append", default=[], metavar="NAME:IP", help="a line of /etc/hosts")
+    parser.add_argument("--dns", action="append", default=[], metavar="IP", help="a name server instead of this machine's")
     parser.add_argument(
         "-p",
         "--publish",
@@ -205,6 +207,7 @@ def create(options: argparse.Namespace) -> int:
 
 def _parse_request(options: argparse.Namespace) -> RunRequest:
     """What was asked, of a command line."""
+    from contain.container.hosts import parse_add_host, parse_dns
     from contain.engine import RunRequest
 
     return RunRequest(
@@ -226,6 +229,8 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         labels=parse_pairs(options.label, flag="--label"),
         publish=parse_published(options),
         publish_all=options.publish_all,
+        extra_hosts=tuple(parse_add_host(value) for value in options.add_host),
+        name_servers=parse_dns(options.dns),
     )
 
 

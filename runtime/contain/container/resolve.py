@@ -46,6 +46,8 @@ class RunRequest:
     labels: tuple[tuple[str, str], ...] = ()
     publish: tuple[PortRequest, ...] = ()
     publish_all: bool = False
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    name_servers: tuple[str, ...] = ()
 
 
 def parse_signal(text: str) -> int:
@@ -146,4 +148,6 @@ def resolve_spec(
         capabilities=DEFAULT_CAPABILITIES,
         labels=tuple({**config.labels, **dict(request.labels)}.items()),
         ports=ports if request.network is Network.BRIDGE else (),
+        extra_hosts=request.extra_hosts,
+        name_servers=request.name_servers,
     )

@@ -69,6 +69,14 @@ def render_hosts(hostname: str, address: str | None, extra: Sequence[tuple[str, 
     )
 
 
+def render_resolver(host_text: str, servers: Sequence[str]) -> str:
+    """A resolv.conf with these servers instead of its own, if there are any; search domains and options stay (resolv.conf(5))."""
+    if not servers:
+        return host_text
+    lines = [line for line in host_text.splitlines() if not line.startswith("nameserver")]
+    return "".join(f"{line}\n" for line in [*lines, *(f"nameserver {server}" for server in servers)])
+
+
 def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
     """Empty mount points for everything that is mounted inside, to lie below all layers."""
     directory.mkdir(mode=0o755, parents=True)
@@ -92,6 +100,7 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None, ga
         from contain.linux.network import read_resolver
 
         resolver = read_resolver().text
+    resolver = render_resolver(resolver, spec.name_servers)
     for name, text in (
         ("hosts", render_hosts(spec.hostname, address, extra)),
         ("hostname", spec.hostname + "\n"),
