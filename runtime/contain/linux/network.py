@@ -364,6 +364,9 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
         for name in container_ids:
             kernel.transact((rtnetlink.delete_link(host_interface(name, bridge=names.bridge)),))
     if not remaining and not record.holds:
+        if record.pool is None:  # nobody came as far as to make a bridge, perhaps because it was not allowed
+            ledger.remove()
+            return
         bridge = _find_link(kernel, names.bridge)
         with NetlinkSocket(NETLINK_NETFILTER) as tables:  # the kernel frees the table while the bridge goes
             nftables.delete_table(tables, names.table)
