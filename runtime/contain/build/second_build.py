@@ -112,11 +112,11 @@ def prepare(request: BuildRequest, place: HostPath, home: HostPath) -> Condition
         same.append("the file system and its directory order: there is too little memory for a second store")
     if request.context is None or request.context_name:
         same.append("the context")
-    elif _copy_context(request.context, place / "context", strict=request.strict_modes):
+    elif not (why := _copy_context(request.context, place / "context", strict=request.strict_modes)):
         context = place / "context"
         varied.append(Varied(what="context: path, order, times, modes", first=str(request.context), second="a copy"))
     else:
-        same.append(f"the context: more than {_CONTEXT_LIMIT_BYTES >> 20} MiB or {_CONTEXT_LIMIT_FILES} files")
+        same.append(f"the context: {why}")
     varied.append(Varied(what="time", first="now", second="seconds later"))
     same.append("the day: no process can have a wall clock of its own; files that hold today's date are searched for instead")
     same.append("the kernel, the processor, the mirror and what it offers today")
@@ -140,15 +140,16 @@ def _languages(environ: Mapping[str, str]) -> str:
     return ", ".join((environ.get("TZ") or "the machine's", environ.get("LC_ALL") or environ.get("LANG") or "C"))
 
 
-def _copy_context(source: HostPath, target: HostPath, *, strict: bool) -> bool:
-    """The same names and contents, written in the opposite order, with other times and, where they do not count, modes."""
+def _copy_context(source: HostPath, target: HostPath, *, strict: bool) -> str:
+    """The same names and contents, written in the opposite order, with other times and, where they do not count, modes. Why it could
+    not be done, or nothing."""
     with Root(source) as root:
         try:
             nodes = [(node.path, node.found) for node in iterate_tree(root)]
         except (OSError, ContainError):
-            return False
+            return "not all of it can be read"
     if len(nodes) > _CONTEXT_LIMIT_FILES or sum(found.st_size for _, found in nodes) > _CONTEXT_LIMIT_BYTES:
-        return False
+        return f"more than {_CONTEXT_LIMIT_BYTES >> 20} MiB or {_CONTEXT_LIMIT_FILES} files"
     target.mkdir()
     for path, found in nodes:
         if stat.S_ISDIR(found.st_mode):
@@ -163,11 +164,11 @@ def _copy_context(source: HostPath, target: HostPath, *, strict: bool) -> bool:
                 shutil.copyfile(original, copy)
             elif not stat.S_ISDIR(found.st_mode):
                 continue
-        except OSError:
+        except OSError as error:
             shutil.rmtree(target, ignore_errors=True)
-            return False
+            return f"{os.fsdecode(path)} cannot be copied: {error.strerror}"
         copy.chmod(stat.S_IMODE(found.st_mode) if strict else stat.S_IMODE(found.st_mode) & 0o700)
-    return True
+    return ""
 
 
 # -- the second build -------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,18 @@ def test_a_context_that_is_too_large_to_copy_is_named(context: Path, place: Path
     assert any(each.startswith("the context: more than") for each in conditions.same)
 
 
+def test_a_context_with_a_file_that_cannot_be_copied_is_not_called_too_large(
+    context: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(second_build.shutil, "copyfile", refuse)
+    conditions = prepare(BuildRequest(context=context), place, place)
+    assert conditions.context is None
+    assert [each for each in conditions.same if each.startswith("the context: ") and each.endswith("Permission denied")]
+
+
 def test_what_could_not_be_varied_is_said(context: Path, place: Path) -> None:
     conditions = prepare(BuildRequest(context=None), place, place)
     assert {"the context", "the kernel, the processor, the mirror and what it offers today"} <= set(conditions.same)
