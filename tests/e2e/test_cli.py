@@ -150,7 +150,7 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
 @pytest.mark.parametrize(
     ("name", "flag"),
     [
-        ("run", "--privileged"), ("run", "-p"), ("run", "--publish"), ("run", "--restart=always"), ("run", "--detach-keys"),
+        ("run", "--privileged"), ("run", "--ip"), ("run", "--network-alias"), ("run", "--restart=always"), ("run", "--detach-keys"),
         ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cap-add"), ("run", "--volume-driver"),
         ("run", "--env-file"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
         ("ps", "--filter"), ("ps", "-f"), ("ps", "-n"), ("ps", "--format"), ("logs", "--tail"), ("logs", "-n"), ("logs", "-t"),
@@ -183,6 +183,10 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("kill x", "No such container: x", 1),
         ("kill -s NOPE x", "invalid signal: NOPE", 1),
         ("wait x", "No such container: x", 1),
+        ("port x", "No such container: x", 1),
+        ("run -p x host", "invalid containerPort: x", 125),
+        ("run --dns x host", "x is not an ip address", 125),
+        ("run --add-host x host", 'bad format for add-host: "x"', 125),
         ("logs x", "No such container: x", 1),
         ("inspect x", "No such object: x", 1),
         ("rmi x", "No such image: x", 1),
