@@ -58,7 +58,7 @@ def test_a_context_with_a_file_that_cannot_be_copied_is_not_called_too_large(
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied", str(source))
 
-    monkeypatch.setattr(second_build.shutil, "copyfile", refuse)
+    monkeypatch.setattr("shutil.copyfile", refuse)
     conditions = prepare(BuildRequest(context=context), place, place)
     assert conditions.context is None
     assert [each for each in conditions.same if each.startswith("the context: ") and each.endswith("Permission denied")]
