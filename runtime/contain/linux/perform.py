@@ -220,9 +220,13 @@ class Performer:
             raise OSError(errno.ENOTDIR, f"{path} of the image is not an ordinary directory", path) from error
 
     def _refuse_proc(self, target: int, path: str) -> None:
-        """Nothing is mounted inside /proc, whatever links lead there: what is written to it must reach the kernel (CVE-2019-19921)."""
+        """Nothing is mounted inside /proc, whatever links lead there: what is written to it must reach the kernel (CVE-2019-19921).
+        Links do not lead into /sys either; only a plan that says so."""
         if os.fstat(target).st_dev == self._proc_device:
             raise OSError(errno.EPERM, f"{path} cannot be mounted because it is inside /proc", path)
+        found, root = (os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (target, self._root))
+        if f"{found.removeprefix(root)}/".startswith("/sys/") and not f"{path}/".startswith("/sys/"):
+            raise OSError(errno.EPERM, f"{path} cannot be mounted because it is inside /sys", path)
 
     # -- mounts --------------------------------------------------------------------------------------------------------------
 
