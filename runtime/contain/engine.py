@@ -515,6 +515,50 @@ class Engine:
 
         return create_container(self.specify(request, ready), store_home=self.home, remove=remove)
 
+    def commit(
+        self,
+        record: ContainerRecord,
+        name: str | None,
+        *,
+        message: str = "",
+        author: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+    ) -> Image:
+        """``contain commit``: what a container wrote as one more layer on its image. Decided by `contain.container.contents` and
+        `contain.container.instructions`."""
+        from contain.container.contents import commit_layer, held_still, history_of, plan_commit, trees_of
+        from contain.container.instructions import apply_change
+        from contain.oci import Descriptor
+        from contain.oci.image import MEDIA_LAYER
+        from contain.store import DEFAULT_EPOCH_SECONDS
+
+        reference = parse_reference(name) if name else None
+        trees = trees_of(self.records, record)
+        base = self.store.image(record.image_digest)
+        config = plan_commit(base.config, record)
+        for change in changes:
+            config = apply_change(config, change)
+        with self.store.lease(base.digest):
+            with held_still(record, wanted=pause):
+                made = commit_layer(self.store, trees, DEFAULT_EPOCH_SECONDS)
+            created = "2000-01-01T00:00:00Z"  # DEFAULT_EPOCH_SECONDS
+            row = history_of(created, record=record, comment=message, author=author, empty=made is None)
+            layers = [*base.manifest.layers]
+            if made is not None:
+                layers.append(Descriptor(media_type=MEDIA_LAYER, digest=made[0], size=made[1]))
+            config = replace(
+                config,
+                created=created,
+                author=author or config.author,
+                diff_ids=(*base.config.diff_ids, *(() if made is None else (made[0],))),
+                history=(*base.config.history, row),
+            )
+            image = self.store.put_image(config, layers, source="commit")
+        if reference is not None:
+            self.store.tag(reference, image.digest, source="commit")
+        return image
+
     def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:
         """Run a program in a container of its own, without a record, and collect what it printed."""
         import tempfile

@@ -61,6 +61,15 @@ COMMANDS = {
     ),
     "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
     "port": Command(module="networks", function="port", summary="Show what a container publishes", group=_CONTAINERS),
+    "container diff": Command(
+        module="contents", function="container_diff", summary="What a container changed in its image", group=_CONTAINERS
+    ),
+    "export": Command(
+        module="contents", function="export", summary="Write a container's root as an archive", group=_CONTAINERS
+    ),
+    "commit": Command(
+        module="contents", function="commit", summary="Make an image of what a container wrote", group=_CONTAINERS
+    ),
     "pause": Command(module="processes", function="pause", summary="Hold all processes of containers still", group=_CONTAINERS),
     "unpause": Command(module="processes", function="unpause", summary="Let paused containers go on", group=_CONTAINERS),
     "top": Command(module="processes", function="top", summary="The processes of a container", group=_CONTAINERS),
@@ -108,7 +117,7 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "builder": {"build": ("build",), "prune": ("builder prune",)},
     "buildx": {"build": ("build",), "prune": ("builder prune",), "du": ("system df",)},
     "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS and " " not in name}
-    | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container")},
+    | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container"), "diff": ("container diff",)},
     "image": {
         name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag", "prune")
     }
