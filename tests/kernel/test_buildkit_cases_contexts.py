@@ -407,6 +407,14 @@ def test_an_archive_of_an_image_holds_each_of_its_names(builder: Builder, tmp_pa
     assert (names, tags) == (["docker.io/org/repo:tag1", "docker.io/org/repo:tag2"], ["tag1", "tag2"])
 
 
+def test_several_platforms_at_once_are_refused_by_name(builder: Builder, tmp_path: Path) -> None:
+    """testTarExporterMulti, testExportMultiPlatform: each platform is a build of its own here."""
+    write(tmp_path, {"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    failed = builder("build", "--platform", "linux/amd64,darwin/amd64", str(tmp_path))
+    assert failed.returncode == 1
+    assert b"several platforms is not supported" in failed.stderr
+
+
 # -- caches ---------------------------------------------------------------------------------------------------------------------
 
 UNIQUE = (

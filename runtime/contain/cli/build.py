@@ -17,7 +17,7 @@ from contain.cli.build_runs import add_run_arguments, run_options
 from contain.cli.builder import add_cache_arguments, read_cache_policy
 from contain.cli.lock import add_lock_flags, attest, find_lock, refuse_without_build
 from contain.cli.output import TerminalProgress
-from contain.errors import BuildStepFailed, HostError, UsageError
+from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from contain.build.outputs import Output
@@ -226,6 +226,10 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
     from contain.reference import parse_reference
     from contain.registry.platform import parse_platform
 
+    if "," in (options.platform or ""):
+        raise NotSupported(
+            "one build for several platforms is not supported", remedy="build for each with a --platform of its own"
+        )
     return BuildRequest(
         context=None,
         dockerfile=Path(options.file) if options.file else None,
