@@ -24,9 +24,11 @@ MOST_RESUMES = 50  # connections that may break in the middle of one blob, each 
 
 
 class Sink(Protocol):
-    """Where a blob goes. ``offset``: how much of it is there already."""
+    """Where a blob goes."""
 
-    offset: int
+    @property
+    def offset(self) -> int:
+        """How much of it is there already."""
 
     def write(self, data: bytes) -> None:
         """Take the next piece."""

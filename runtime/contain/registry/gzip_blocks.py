@@ -19,11 +19,11 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 BLOCK_BYTES = 1 << 20
-LEVEL = 5  # 0.7 % larger than level 6 on Debian's root file system, in two thirds of the time
+LEVEL = 4  # Debian's root file system: 2.4 % larger than at level 6, in half of its time; skopeo's is larger by another 2.4 %
 MOST_THREADS = 8  # for each of a few layers: bounds the memory, and a disk is the limit long before
 _WINDOW_BYTES = 32 << 10
 _STORED_BYTES = 0xFFFF  # the longest stored block
-_SAMPLE_BYTES, _SAMPLES = 2 << 10, 16
+_SAMPLE_BYTES, _SAMPLES = 1 << 10, 16
 _WORTH_IT = 0.97
 
 _HEADER = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"  # deflate, no flags, no time, no hint, system unknown (255)

@@ -2,9 +2,9 @@
 
 Theory of operation. `pull` asks the endpoints of the reference's domain in turn (mirrors, then the registry) for the manifest,
 follows an index to the platform's manifest, reads the config, and pairs layers with diff_ids; deciders in `manifests` and
-`platform` judge each document. Then a few threads (`session.PARALLEL_LAYERS`) fetch layers into the store's resumable ingest
-and have them unpacked; only when all are there do config and manifest enter, and last the name. Memory: one piece of
-`PIECE_BYTES` for each thread, besides the unpacking.
+`platform` judge each document. Then a few threads (`session.PARALLEL_LAYERS`) fetch layers into the store's resumable ingest,
+and beside each another one unpacks what has arrived (`follow`); only when all are there and right do config and manifest enter,
+and last the name. Memory: one piece of `PIECE_BYTES` for each thread, besides the unpacking.
 
 Never changes a byte: the image's digest is that of the manifest as served.
 """
@@ -14,15 +14,18 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from contain.errors import IntegrityError, NotFound, NotSupported, RegistryError
 from contain.oci import Descriptor, Image, ImageConfig, Manifest, Platform, digest_of, parse_config, parse_index, parse_manifest
-from contain.progress import Progress
+from contain.progress import Progress, Silent
 from contain.reference import Reference
 from contain.registry.client import ApiRequest, CredentialSource, RegistryClient
 from contain.registry.configuration import Endpoint, RegistryConfiguration
 from contain.registry.download import PIECE_BYTES, download_blob, incomplete
+from contain.registry.follow import Follower
 from contain.registry.manifests import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_ACCEPT,
@@ -212,42 +215,68 @@ class _LayerJob:
             if not self.store.has_blob(layer.digest) and not (
                 unpacked and layer.digest == diff_id and self.store.is_canonical(diff_id)
             ):
-                self.download(layer, label)
+                if unpacked:
+                    self.download(layer, label)
+                else:
+                    unpacked = self._download_and_unpack(layer, diff_id, label)
             if unpacked:
                 self.progress.amount(label, layer.size, layer.size)
                 return
             with self.store.open_blob(layer.digest) as blob:
-                stream = cast("BinaryIO", io.BufferedReader(_Stoppable(blob, self.stop), PIECE_BYTES))
-                self.store.extract_layer(
-                    stream,
-                    diff_id=diff_id,
-                    media_type=layer.media_type,
-                    progress=self.progress,
-                    label=label,
-                    blob=layer.digest,
-                )
+                self._unpack(cast("io.BufferedReader", blob), layer, diff_id, label, self.progress)
 
-    def download(self, layer: Descriptor, label: str) -> None:
-        """Bring the blob from the first endpoint that has it."""
+    def _download_and_unpack(self, layer: Descriptor, diff_id: str, label: str) -> bool:
+        """Both at once. False: the blob is here, but not in one go, and is still to be unpacked."""
+        arrived = threading.Event()
+        with closing(Follower()) as follower:
+            with ThreadPoolExecutor(1, thread_name_prefix="unpack") as beside:
+                quiet = _After(arrived, self.progress)
+                unpacking = beside.submit(self._unpack, follower, layer, diff_id, label, quiet)
+                try:
+                    self.download(layer, label, follower)
+                    arrived.set()
+                    follower.complete()
+                except BaseException:
+                    follower.give_up()
+                    raise
+            if follower.broken:  # then whatever the unpacking found fault with may not be in the blob
+                return False
+            unpacking.result()
+            return True
+
+    def _unpack(self, blob: _Source, layer: Descriptor, diff_id: str, label: str, progress: Progress) -> None:
+        self.store.extract_layer(
+            cast("BinaryIO", io.BufferedReader(_Stoppable(blob, self.stop), PIECE_BYTES)),
+            diff_id=diff_id,
+            media_type=layer.media_type,
+            progress=progress,
+            label=label,
+            blob=layer.digest,
+        )
+
+    def download(self, layer: Descriptor, label: str, follower: Follower | None = None) -> None:
+        """Bring the blob from the first endpoint that has it. ``follower``: reads along."""
         for endpoint in self.endpoints[:-1]:
             try:
-                self._download_from(endpoint, layer, label)
+                self._download_from(endpoint, layer, label, follower)
             except (RegistryError, IntegrityError) as error:
                 self.progress.warn(f"{endpoint.source}: {error.message}; trying the next source")
             else:
                 return
-        self._download_from(self.endpoints[-1], layer, label)
+        self._download_from(self.endpoints[-1], layer, label, follower)
 
-    def _download_from(self, endpoint: Endpoint, layer: Descriptor, label: str) -> None:
+    def _download_from(self, endpoint: Endpoint, layer: Descriptor, label: str, follower: Follower | None) -> None:
         for again in (False, True):
             with self.store.ingest_blob(layer.digest, layer.size) as ingest:
                 resumed = ingest.offset
+                if follower is not None:
+                    follower.follow(ingest)
                 download_blob(
                     self.client,
                     endpoint,
                     self.reference,
                     layer,
-                    ingest,
+                    ingest if follower is None else follower,
                     progress=self.progress,
                     stop=self.stop,
                     name=f"layer {label}",
@@ -264,10 +293,27 @@ class _LayerJob:
             return
 
 
+class _After(Silent):
+    """Amounts, from an event on: two things at once are not told under one label."""
+
+    def __init__(self, event: threading.Event, progress: Progress) -> None:
+        self._event, self._progress = event, progress
+
+    def amount(self, label: str, done: int, total: int | None) -> None:
+        """Passed on after the event."""
+        if self._event.is_set():
+            self._progress.amount(label, done, total)
+
+
+class _Source(Protocol):
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Some bytes, none only at the end."""
+
+
 class _Stoppable(io.RawIOBase):
     """A stream that ends its reader's thread when the pull has failed elsewhere: unpacking may take long."""
 
-    def __init__(self, stream: BinaryIO, stop: threading.Event) -> None:
+    def __init__(self, stream: _Source, stop: threading.Event) -> None:
         super().__init__()
         self._stream, self._stop = stream, stop
 
@@ -276,7 +322,4 @@ class _Stoppable(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         check_stop(self._stop)
-        view = memoryview(buffer).cast("B")
-        data = self._stream.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self._stream.readinto(buffer)

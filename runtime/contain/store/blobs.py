@@ -62,6 +62,14 @@ class BlobIngest:
                 self.offset += written
                 view = view[written:]
 
+    def open_beside(self) -> int:
+        """A descriptor of what is there so far, to be read by position and closed by the caller; it stays good when the ingest has
+        ended. -1 when another process brought the blob."""
+        if self._descriptor is None:
+            return -1
+        # Opened anew: a duplicate would hold the lock on the file.
+        return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
     def restart(self) -> None:
         """Throw away what is there: the server cannot resume, or sent wrong bytes."""
         if self._descriptor is not None:

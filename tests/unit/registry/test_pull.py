@@ -125,6 +125,21 @@ def test_a_layer_with_wrong_bytes_never_enters_the_store(
     assert holds_nothing(store, served, make, name=str(registry.reference()))
 
 
+def test_a_layer_is_not_there_before_its_blob_was_found_to_be_right(
+    registry: FaultyRegistry, puller: Puller, store: Store, make: Any
+) -> None:
+    """The right files in other bytes of the same size: only the blob's digest tells."""
+    victim = make.layer({"a": b"1"}, "gzip")
+    registry.serve(make.image(victim))
+    changed = bytearray(victim.data)
+    changed[4:8] = b"time"  # of the gzip header
+    registry.blobs[victim.descriptor["digest"]] = bytes(changed)
+    with pytest.raises(IntegrityError):
+        puller(registry.reference(), platform=AMD64)
+    assert not store.has_blob(victim.descriptor["digest"])
+    assert not store.has_layer(victim.diff_id)
+
+
 def test_a_layer_longer_than_promised_is_cut_off_and_refused(
     registry: FaultyRegistry, served: Any, puller: Puller, store: Store, make: Any
 ) -> None:
@@ -496,6 +511,24 @@ def test_a_layer_that_the_mirror_has_wrong_comes_from_the_registry(
     puller(registry.reference(), platform=AMD64, configuration=configuration)
     assert store.has_layer(victim.diff_id)
     assert [seen.path for seen in registry.seen] == [f"/v2/app/blobs/{victim.descriptor['digest']}"]
+
+
+def test_a_layer_that_breaks_off_at_the_mirror_for_good_comes_from_the_registry(
+    registry: FaultyRegistry,
+    registries: Callable[[], FaultyRegistry],
+    served: Any,
+    puller: Puller,
+    store: Store,
+    make: Any,
+) -> None:
+    mirror, victim = registries(), served.layers[1]
+    mirror.manifests, mirror.blobs = registry.manifests, registry.blobs
+    mirror.fault(
+        victim.descriptor["digest"], make.answer(body=bytes(len(victim.data)), cut=5000), make.answer(status=404, body=b"")
+    )
+    configuration = RegistryConfiguration(mirrors={registry.host: (mirror.host,)})
+    puller(registry.reference(), platform=AMD64, configuration=configuration)
+    assert store.has_layer(victim.diff_id)
 
 
 def test_nobody_there_is_unreachable_at_once(puller: Puller) -> None:
