@@ -103,7 +103,7 @@ def cli(prepared: Path, tmp_path: Path) -> Iterator[CommandLine]:
 
 def _with_mark(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     if entry.name == "data/hard":  # the first of its two names
-        entry.pax_headers["SCHILY.xattr.user.mark"] = "kept"
+        entry.pax_headers = {"SCHILY.xattr.user.mark": "kept"}
     return entry
 
 

@@ -124,7 +124,8 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
     "volume": {
         **{verb: (f"volume {verb}",) for verb in ("create", "ls", "inspect", "rm", "prune")},
-        **{"list": ("volume ls",), "remove": ("volume rm",)},
+        "list": ("volume ls",),
+        "remove": ("volume rm",),
     },
     "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",)},
 }

@@ -177,7 +177,18 @@ def parse_tmpfs(value: str) -> MountRequest:
 _TMPFS_REFUSED = frozenset(
     [
         *("suid", "dev", "sync", "async", "dirsync", "remount", "mand", "nomand", "atime", "noatime", "diratime", "nodiratime"),
-        *("relatime", "norelatime", "strictatime", "nostrictatime", "bind", "rbind", "private", "rprivate", "shared", "rshared"),
+        *(
+            "relatime",
+            "norelatime",
+            "strictatime",
+            "nostrictatime",
+            "bind",
+            "rbind",
+            "private",
+            "rprivate",
+            "shared",
+            "rshared",
+        ),
         *("slave", "rslave", "unbindable", "runbindable", "nr_blocks", "mpol", "huge", "defaults"),
     ]
 )

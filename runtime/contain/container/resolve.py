@@ -94,7 +94,7 @@ def resolve_spec(
     upper: HostPath | None,
     identity: Identity,
     home: str,
-    store: HostPath = HostPath("/"),
+    store: HostPath | None = None,
     inherited: tuple[Mount, ...] = (),
     image_volumes: bool = False,
 ) -> ContainerSpec:
@@ -138,7 +138,7 @@ def resolve_spec(
             declared=config.volumes if image_volumes else (),
             inherited=inherited,
             container_id=container_id,
-            home=store,
+            home=store or HostPath("/"),
         ),
         network=request.network,
         limits=request.limits,
