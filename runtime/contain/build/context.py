@@ -126,6 +126,34 @@ def hash_descriptor(descriptor: int) -> str:
     return "sha256:" + digest.hexdigest()
 
 
+class KeptContents:
+    """What small files held when they were hashed, for the copy that follows; up to a limit."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+        self._left = _KEPT_BYTES
+
+    def take(self, path: str) -> bytes | None:
+        """A file's content, once."""
+        content = self._contents.pop(path, None)
+        if content is not None:
+            self._left += len(content)
+        return content
+
+    def hash(self, path: str, descriptor: int, size: int) -> str:
+        """`hash_descriptor` of a newly opened file that should have ``size`` bytes."""
+        if size > _SMALL_BYTES:
+            return hash_descriptor(descriptor)
+        content = os.read(descriptor, size + 1)
+        if len(content) != size:  # it was cut or grows, or this file system gives less than there is
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return hash_descriptor(descriptor)
+        if size <= self._left:
+            self._left -= size
+            self._contents[path] = content
+        return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 class ContextTree:
     """A `Tree` over a host directory. A context manager: it holds a descriptor on the directory.
 
@@ -153,8 +181,7 @@ class ContextTree:
         self._nodes: dict[str, Node] = {}
         self._borrowed: tuple[str, int] | None = None
         self._digests: dict[str, str] = {}
-        self._contents: dict[str, bytes] = {}
-        self._contents_left = _KEPT_BYTES
+        self._contents = KeptContents()
         try:
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -386,10 +413,7 @@ class ContextTree:
     def take_content(self, path: str) -> bytes | None:
         """What a small file held when its digest was made, once: a copy of exactly what the cache key speaks of, without reading it
         again. None where it is not at hand."""
-        content = self._contents.pop(path, None)
-        if content is not None:
-            self._contents_left += len(content)
-        return content
+        return self._contents.take(path)
 
     def _settled(self, newest_ns: int) -> bool:
         """Whether a change after the look would have given another time. What was written within the clock's last ticks before the
@@ -407,25 +431,13 @@ class ContextTree:
         if found is None:
             descriptor = self._open_file(path, status)
             try:
-                found = self._hash(path, descriptor, status.st_size)
+                found = self._contents.hash(path, descriptor, status.st_size)
             finally:
                 os.close(descriptor)
             if self._settled(max(status.st_mtime_ns, status.st_ctime_ns)):
                 self._index.remember(status, found)
         self._digests[path] = found
         return found
-
-    def _hash(self, path: str, descriptor: int, size: int) -> str:
-        if size > _SMALL_BYTES:
-            return hash_descriptor(descriptor)
-        content = os.read(descriptor, size + 1)
-        if len(content) != size:  # it was cut or grows, or this file system gives less than there is
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            return hash_descriptor(descriptor)
-        if size <= self._contents_left:
-            self._contents_left -= size
-            self._contents[path] = content
-        return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 class _Walked:
@@ -440,7 +452,11 @@ class _Walked:
 
 
 def _unreadable(path: str, error: OSError) -> Conflict:
-    return Conflict(f"cannot read {path!r} in the build context: {error.strerror}", code="context-unreadable")
+    return Conflict(
+        f"cannot read {path!r} in the build context: {error.strerror}",
+        code="context-unreadable",
+        remedy="make it readable, or leave it out of the context: a line in .dockerignore",
+    )
 
 
 def _changed(path: str) -> Conflict:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from contain.build.context import ContextTree
 from contain.build.selection import digest_directory_slowly, digest_selection, select_sources
 from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
+from contain.errors import Conflict
 
 
 class Index:
@@ -198,3 +199,12 @@ def test_all_names_of_a_directory_at_once_are_ignored_like_each_alone(patterns: 
         ignore = IgnorePatterns.of(patterns)
         expected = {name for name in names if IgnorePatterns.of(patterns).ignores(f"{directory}/{name}" if directory else name)}
         assert ignore.ignored_names(directory, names) == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_cannot_be_read_says_how_to_leave_it_out(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0)
+    with pytest.raises(Conflict, match="cannot read 'private' in the build context") as caught:
+        digest_of_context(tmp_path, Index())
+    assert ".dockerignore" in caught.value.remedy
+    digest_of_context(tmp_path, Index(), ignore="private\n")
