@@ -114,12 +114,14 @@ class MountFilesystem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountBind:
-    """A host file or directory, with what is mounted below it, at a place inside."""
+    """A host file or directory, with what is mounted below it, at a place inside. ``no_devices``: device nodes in it cannot be
+    opened."""
 
     source: str
     target: str
     read_only: bool
     optional: bool = False
+    no_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,12 @@ def test_no_link_of_an_image_leads_a_mount_into_the_kernels_files(cli: CommandLi
     assert "cannot be mounted because it is inside /" in done.stderr
 
 
+def test_a_device_node_in_a_volume_cannot_be_opened(cli: CommandLine) -> None:
+    cli.good("volume", "create", "data")
+    os.mknod(cli.home / "volumes/data/_data/null", 0o020666, os.makedev(1, 3))
+    assert cli.sh("-v", "data:/keep", "cat /dev/null && cat /keep/null 2>/dev/null || echo refused") == "refused\n"
+
+
 def test_tmpfs_has_the_size_mode_and_owner_that_were_asked_for(cli: CommandLine) -> None:
     script = "stat -c %a:%u:%g /t; dd if=/dev/zero of=/t/x bs=4096 count=64 2>/dev/null; stat -c %s /t/x"
     assert cli.sh("--tmpfs", "/t:size=64k,mode=750,uid=7,gid=8", script).split() == ["750:7:8", "65536"]

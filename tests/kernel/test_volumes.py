@@ -220,6 +220,14 @@ def test_what_an_upper_layer_took_away_is_not_copied(tmp_path: Path, layer: Path
     assert sorted(path.name for path in (home / "volumes/vol/_data").iterdir()) == ["fifo", "link", "two"]
 
 
+def test_device_nodes_of_an_image_do_not_get_into_a_volume(tmp_path: Path, layer: Path) -> None:
+    os.mknod(layer / "data/null", 0o020666, os.makedev(1, 3))
+    os.mknod(layer / "data/disk", 0o060666, os.makedev(7, 200))
+    home = tmp_path / "home"
+    fill(Volumes(home), details(home, layer))
+    assert sorted(path.name for path in (home / "volumes/vol/_data").iterdir()) == ["fifo", "link", "one", "sub", "two"]
+
+
 def test_records_that_nobody_can_read_are_no_volumes(tmp_path: Path) -> None:
     volumes = Volumes(tmp_path / "home")
     volumes.create("good")

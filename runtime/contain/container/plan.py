@@ -216,10 +216,11 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
 
 def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operation]:
     match mount:
-        case (
-            Bind(source=source, target=target, read_only=read_only) | Volume(source=source, target=target, read_only=read_only)
-        ):
+        case Bind(source=source, target=target, read_only=read_only):
             return [MountBind(source=str(source), target=str(target), read_only=read_only)]
+        case Volume(source=source, target=target, read_only=read_only):
+            # The image's nodes are not copied either: outside an overlay of ours they would be the host's devices.
+            return [MountBind(source=str(source), target=str(target), read_only=read_only, no_devices=True)]
         case Tmpfs(target=target, size_bytes=size, mode=mode, executable=executable, read_only=read_only):
             options: tuple[tuple[str, str], ...] = (("mode", f"{mode:o}"),)
             if size:

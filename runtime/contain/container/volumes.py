@@ -295,14 +295,17 @@ def _copy_content(entry: Entry, target: HostPath) -> None:
 
 
 def copy_tree(view: RootView, start: Entry, target: HostPath) -> None:
-    """A directory of an image with all that is in it as a new directory: content, owners, modes, times, links, attributes."""
+    """A directory of an image with all that is in it as a new directory: content, owners, modes, times, links, attributes.
+
+    Without device nodes: an image is nobody's permission to reach the host's devices.
+    """
     copied: dict[tuple[int, int], HostPath] = {}
     directories: list[tuple[HostPath, Entry]] = []
     for entry in view.walk(start.path):
         place = target / entry.path.relative_to(start.path)
         found = entry.host_stat
         match entry.kind:
-            case Kind.SOCKET:
+            case Kind.SOCKET | Kind.CHARACTER | Kind.BLOCK:
                 continue
             case Kind.DIRECTORY:
                 place.mkdir(mode=0o700)
@@ -314,8 +317,8 @@ def copy_tree(view: RootView, start: Entry, target: HostPath) -> None:
                 os.symlink(entry.link_target, place)
             case Kind.FILE:
                 _copy_content(entry, place)
-            case _:
-                os.mknod(place, stat.S_IFMT(found.st_mode) | 0o600, found.st_rdev)
+            case Kind.FIFO:
+                os.mkfifo(place, 0o600)
         if entry.kind is not Kind.DIRECTORY and found.st_nlink > 1:
             copied[entry.identity] = place
         os.chown(place, found.st_uid, found.st_gid, follow_symlinks=False)

@@ -285,8 +285,11 @@ class Performer:
         else:
             target = self._directory_beneath(operation.target) if directory else self._file_beneath(operation.target)
         self._refuse_proc(target, operation.target)
-        if operation.read_only:
-            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        attributes = (syscalls.MOUNT_ATTR_RDONLY if operation.read_only else 0) | (
+            syscalls.MOUNT_ATTR_NODEV if operation.no_devices else 0
+        )
+        if attributes:
+            syscalls.mount_setattr(tree, attributes, recursive=True)
         syscalls.move_mount(tree, target, operation.target)
         os.close(tree)
         os.close(target)
