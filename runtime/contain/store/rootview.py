@@ -52,24 +52,28 @@ _KINDS = {
 
 
 class Entry:
-    """One thing in a merged root. ``path`` is absolute and free of links. Valid as long as its `RootView` is open.
+    """One thing in a merged root. Valid as long as its `RootView` is open.
 
     ``mode`` is without type bits; ``uid`` and ``gid`` are those that a container sees. ``host_stat`` is lstat(2)'s answer on
     this machine, the key of `FileDigests`.
     """
 
-    __slots__ = ("_raw", "_tree", "_view", "gid", "host_stat", "kind", "mode", "path", "uid")
+    __slots__ = ("_raw", "_tree", "_view", "gid", "host_stat", "kind", "mode", "uid")
 
     def __init__(self, view: RootView, tree: int, raw: bytes, found: os.stat_result) -> None:
         self._view, self._tree, self._raw = view, tree, raw
         self.host_stat = found
-        self.path = PurePosixPath("/" + os.fsdecode(raw))
         self.kind = _KINDS[stat.S_IFMT(found.st_mode)]
         self.mode = stat.S_IMODE(found.st_mode)
         self.uid, self.gid = view.ownership.to_layer(found.st_uid, found.st_gid)
 
     def __repr__(self) -> str:
         return f"Entry({str(self.path)!r}, {self.kind.value}, {self.mode:04o}, {self.uid}:{self.gid})"
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Absolute, free of links."""
+        return PurePosixPath("/" + os.fsdecode(self._raw))
 
     @property
     def size(self) -> int:
@@ -114,6 +118,10 @@ class Entry:
 
     def open(self) -> BinaryIO:
         """A file's content. Raises `NotFound` for anything but a regular file."""
+        return os.fdopen(self.open_descriptor(), "rb")
+
+    def open_descriptor(self) -> int:
+        """The same as a descriptor, which the caller closes."""
         if self.kind is not Kind.FILE:
             raise NotFound(f"{self.path} is a {self.kind.value}, not a file", code="not-a-file")
         parent, name = self._view.locate(self._tree, self._raw)
@@ -121,7 +129,7 @@ class Entry:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise NotFound(f"{self.path} is not a file any more", code="not-a-file")
-        return os.fdopen(descriptor, "rb")
+        return descriptor
 
 
 class RootView:
@@ -207,6 +215,16 @@ class RootView:
         if entry is None or entry.kind is not Kind.DIRECTORY:
             raise NotFound(f"{path}: no such directory in the image", code="no-such-file")
         return tuple(os.fsdecode(name) for name, _, _ in self._children(os.fsencode(entry.path)[1:]))
+
+    def entries(self, path: PurePosixPath | str) -> tuple[tuple[str, Entry], ...]:
+        """What `listdir` names, with what is there. Raises `NotFound`."""
+        entry = self.lookup(path)
+        if entry is None or entry.kind is not Kind.DIRECTORY:
+            raise NotFound(f"{path}: no such directory in the image", code="no-such-file")
+        raw = os.fsencode(entry.path)[1:]
+        return tuple(
+            (os.fsdecode(name), Entry(self, tree, join(raw, name), found)) for name, tree, found in self._children(raw)
+        )
 
     def parts(self, path: PurePosixPath | str) -> tuple[HostPath, ...]:
         """The host directories that make up a directory, topmost first: what an overlay of it alone consists of. A directory on the

@@ -242,3 +242,26 @@ def test_no_layers_at_all_are_an_empty_view() -> None:
         assert view.lookup("/") is None
         assert view.lookup("/etc") is None
         assert list(view.walk()) == []
+
+
+def test_the_entries_of_a_directory_are_those_that_are_listed_and_looked_up(layers: Callable[[int], list[Path]]) -> None:
+    below, above = layers(2)
+    for tree in (below, above):
+        (tree / "d" / "inner").mkdir(parents=True)
+        (tree / "d" / tree.parent.name).write_text("x")
+        (tree / "d" / "both").write_text(tree.parent.name)
+    (above / "d" / "link").symlink_to("both")
+    with RootView([below, above]) as view:
+        found = view.entries("/d")
+        assert tuple(name for name, _ in found) == view.listdir("/d")
+        for name, entry in found:
+            same = view.lookup(f"/d/{name}", follow=False)
+            assert same is not None
+            assert (entry.path, entry.kind, entry.host_path, entry.identity) == (
+                same.path,
+                same.kind,
+                same.host_path,
+                same.identity,
+            )
+        with pytest.raises(NotFound):
+            view.entries("/d/both")
