@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -252,6 +253,29 @@ def _loopback_by(gateway: str, index: int) -> rtnetlink.Request:
     payload[1] = 8
     payload += rtnetlink.attribute(1, socket.inet_aton("127.0.0.0"))
     return rtnetlink.Request(name="add a route", kind=route.kind, flags=route.flags, payload=bytes(payload))
+
+
+def test_a_client_that_keeps_its_udp_port_reaches_the_ports_next_container(scene: Scene) -> None:
+    request = PortRequest(container_port=8000, protocol="udp", first_host_port=21020, last_host_port=21020)
+    scene.publish(scene.make(), "stays")  # so that each of the others has an address of its own
+    with scene.outside.do(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((OUTSIDE_ADDRESS, 0))
+        for number in range(2):
+            client.sendto(b"too early", (HOST_OUTER_ADDRESS, 21020))  # nobody has the port: the kernel remembers that as a flow
+            container = scene.make()
+            attachment, held = scene.publish(container, f"number{number}", request)
+            with container.do(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as server:
+                server.bind((attachment.address, 8000))
+                server.settimeout(0.2)
+                heard = b""
+                for _ in range(20):  # a new interface may lose its first datagrams
+                    client.sendto(b"hello %d" % number, (HOST_OUTER_ADDRESS, 21020))
+                    with contextlib.suppress(TimeoutError):
+                        heard = server.recv(100)
+                        break
+                assert heard == b"hello %d" % number
+            scene.host.do(network.detach, attachment)
+            held.close()
 
 
 def test_two_containers_cannot_have_one_port(scene: Scene, served: tuple[Attachment, int]) -> None:

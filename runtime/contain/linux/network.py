@@ -222,7 +222,7 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath, ports: tuple
                 _plan_port(container_id, lease, bridge=names.bridge, bridge_index=bridge_index, port_index=port.index)
             )
             if ports:
-                _publish(names, record)
+                _publish(kernel, names, record, ports)
         except BaseException:
             with contextlib.suppress(HostError, OSError):  # the first error is the one to tell
                 _release(kernel, ledger, names, [container_id], delete_links=True)
@@ -240,7 +240,7 @@ def attach(netns_fd: int, *, container_id: str, run_home: HostPath, ports: tuple
     )
 
 
-def _publish(names: _Names, record: NetworkRecord) -> None:
+def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports: Sequence[PublishedPort]) -> None:
     """Let the firewall publish what the record says, to this machine's own loopback too: its packets may then leave by the bridge
     (``route_localnet``; the table keeps containers from using that in the other direction)."""
     with NetlinkSocket(NETLINK_NETFILTER) as tables:
@@ -250,6 +250,11 @@ def _publish(names: _Names, record: NetworkRecord) -> None:
             if error.errno != ENOENT:
                 raise
             _replace_table(tables, names, record)  # of a version that published nothing, or somebody removed the chain
+        datagrams = {port.host_port for port in ports if port.protocol == "udp"}
+        if datagrams:
+            from contain.linux.conntrack import forget_datagrams
+
+            forget_datagrams(kernel, tables, datagrams)
     _write_setting(f"/proc/sys/net/ipv4/conf/{names.bridge}/route_localnet", "1")
 
 
