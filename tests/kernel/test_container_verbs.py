@@ -245,3 +245,27 @@ def test_stats_shows_what_a_container_uses(contain: Contain) -> None:
     contain("stop", "-t", "0", "idle")
     assert contain("stats", "--no-stream", "--format", "{{.MemUsage}}", "idle") == "0B / 0B\n"
     assert "stats without --no-stream" in contain("stats", status=1)
+
+
+def test_ps_chooses_and_formats(contain: Contain) -> None:
+    contain("run", "-d", "--name", "web", "-l", "tier=front", "small", "sleep", "1000")
+    contain("run", "--name", "failed", "small", "sh", "-c", "exit 3", status=3)
+    assert contain("ps", "--format", "{{.Names}} {{.State}}") == "web running\n"
+    assert contain("ps", "-f", "exited=3", "--format", "{{.Names}} {{.Image}}") == "failed small\n"
+    assert contain("ps", "-l", "--format", "{{.Names}}") == contain("ps", "-n1", "--format", "{{.Names}}") == "failed\n"
+    assert contain("ps", "-f", "label=tier=front", "-f", "ancestor=small", "--format", "{{.Names}}") == "web\n"
+    assert contain("ps", "-a", "-f", "before=failed", "--format", "{{.Names}}") == "web\n"
+    assert json.loads(contain("ps", "--format", "json"))["Names"] == "web"
+    assert "invalid filter 'nope'" in contain("ps", "-f", "nope=1", status=1)
+
+
+def test_logs_shows_the_lines_that_were_asked_for(contain: Contain) -> None:
+    contain("run", "--name", "web", "small", "sh", "-c", "echo one; echo two >&2; echo three; printf four")
+    assert contain("logs", "-n", "1", "web") == "four"
+    assert contain("logs", "-n", "0", "web") == ""
+    assert contain("logs", "--since", "1h", "web") == "one\nthree\nfour"
+    assert contain("logs", "--until", "1h", "web") == contain("logs", "--since", "2100-01-01T00:00:00Z", "web") == ""
+    lines = contain("logs", "-t", "web").splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["one", "three", "four"]
+    assert all(len(line.split()[0]) == len("2026-01-01T00:00:00.000000000Z") for line in lines)
+    assert "failed to parse value as time" in contain("logs", "--since", "soon", "web", status=1)

@@ -11,15 +11,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from contain.cli.networks import describe_network, find_lease, render_ports
-from contain.cli.output import render_age, render_table
+from contain.cli.output import render_table
 from contain.errors import ContainError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from contain.container.records import ContainerRecord
     from contain.engine import Engine
     from contain.paths import HostPath
-
-_COMMAND_WIDTH = 20
 
 
 def each_container(names: list[str], action: Callable[[str], None]) -> int:
@@ -36,79 +34,103 @@ def each_container(names: list[str], action: Callable[[str], None]) -> int:
     return status
 
 
-def _status(record: ContainerRecord) -> str:
-    from contain.container.processes import is_paused
-
-    now = time.time()
-    match record.state:
-        case "running" if record.started_seconds and is_paused(record):
-            return f"Up {render_age(now - record.started_seconds)} (Paused)"
-        case "running" if record.started_seconds:
-            return f"Up {render_age(now - record.started_seconds)}"
-        case "exited":
-            ago = render_age(now - (record.finished_seconds or now))
-            return f"Exited ({record.status}) {ago} ago" + (" (out of memory)" if record.out_of_memory else "")
-        case "dead":
-            return "Dead (its supervisor is gone)"
-        case state:
-            return state.capitalize()
-
-
 def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-a", "--all", action="store_true", help="also those that have ended")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    parser.add_argument("-n", "--last", type=int, default=-1, metavar="N", help="the last N made, in whatever state")
+    parser.add_argument("-l", "--latest", action="store_true", help="the last one made, in whatever state")
+    parser.add_argument("-f", "--filter", action="append", default=[], metavar="KEY=VALUE", help="for example status=exited")
+    parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.Names}} {{.Status}}'")
     parser.add_argument("--no-trunc", action="store_true", help="whole ids and commands")
 
 
 def ps(options: argparse.Namespace) -> int:
     """A table, newest first."""
+    from contain.cli import container_listing as listing
+    from contain.cli.templates import render_rows
+    from contain.container.processes import is_paused
     from contain.engine import Engine
 
+    filters = listing.parse_filters(options.filter)
     with Engine.open() as engine:
-        records = [record for record in engine.records.all() if options.all or record.state == "running"]
-    if options.quiet:
-        for record in records:
-            sys.stdout.write((record.container_id if options.no_trunc else record.container_id[:12]) + "\n")
-        return 0
-    rows = []
-    for record in records:
-        lease = find_lease(record, engine.run_home)
-        command = '"' + " ".join(record.arguments).replace("\n", " ") + '"'
-        if not options.no_trunc and len(command) > _COMMAND_WIDTH:
-            command = command[: _COMMAND_WIDTH - 2] + '…"'
-        rows.append(
-            (
-                record.container_id if options.no_trunc else record.container_id[:12],
-                record.image_name,
-                command,
-                f"{render_age(time.time() - record.created_seconds)} ago",
-                _status(record),
-                render_ports(lease.ports) if lease else "",
-                record.name,
+        records = engine.records
+        images = []
+        for name in filters.get("ancestor", ()):
+            with suppress(NotFound):
+                images.append(engine.store.find_image(name).digest)
+        leases = {record.container_id: find_lease(record, engine.run_home) for record in records.all()}
+        seen = [
+            listing.Seen(
+                record=record,
+                paused=is_paused(record),
+                ports=render_ports(lease.ports) if (lease := leases.get(record.container_id)) else "",
             )
+            for record in records.all()
+        ]
+        chosen = listing.select_containers(
+            seen,
+            filters,
+            everything=options.all,
+            last=1 if options.latest else options.last,
+            before=[records.find(name).created_seconds for name in filters.get("before", ())],
+            since=[records.find(name).created_seconds for name in filters.get("since", ())],
+            images=images,
         )
-    sys.stdout.write(render_table(("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"), rows))
+    now = time.time()
+    rows = [listing.container_row(each, now=now, whole=options.no_trunc) for each in chosen]
+    if options.quiet:
+        sys.stdout.writelines(f"{row['ID']}\n" for row in rows)
+    elif options.format is None or options.format == "table":
+        headings = listing.CONTAINER_HEADINGS
+        sys.stdout.write(render_table([*headings.values()], [[str(row[field]) for field in headings] for row in rows]))
+    else:
+        sys.stdout.write(render_rows(options.format, rows, headings=listing.ALL_HEADINGS))
     return 0
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    parser.add_argument("-n", "--tail", default="all", metavar="N", help="the last N lines only")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="the time before each line")
+    parser.add_argument("--since", metavar="TIME", help="only from then on: a time, or how long ago (10m)")
+    parser.add_argument("--until", metavar="TIME", help="only up to then: a time, or how long ago (10m)")
     parser.add_argument("container", metavar="CONTAINER")
 
 
 def logs(options: argparse.Namespace) -> int:
     """Standard output to standard output, standard error to standard error."""
-    from contain.container.lifecycle import read_log
+    from contain.cli.container_listing import Piece, join_lines, parse_moment, parse_tail, render_moment
+    from contain.container.lifecycle import read_log_batches
     from contain.engine import Engine
+
+    now = time.time()
+    since = None if options.since is None else parse_moment(options.since, flag="since", now=now)
+    until = None if options.until is None else parse_moment(options.until, flag="until", now=now)
+    tail = parse_tail(options.tail)
+    rest: dict[str, tuple[float, str]] = {}
+
+    def show(pieces: list[Piece]) -> None:
+        for stream, moment, text in pieces:
+            target = sys.stderr if stream == "stderr" else sys.stdout
+            target.write(f"{render_moment(moment)} {text}" if options.timestamps else text)
+            target.flush()
 
     with Engine.open() as engine:
         records = engine.records
-        for stream, text in read_log(records, records.find(options.container), follow=options.follow):
-            target = sys.stderr if stream == "stderr" else sys.stdout
-            target.write(text)
-            target.flush()
+        for batch in read_log_batches(records, records.find(options.container), follow=options.follow):
+            pieces = [piece for piece in batch if (since is None or piece[1] >= since) and (until is None or piece[1] <= until)]
+            if tail is not None:  # of the first batch, which is all that there was
+                pieces = [*join_lines(pieces, rest), *((stream, *begun) for stream, begun in rest.items())]
+                pieces, tail = pieces[-tail:] if tail else [], None
+                rest.clear()
+            elif options.timestamps:
+                pieces = list(join_lines(pieces, rest))
+            show(pieces)
+            if until is not None and time.time() > until:
+                break
+        show([(stream, *begun) for stream, begun in rest.items()])
     return 0
 
 

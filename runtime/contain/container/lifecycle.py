@@ -67,11 +67,11 @@ class Log:
         return write
 
 
-def read_log(
+def read_log_batches(
     records: Records, record: ContainerRecord, *, follow: bool = False, from_now: bool = False
-) -> Iterator[tuple[str, str]]:
-    """The pieces of a container's output as (stream, text), in order; with ``follow`` until it ends, ``from_now`` without what is
-    there already."""
+) -> Iterator[list[tuple[str, float, str]]]:
+    """The pieces of a container's output as (stream, time, text), in order: first all that is there (``from_now``: nothing of it),
+    with ``follow`` what comes until the container ends, and an empty batch now and then."""
     path = records.place(record.container_id) / "log"
     position, rest = 0, ""
     if from_now:
@@ -88,12 +88,20 @@ def read_log(
             text = ""
         rest += text
         *lines, rest = rest.split("\n")
-        for line in lines:
-            row = json.loads(line)
-            yield row["stream"], row["log"]
+        rows = map(json.loads, lines)
+        yield [(row["stream"], row["time"], row["log"]) for row in rows]
         if not alive:
             return
         time.sleep(0.1)
+
+
+def read_log(
+    records: Records, record: ContainerRecord, *, follow: bool = False, from_now: bool = False
+) -> Iterator[tuple[str, str]]:
+    """The same without times and batches: (stream, text)."""
+    for batch in read_log_batches(records, record, follow=follow, from_now=from_now):
+        for stream, _, text in batch:
+            yield stream, text
 
 
 def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
