@@ -478,6 +478,10 @@ class Engine:
 
         return volume_users([(record.container_id, record.details) for record in self.records.all()])
 
+    def prune_volumes(self) -> tuple[list[str], int]:
+        """``contain system prune --volumes``: names of the volumes without a name that went, and bytes set free."""
+        return self.volumes.prune(self.volume_users, everything=False, wanted=lambda _: True)
+
     def plan_run(self, request: RunRequest, ready: ReadyImage | None = None) -> str:
         """What ``contain run`` would ask of the kernel, a line for each operation."""
         from contain.container.plan import Workspace

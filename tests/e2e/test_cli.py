@@ -155,7 +155,7 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
         ("run", "--env-file"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
         ("ps", "--filter"), ("ps", "-f"), ("ps", "-n"), ("ps", "--format"), ("logs", "--tail"), ("logs", "-n"), ("logs", "-t"),
         ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("inspect", "-s"), ("stop", "-s"),
-        ("rm", "-l"), ("prune", "--volumes"), ("prune", "-a"),
+        ("rm", "-l"), ("prune", "-a"),
     ],
 )  # fmt: skip
 def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine, name: str, flag: str) -> None:

@@ -280,6 +280,15 @@ def test_only_volume_prune_removes_volumes_and_those_with_a_name_only_if_asked(c
     assert cli.good("volume", "prune", "-a", input="y\n").endswith("Deleted Volumes:\ndata\n\nTotal reclaimed space: 1.5kB\n")
 
 
+def test_system_prune_takes_volumes_without_a_name_only_if_asked(cli: CommandLine) -> None:
+    made = cli.good("volume", "create").strip()
+    cli.good("volume", "create", "data")
+    cli.good("run", "--network=none", "--name", "one", "-v", "/x", "small", "true")
+    assert "Volumes" not in cli.good("system", "prune", "-f")
+    assert cli.good("system", "prune", "-f", "--volumes").startswith(f"Deleted Volumes:\n{made}\n\n")
+    assert len(cli.volumes()) == 2  # the container's, and the one with a name
+
+
 # -- at once, and killed -------------------------------------------------------------------------------------------------------
 
 

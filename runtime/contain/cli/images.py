@@ -223,8 +223,9 @@ def rmi(options: argparse.Namespace) -> int:
 
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
-    """Docker's flag."""
+    """Docker's flags."""
     parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("--volumes", action="store_true", help="also volumes without a name that no container has")
 
 
 def prune(options: argparse.Namespace) -> int:
@@ -235,13 +236,16 @@ def prune(options: argparse.Namespace) -> int:
     if not options.force and sys.stdin.isatty():
         sys.stdout.write(
             "This removes all images without a name, among them those that names pointed at before, and layers and cache that"
-            " nothing uses. Go on? [y/N] "
+            f" nothing uses{', and volumes without a name that no container has' if options.volumes else ''}. Go on? [y/N] "
         )
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 1
     with Engine.open() as engine:
         report = engine.prune()
+        volumes, freed_bytes = engine.prune_volumes() if options.volumes else ([], 0)
+    if volumes:
+        sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in volumes) + "\n")
     names: dict[str, list[str]] = {}
     for digest, name in report.former_names:
         names.setdefault(digest, []).append(parse_reference(name).familiar)
@@ -249,5 +253,5 @@ def prune(options: argparse.Namespace) -> int:
         sys.stdout.write(f"Deleted: {digest}\n")
         for name in names.get(digest, ()):
             sys.stdout.write(f"  {name} cannot be rolled back to it any more\n")
-    sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes)}\n")
+    sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes + freed_bytes)}\n")
     return 0
