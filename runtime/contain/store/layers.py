@@ -93,6 +93,9 @@ class Layers:
         with self._layout.scratch("layer") as work, explained(self._layout.layers):
 
             def publish(diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, synced: bool = False) -> None:
+                with self._layout.collection_barrier(collecting=False):
+                    if self.has(diff_id):
+                        return  # the same content by its digest: what was made here need not even reach the disk
                 record = {"diff_id": diff_id, "size_bytes": size_bytes, "canonical": canonical, "root_entry": root_entry}
                 (work / "layer.json").write_bytes(canonical_json(record))
                 os.chmod(work, 0o700)
