@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -190,6 +191,20 @@ def test_a_volume_that_a_container_is_about_to_use_cannot_be_removed(tmp_path: P
     volumes.remove("vol", dict)
     with pytest.raises(NotFound):
         volumes.find("vol")
+
+
+def test_nobody_takes_away_what_another_command_is_just_removing(tmp_path: Path) -> None:
+    volumes = Volumes(tmp_path / "home")
+    volumes.create("vol")
+    gone = volumes.directory / ".gone-x"
+    os.rename(volumes.place("vol"), gone)
+    descriptor = os.open(gone, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    volumes.create("other")
+    assert gone.exists()
+    os.close(descriptor)
+    volumes.create("third")
+    assert not gone.exists()
 
 
 def test_a_container_that_is_not_made_leaves_no_volume_without_a_name(tmp_path: Path, layer: Path) -> None:

@@ -114,7 +114,7 @@ class Volumes:
             with held_lock(self.directory / ".lock"):
                 for name in os.listdir(self.directory):
                     if name.startswith((".new-", ".gone-")):
-                        _erase(self.directory / name)
+                        _sweep(self.directory / name)
                 yield
 
     def _make(self, name: str, labels: Mapping[str, str]) -> bool:
@@ -146,30 +146,30 @@ class Volumes:
 
     def remove(self, name: str, users: Users) -> None:
         """``contain volume rm``. `Conflict` in Docker's words while a container has it, running or not."""
-        gone = self._take_away(name, users)
-        _erase(gone)
+        with contextlib.ExitStack() as held:
+            gone = self._take_away(name, users, held)
+            remove_tree(gone)
 
-    def _take_away(self, name: str, users: Users) -> HostPath:
+    def _take_away(self, name: str, users: Users, held: contextlib.ExitStack) -> HostPath:
+        """Its new name, which nobody looks up; held, so that no other command removes it too."""
         with self._naming():
             self.find(name)
             using = list(users().get(name, ()))
-            held = os.open(self.place(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(self.place(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
             try:
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    using = using or ["a container that is being made"]
-                if using:
-                    raise Conflict(
-                        f"remove {name}: volume is in use - [{', '.join(using)}]",
-                        code="volume-in-use",
-                        remedy="remove the container first: contain rm",
-                    )
-                gone = self.directory / f".gone-{os.urandom(8).hex()}"
-                os.rename(self.place(name), gone)
-                fsync_directory(self.directory)
-            finally:
-                os.close(held)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                using = using or ["a container that is being made"]
+            if using:
+                raise Conflict(
+                    f"remove {name}: volume is in use - [{', '.join(using)}]",
+                    code="volume-in-use",
+                    remedy="remove the container first: contain rm",
+                )
+            gone = self.directory / f".gone-{os.urandom(8).hex()}"
+            os.rename(self.place(name), gone)
+            fsync_directory(self.directory)
         return gone
 
     def remove_anonymous(self, details: Mapping[str, Any], users: Users) -> list[str]:
@@ -245,14 +245,19 @@ class Volumes:
             _settle(place)
 
 
-def _erase(path: HostPath) -> None:
-    """Remove a tree that another command may be removing too."""
-    for _ in range(10):
-        try:
-            remove_tree(path)
-        except FileNotFoundError:
-            continue
+def _sweep(path: HostPath) -> None:
+    """Remove what a killed command left; not what a living one is removing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_tree(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _settle(place: HostPath) -> None:
