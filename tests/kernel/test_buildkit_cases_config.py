@@ -206,6 +206,12 @@ CASES = [
         dockerfile="FROM scratch\nENTRYPOINT foo bar\nCOPY Dockerfile .\n",
         config={"entrypoint": ("/bin/sh", "-c", "foo bar"), "environment": (("PATH", PATH),)},
     ),
+    Case(
+        name="testDefaultShellAndPath/windows",
+        dockerfile="FROM scratch\nENTRYPOINT foo bar\nCOPY Dockerfile .\n",
+        platform="windows/amd64",
+        config={"entrypoint": ("cmd", "/S", "/C", "foo bar"), "environment": (), "platform": parse_platform("windows/amd64")},
+    ),
     Case(name="testIgnoreEntrypoint", dockerfile='FROM busybox\nENTRYPOINT ["/nosuchcmd"]\nRUN ["ls"]\n'),
     Case(
         name="testInvalidJSONCommands/run",
@@ -221,7 +227,7 @@ CASES = [
     Case(
         name="testDockerfileInvalidCommand",
         dockerfile="\tFROM busybox\n\tRUN invalidcmd\n",
-        fails="/bin/sh -c invalidcmd failed",
+        fails="invalidcmd failed: exit code 127",
         line=2,
     ),
     Case(
@@ -306,7 +312,7 @@ CASES = [
             shows={"whoami": f"i am {platform.split('/')[1]}"},
             config={"platform": parse_platform(platform), "labels": {"target": platform}},
         )
-        for platform in ("linux/amd64", "linux/arm/v6", "linux/s390x", "linux/ppc64le")
+        for platform in ("linux/amd64", "windows/amd64", "linux/arm/v6", "linux/s390x", "linux/ppc64le")
     ),
     # -- where an error points
     *(

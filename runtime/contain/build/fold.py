@@ -18,7 +18,7 @@ from typing import Any
 
 from contain.build.fold_copy import fold_copy, refuse_copy
 from contain.build.fold_run import fold_run, refuse_run
-from contain.build.state import DEFAULT_PATH, StageState, absolute_path, command_arguments, expand_word
+from contain.build.state import DEFAULT_PATH, WINDOWS, StageState, absolute_path, command_arguments, expand_word
 from contain.build.steps import MetadataStep, Step, WorkdirStep
 from contain.dockerfile.instructions import (
     Add,
@@ -59,7 +59,7 @@ def begin_stage(
 
     ``arguments``: those of the stage that this one is built FROM.
     """
-    if not any(name == "PATH" for name, _ in config.environment):
+    if config.platform.os != WINDOWS and not any(name == "PATH" for name, _ in config.environment):
         config = replace(config, environment=(*config.environment, ("PATH", DEFAULT_PATH)))
     return StageState(
         config=replace(config, on_build=()),

@@ -13,6 +13,8 @@ from contain.values import dataclass
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
+WINDOWS = "windows"
+WINDOWS_SHELL = ("cmd", "/S", "/C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class StageState:
     @property
     def shell(self) -> tuple[str, ...]:
         """What shell forms are given to."""
-        return self.config.shell or DEFAULT_SHELL
+        return self.config.shell or (WINDOWS_SHELL if self.config.platform.os == WINDOWS else DEFAULT_SHELL)
 
     @property
     def working_directory(self) -> str:
