@@ -269,3 +269,17 @@ def test_logs_shows_the_lines_that_were_asked_for(contain: Contain) -> None:
     assert [line.split(" ", 1)[1] for line in lines] == ["one", "three", "four"]
     assert all(len(line.split()[0]) == len("2026-01-01T00:00:00.000000000Z") for line in lines)
     assert "failed to parse value as time" in contain("logs", "--since", "soon", "web", status=1)
+
+
+def test_a_program_gets_what_run_was_told(contain: Contain, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("A=file\nB=file\n")
+    flags = ("--env-file", str(tmp_path / "env"), "-e", "B=flag", "--cap-drop", "ALL", "--cap-add", "KILL")
+    flags += ("--shm-size", "8m", "--ulimit", "nofile=100:200", "--stop-signal", "USR1")
+    program = "echo $A $B; grep CapBnd /proc/self/status; ulimit -Sn; ulimit -Hn; df -m /dev/shm | tail -n1; sleep 1000"
+    contain("run", "-d", "--name", "web", *flags, "small", "sh", "-c", program)
+    while len(lines := contain("logs", "web").splitlines()) < 5:
+        pass
+    assert [lines[0], lines[1].split()[1], lines[2], lines[3]] == ["file flag", f"{1 << 5:016x}", "100", "200"]
+    assert lines[4].split()[1] == "8"
+    assert contain.inspect("web")["Spec"]["stop_signal"] == signal.SIGUSR1
+    assert "--cap-add SYS_ADMIN" in contain("run", "--cap-add", "SYS_ADMIN", "small", "true", status=125)

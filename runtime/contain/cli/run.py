@@ -37,6 +37,9 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
+    from contain.cli.restrictions import add_restriction_arguments
+
+    add_restriction_arguments(parser)
     parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
@@ -207,14 +210,20 @@ def create(options: argparse.Namespace) -> int:
 
 def _parse_request(options: argparse.Namespace) -> RunRequest:
     """What was asked, of a command line."""
+    from contain.cli.restrictions import parse_capabilities, parse_resources, read_env_files
     from contain.container.hosts import parse_add_host, parse_dns
     from contain.engine import RunRequest
 
+    resource_limits, shared_memory_bytes = parse_resources(options)
     return RunRequest(
+        capabilities=parse_capabilities(options.cap_add, options.cap_drop),
+        resource_limits=resource_limits,
+        shared_memory_bytes=shared_memory_bytes,
+        stop_signal=options.stop_signal,
         image=options.image,
         arguments=tuple(options.arguments),
         entrypoint=options.entrypoint,
-        environment=parse_variables(options.env),
+        environment=(*read_env_files(options.env_file), *parse_variables(options.env)),
         mounts=parse_mounts(options),
         volumes_from=parse_volumes_from(options.volumes_from),
         working_directory=options.workdir,

@@ -15,7 +15,7 @@ from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
 from contain.paths import ContainerPath, HostPath
-from contain.spec import ContainerSpec, Identity, Limits, Mount, Network, PortRequest
+from contain.spec import SHARED_MEMORY_BYTES, ContainerSpec, Identity, Limits, Mount, Network, PortRequest, ResourceLimit
 from contain.values import dataclass
 
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
@@ -44,6 +44,10 @@ class RunRequest:
     terminal: bool = False
     interactive: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    capabilities: frozenset[str] = DEFAULT_CAPABILITIES
+    resource_limits: tuple[ResourceLimit, ...] = ()
+    shared_memory_bytes: int = SHARED_MEMORY_BYTES
+    stop_signal: str | None = None
     publish: tuple[PortRequest, ...] = ()
     publish_all: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
@@ -144,8 +148,10 @@ def resolve_spec(
         limits=request.limits,
         read_only=request.read_only,
         terminal=request.terminal,
-        stop_signal=parse_signal(config.stop_signal or "SIGTERM"),
-        capabilities=DEFAULT_CAPABILITIES,
+        stop_signal=parse_signal(request.stop_signal or config.stop_signal or "SIGTERM"),
+        capabilities=request.capabilities,
+        resource_limits=request.resource_limits,
+        shared_memory_bytes=request.shared_memory_bytes,
         labels=tuple({**config.labels, **dict(request.labels)}.items()),
         ports=ports if request.network is Network.BRIDGE else (),
         extra_hosts=request.extra_hosts,
