@@ -168,6 +168,8 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
     [
         ("rnu", "'rnu' is not a contain command\nhint: did you mean 'run'?", 1),
         ("xyzzy", "'xyzzy' is not a contain command\nhint: `contain --help` lists them", 1),
+        ("network ls", "contain network is not supported yet", 1),
+        ("run --network mine host", "the network 'mine' is not supported yet", 125),
         ("container", "contain container needs one of: exec", 1),
         ("container frob", "no command 'frob'", 1),
         ("builder", "contain builder needs one of: build, prune", 1),

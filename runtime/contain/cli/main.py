@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from contain import __version__
 from contain.cli.arguments import COMMANDS, NOUNS, Parser, suggest_command
-from contain.errors import ContainError, UsageError
+from contain.errors import ContainError, NotSupported, UsageError
 
 _INTERRUPTED = 130
 
@@ -55,6 +55,10 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
             )
         name, *more = verbs[rest[0]]
         return name, [*more, *rest[1:]]
+    if first == "network":
+        raise NotSupported(
+            "contain network is not supported yet", code="network-not-supported", remedy="use --network none, host or bridge"
+        )
     if first not in COMMANDS:
         close = suggest_command(first)
         raise UsageError(
