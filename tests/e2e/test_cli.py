@@ -154,7 +154,7 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
         ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cap-add"), ("run", "--volume-driver"),
         ("run", "--env-file"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
         ("ps", "--filter"), ("ps", "-f"), ("ps", "-n"), ("ps", "--format"), ("logs", "--tail"), ("logs", "-n"), ("logs", "-t"),
-        ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("inspect", "-s"), ("stop", "-s"),
+        ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("inspect", "-s"),
         ("rm", "-l"), ("prune", "-a"),
     ],
 )  # fmt: skip
@@ -170,7 +170,7 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("xyzzy", "'xyzzy' is not a contain command\nhint: `contain --help` lists them", 1),
         ("network ls", "contain network is not supported yet", 1),
         ("run --network mine host", "the network 'mine' is not supported yet", 125),
-        ("container", "contain container needs one of: exec", 1),
+        ("container", "contain container needs one of: attach", 1),
         ("container frob", "no command 'frob'", 1),
         ("builder", "contain builder needs one of: build, prune", 1),
         ("run", '"contain run" requires IMAGE\n', 125),
