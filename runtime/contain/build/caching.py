@@ -68,7 +68,7 @@ def cached_layer(
                     record = search.local() or search.elsewhere()
                     break
                 if not waited:
-                    stage.progress.note("another build is at this step; waiting for it")
+                    stage.progress.note("another build, or stage, is at this step; waiting for it")
                     waited = True
                 yield Pause(_ASK_AGAIN_SECONDS)
             if record is not None:

@@ -39,8 +39,8 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PLACE",
-        help="put the steps there: type=registry,ref=NAME or type=local,dest=DIRECTORY[,mode=min|max][,compression="
-        "zstd|gzip|uncompressed][,ignore-error=true]",
+        help="put the steps there: type=registry,ref=NAME or type=local,dest=DIRECTORY; behind it ,mode=max (steps of all stages), "
+        ",compression=zstd|gzip|uncompressed and ,ignore-error=true; may be repeated",
     )
 
 

@@ -51,3 +51,10 @@ def test_words_of_the_program_to_run_are_left_as_they_are() -> None:
     options = run_options("--name", "x", "--rm=false", "-it", "image", "make", "--rm=false", "-q=true")
     assert (options.rm, options.image, options.arguments) == (False, "image", ["make", "--rm=false", "-q=true"])
     assert run_options("--rm=true", "image").rm
+
+
+def test_no_word_of_the_help_is_longer_than_its_line() -> None:
+    parser = Parser(prog="contain build")
+    add_build_arguments(parser)
+    longest = {max(len(word) for word in (action.help or "x").split()) for action in parser._actions}
+    assert max(longest) <= 54  # of 80 columns, argparse keeps 24 for the flags
