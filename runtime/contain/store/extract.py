@@ -59,17 +59,18 @@ def extract_tree(
     require_end: bool = False,
     walker: bool = False,
     ownership: Ownership | None = None,
+    outline: Callable[[bytes], object] | None = None,
 ) -> Extracted:
     """Unpack the tar stream ``read`` into the directory ``tree`` and read the stream to its end.
 
     ``whiteouts`` False: names that begin with ``.wh.`` are ordinary files (an archive that is not a layer). ``require_end``: an
-    archive without its end mark is refused (use it when no digest covers the stream). Raises `IntegrityError`, or `HostError`
-    when this machine may not make what the archive asks for.
+    archive without its end mark is refused (use it when no digest covers the stream). ``outline``: see `TarReader`.
+    Raises `IntegrityError`, or `HostError` when this machine may not make what the archive asks for.
     """
     with Root(tree, walker=walker) as root:
         extractor = _Extractor(root, whiteouts=whiteouts, ownership=ownership or Ownership.of_this_process(), limits=limits)
         try:
-            reader = TarReader(read, limits)
+            reader = TarReader(read, limits, outline=outline)
             for entry in reader:
                 extractor.add(entry, reader)
             if require_end and not reader.saw_end:

@@ -137,13 +137,14 @@ class Layers:
             return False
         with Decompressed(stream, ahead=True) as unpacked, self._new() as (work, publish):
             source = _Measured(unpacked, progress, label)
-            extracted = self._extract(source.read, work)
+            outline = None if regenerable is False else _Outline()
+            extracted = self._extract(source.read, work, outline=outline)
             actual = "sha256:" + source.hash.hexdigest()
             if actual != diff_id:
                 raise IntegrityError(
                     f"the layer's content has the digest {actual}, and {diff_id} was promised", code="layer-digest"
                 )
-            again = regenerable is not False and _is_regenerated(work / "tree", extracted.root_entry, diff_id, source.head)
+            again = outline is not None and _is_regenerated(work / "tree", extracted.root_entry, outline)
             if regenerable and not again:
                 raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
             publish(diff_id, source.size_bytes, again, extracted.root_entry)
@@ -174,14 +175,27 @@ class Layers:
                 return self._commit_from_elsewhere(upper, work, lower, epoch_seconds, publish)
             return self._canonical(work, lower, epoch_seconds, publish, empty_is_none=True)
 
-    def _extract(self, read: Callable[[int], bytes], work: HostPath, *, require_end: bool = False) -> Extracted:
+    def _extract(
+        self,
+        read: Callable[[int], bytes],
+        work: HostPath,
+        *,
+        require_end: bool = False,
+        outline: _Outline | None = None,
+    ) -> Extracted:
         """Unpack into ``work/tree``. A layer that says nothing about the root directory leaves it as every root directory is."""
         from contain.store.extract import extract_tree
         from contain.store.tar_reader import TarLimits
 
         tree = work / "tree"
         tree.mkdir()
-        extracted = extract_tree(read, tree, limits=self._limits or TarLimits(), require_end=require_end)
+        extracted = extract_tree(
+            read,
+            tree,
+            limits=self._limits or TarLimits(),
+            require_end=require_end,
+            outline=None if outline is None else outline.add,
+        )
         if not extracted.root_entry:
             os.chmod(tree, 0o755)  # noqa: S103 -- it stands inside directories of mode 0700
             os.utime(tree, (0, 0))
@@ -246,33 +260,45 @@ class Layers:
             yield from canonical_tar(root, root_entry=bool(record["root_entry"]))
 
 
-def _is_regenerated(tree: HostPath, root_entry: bool, diff_id: str, head: bytes) -> bool:
-    """Whether the archive that is written from a tree is the one that was unpacked. ``head``: how that one began; others' archives
-    differ in their first header already."""
-    again, position = hashlib.sha256(), 0
+class _Outline:
+    """What an archive holds besides the files' contents: its headers and what fills its blocks."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.head = b""
+
+    def add(self, data: bytes) -> None:
+        """The next bytes."""
+        self.hash.update(data)
+        if len(self.head) < _HEAD_BYTES:
+            self.head += data[:_HEAD_BYTES]
+
+
+def _is_regenerated(tree: HostPath, root_entry: bool, outline: _Outline) -> bool:
+    """Whether the archive that is written from a tree is the one that was unpacked into it. The files need not be read again: if
+    the headers are the same, in the same order, then each path stood there once, and its file holds what followed its header.
+    Others' archives differ in their first headers already."""
+    again, position, head = hashlib.sha256(), 0, outline.head
     with Root(tree) as root:
-        for data in canonical_tar(root, root_entry=root_entry):
+        for data in canonical_tar(root, root_entry=root_entry, contents=False):
             if position < len(head) and not head.startswith(data[: len(head) - position], position):
                 return False
             position += len(data)
             again.update(data)
-    return "sha256:" + again.hexdigest() == diff_id
+    return again.digest() == outline.hash.digest()
 
 
 class _Measured:
-    """Hashes and counts what passes through, and reports it now and then. ``head``: the first bytes, at most a piece's."""
+    """Hashes and counts what passes through, and reports it now and then."""
 
     def __init__(self, source: Decompressed, progress: Progress, label: str) -> None:
         self._source, self._progress, self._label = source, progress, label
         self.hash = hashlib.sha256()
-        self.head = b""
         self.size_bytes = 0
         self._reported = 0
 
     def read(self, size: int) -> bytes:
         data = self._source.read(size)
-        if not self.size_bytes:
-            self.head = data[:_HEAD_BYTES]
         self.hash.update(data)
         self.size_bytes += len(data)
         if self.size_bytes - self._reported >= _REPORT_BYTES or not data:

@@ -50,11 +50,14 @@ class TarReader:
     """Iterate to get entries; between two steps, `payload` gives the current entry's bytes (what is not read is skipped).
 
     ``read(n)`` must return fewer than ``n`` bytes only at the end of the stream. ``saw_end`` tells, after the iteration,
-    whether the end-of-archive mark was there.
+    whether the end-of-archive mark was there. ``outline`` is told all bytes that are no file's content, in order.
     """
 
-    def __init__(self, read: Callable[[int], bytes], limits: TarLimits) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], limits: TarLimits, *, outline: Callable[[bytes], object] | None = None
+    ) -> None:
         self._read_raw = read
+        self._outline = outline
         self._limits = limits
         self._total = 0
         self._left = 0  # payload bytes of the current entry that were not read yet
@@ -68,8 +71,14 @@ class TarReader:
             raise bad_layer(f"more than {self._limits.total_bytes} bytes when unpacked")
         return data
 
-    def _read_exactly(self, size: int) -> bytes:
+    def _read_outline(self, size: int) -> bytes:
         data = self._read(size)
+        if self._outline is not None:
+            self._outline(data)
+        return data
+
+    def _read_exactly(self, size: int) -> bytes:
+        data = self._read_outline(size)
         if len(data) != size:
             raise bad_layer("it ends in the middle of an entry")
         return data
@@ -92,7 +101,7 @@ class TarReader:
     def drain(self) -> int:
         """Read the stream to its end; returns how many bytes that were not zero stood there."""
         stray = 0
-        while data := self._read(_CHUNK_BYTES):
+        while data := self._read_outline(_CHUNK_BYTES):
             stray += len(data) - data.count(0)
         return stray
 
@@ -117,7 +126,7 @@ class TarReader:
         records: dict[bytes, bytes] = {}
         seen_pax = seen_name = seen_link = False
         while True:
-            block = self._read(BLOCK_BYTES)
+            block = self._read_outline(BLOCK_BYTES)
             if not block:
                 if records:
                     raise bad_layer("it ends after an extended header")

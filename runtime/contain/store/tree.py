@@ -134,8 +134,11 @@ def describe(node: Node, ownership: Ownership) -> TarEntry:
     )
 
 
-def canonical_tar(root: Root, *, root_entry: bool, ownership: Ownership | None = None) -> Iterator[bytes]:
-    """The archive, piece by piece. ``root_entry``: begin with an entry for the root directory itself.
+def canonical_tar(
+    root: Root, *, root_entry: bool, ownership: Ownership | None = None, contents: bool = True
+) -> Iterator[bytes]:
+    """The archive, piece by piece. ``root_entry``: begin with an entry for the root directory itself. ``contents`` False: leave out
+    what is in the files, which are not opened then.
 
     Raises `NotSupported` (code ``layer-cannot-hold``) for what the format has no place for: names that begin with ``.wh.``.
     """
@@ -160,7 +163,9 @@ def canonical_tar(root: Root, *, root_entry: bool, ownership: Ownership | None =
             user_id, group_id = ownership.to_layer(found.st_uid, found.st_gid)
             size = found.st_size
             header = render_file(node.path, stat.S_IMODE(found.st_mode), user_id, group_id, size, found.st_mtime_ns)
-            if size > _JOINED_BYTES:
+            if not contents:
+                yield header + bytes(padding_bytes(size))
+            elif size > _JOINED_BYTES:
                 yield header
                 yield from _content(node, size)
                 if padding := padding_bytes(size):
@@ -188,7 +193,8 @@ def canonical_tar(root: Root, *, root_entry: bool, ownership: Ownership | None =
                 continue
         yield render_entry(entry)
         if entry.kind is TarKind.FILE and entry.size_bytes:
-            yield from _content(node, entry.size_bytes)
+            if contents:
+                yield from _content(node, entry.size_bytes)
             if padding := padding_bytes(entry.size_bytes):
                 yield bytes(padding)
     yield END_OF_ARCHIVE
