@@ -151,9 +151,9 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
     ("name", "flag"),
     [
         ("run", "--privileged"), ("run", "--ip"), ("run", "--network-alias"), ("run", "--restart=always"), ("run", "--detach-keys"),
-        ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cap-add"), ("run", "--volume-driver"),
-        ("run", "--env-file"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
-        ("ps", "--filter"), ("ps", "-f"), ("ps", "-n"), ("ps", "--format"), ("logs", "--tail"), ("logs", "-n"), ("logs", "-t"),
+        ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cidfile"), ("run", "--volume-driver"),
+        ("run", "--sysctl"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
+        ("ps", "-s"), ("ps", "--size"), ("logs", "--details"), ("attach", "--detach-keys"), ("start", "--detach-keys"),
         ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("inspect", "-s"),
         ("rm", "-l"), ("prune", "-a"),
     ],
