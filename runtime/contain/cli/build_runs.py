@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
-from contain.errors import NotSupported
+from contain.errors import NotSupported, UsageError
 
 if TYPE_CHECKING:
     from contain.build.run_options import RunOptions
@@ -70,7 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
-    """What the flags say. Raises `UsageError` (``bad-arguments``, ``bad-value``), `NotSupported` (``flag-not-supported``)."""
+    """What the flags say. Raises `UsageError` (``bad-arguments``, ``bad-value``, ``secret-unreadable``), `NotSupported` (``flag-not-supported``)."""
     from types import MappingProxyType
 
     from contain.build.run_options import (
@@ -89,6 +90,13 @@ def run_options(options: argparse.Namespace) -> RunOptions:
         if getattr(options, name) is not None:
             raise NotSupported(f"contain build {flag} is not supported yet", code="flag-not-supported", remedy=remedy)
     secrets = [parse_secret(text) for text in options.secret]
+    for secret in secrets:  # a cached step never looks: a misspelt path would be found out on another day
+        if secret.path and not os.path.exists(secret.path):
+            raise UsageError(
+                f"the secret {secret.id!r} cannot be read from {secret.path!r}: No such file or directory",
+                code="secret-unreadable",
+                remedy=f"pass it: --secret id={secret.id},src=FILE",
+            )
     agents = [parse_ssh(text) for text in options.ssh]
     network = parse_build_network(options.network or "default")
     allowed = parse_entitlements(options.allow)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from contain.cli.arguments import Parser
 from contain.cli.build import add_build_arguments
+from contain.cli.build_runs import run_options as parse_run_options
 from contain.cli.images import add_history_arguments
 from contain.cli.run import add_run_arguments
 from contain.errors import UsageError
@@ -58,3 +60,11 @@ def test_no_word_of_the_help_is_longer_than_its_line() -> None:
     add_build_arguments(parser)
     longest = {max(len(word) for word in (action.help or "x").split()) for action in parser._actions}
     assert max(longest) <= 54  # of 80 columns, argparse keeps 24 for the flags
+
+
+def test_a_secret_whose_file_is_not_there_is_said_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    assert parse_run_options(build_options("--secret", f"id=a,src={tmp_path}/token", ".")).secrets
+    with pytest.raises(UsageError, match="the secret 'a' cannot be read from") as caught:
+        parse_run_options(build_options("--secret", f"id=a,src={tmp_path}/tokn", "."))
+    assert caught.value.code == "secret-unreadable"
