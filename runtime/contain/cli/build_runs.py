@@ -71,7 +71,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
-    """What the flags say. Raises `UsageError` (``bad-arguments``, ``bad-value``, ``secret-unreadable``), `NotSupported` (``flag-not-supported``)."""
+    """What the flags say. Raises `UsageError` (``bad-arguments``, ``bad-value``, ``secret-unreadable``),
+    `NotSupported` (``flag-not-supported``)."""
     from types import MappingProxyType
 
     from contain.build.run_options import (
