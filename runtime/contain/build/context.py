@@ -398,22 +398,29 @@ class ContextTree:
             raise _unreadable(path, error) from error
         except OSError as error:
             raise _changed(path) from error
-        now = os.fstat(descriptor)
-        if (
-            known.st_ino != now.st_ino
-            or known.st_ctime_ns != now.st_ctime_ns
-            or known.st_mtime_ns != now.st_mtime_ns
-            or known.st_size != now.st_size
-            or known.st_dev != now.st_dev
-        ):
+        if not _same_state(known, os.fstat(descriptor)):
             os.close(descriptor)
             raise _changed(path)
         return descriptor
 
     def take_content(self, path: str) -> bytes | None:
-        """What a small file held when its digest was made, once: a copy of exactly what the cache key speaks of, without reading it
-        again. None where it is not at hand."""
-        return self._contents.take(path)
+        """What a small file holds. Once, what it held when its digest was made: a copy of exactly what the cache key speaks of, without
+        reading it again. None of a large file. Raises `Conflict` (code ``context-changed``) where it is not as it was listed."""
+        content = self._contents.take(path)
+        if content is not None:
+            return content
+        status = self._status(path)
+        if status.st_size > _SMALL_BYTES:
+            return None
+        descriptor = self._open_file(path, status)
+        try:
+            content = os.read(descriptor, status.st_size + 1)
+            same = _same_state(status, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+        if not same:
+            raise _changed(path)
+        return content if len(content) == status.st_size else None
 
     def _settled(self, newest_ns: int) -> bool:
         """Whether a change after the look would have given another time. What was written within the clock's last ticks before the
@@ -438,6 +445,16 @@ class ContextTree:
                 self._index.remember(status, found)
         self._digests[path] = found
         return found
+
+
+def _same_state(known: os.stat_result, now: os.stat_result) -> bool:
+    return (
+        known.st_ino == now.st_ino
+        and known.st_ctime_ns == now.st_ctime_ns
+        and known.st_mtime_ns == now.st_mtime_ns
+        and known.st_size == now.st_size
+        and known.st_dev == now.st_dev
+    )
 
 
 class _Walked:
