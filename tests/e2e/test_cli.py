@@ -240,7 +240,7 @@ def test_nonsense_is_answered_in_one_paragraph(cli: CommandLine, arguments: str,
 
 
 def test_the_lists_are_empty_where_nothing_was_made(cli: CommandLine) -> None:
-    assert cli("ps", "-a").stdout.split() == ["CONTAINER", "ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]
+    assert cli("ps", "-a").stdout.split() == ["CONTAINER", "ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]
     assert cli("images").stdout.split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE", "SOURCE"]
     assert cli("ps", "-q").stdout == cli("images", "-q").stdout == ""
 

@@ -273,8 +273,8 @@ def test_logs_shows_the_lines_that_were_asked_for(contain: Contain) -> None:
 
 def test_a_program_gets_what_run_was_told(contain: Contain, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("A=file\nB=file\n")
-    flags = ("--env-file", str(tmp_path / "env"), "-e", "B=flag", "--cap-drop", "ALL", "--cap-add", "KILL")
-    flags += ("--shm-size", "8m", "--ulimit", "nofile=100:200", "--stop-signal", "USR1")
+    flags = ["--env-file", str(tmp_path / "env"), "-e", "B=flag", "--cap-drop", "ALL", "--cap-add", "KILL"]
+    flags += ["--shm-size", "8m", "--ulimit", "nofile=100:200", "--stop-signal", "USR1"]
     program = "echo $A $B; grep CapBnd /proc/self/status; ulimit -Sn; ulimit -Hn; df -m /dev/shm | tail -n1; sleep 1000"
     contain("run", "-d", "--name", "web", *flags, "small", "sh", "-c", program)
     while len(lines := contain("logs", "web").splitlines()) < 5:
