@@ -204,6 +204,7 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("build -o type=nope .", "--output has no type 'nope'", 1),
         ("build --push .", "an image without a name cannot be pushed", 1),
         ("build --build-context x .", "invalid --build-context 'x'", 1),
+        ("build --build-context x=/nope .", "--build-context x: '/nope' is not a directory", 1),
         ("diff a", '"contain diff" requires B', 2),
         ("diff /nope /nope", "/nope", 2),
         ("capture", '"contain capture" requires X', 2),

@@ -112,6 +112,9 @@ def build(options: argparse.Namespace) -> int:
     outputs = _outputs(options)
     refuse_without_build(options)
     request = parse_request(options)
+    for name, place_of_name in request.contexts.items():
+        if place_of_name.kind is ContextKind.DIRECTORY and not os.path.isdir(place_of_name.value):
+            raise UsageError(f"--build-context {name}: {place_of_name.value!r} is not a directory", code="bad-build-context")
     if options.file == "-":
         request = replace(request, dockerfile=None, dockerfile_text=_read_standard_input())
     elif options.file and Path(options.file).is_fifo():  # what a shell makes of <(command): can be read once

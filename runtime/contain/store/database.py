@@ -217,7 +217,7 @@ class Database:
                 raise HostError(
                     "the disk of the store is full; nothing was changed",
                     path=str(self.path),
-                    remedy="free space (contain system prune), or set CONTAIN_HOME to a larger disk",
+                    remedy="free space there, or set CONTAIN_HOME to a larger disk",
                     code="store-full",
                 ) from error
             raise HostError(f"the store's database: {error}", path=str(self.path), code="store-database") from error

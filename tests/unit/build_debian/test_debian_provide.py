@@ -12,8 +12,8 @@ import pytest
 
 from contain.build.debian import provide, provide_debian_base
 from contain.build.debian.debfile import DebContents, plain_deb
-from contain.build.debian.provide import SOURCE, remove_old_downloads
-from contain.errors import ContainError, IntegrityError, NotFound
+from contain.build.debian.provide import SOURCE, refuse_one_owner, remove_old_downloads
+from contain.errors import ContainError, HostError, IntegrityError, NotFound
 from contain.oci import History, Image, ImageConfig
 from contain.progress import Silent
 from contain.reference import parse_reference
@@ -167,3 +167,11 @@ def test_downloads_that_nobody_used_for_long_can_be_removed(tmp_path: Path) -> N
     os.utime(tmp_path / "debian/old", (0, 0))
     assert remove_old_downloads(tmp_path, older_than_seconds=86400) == 5
     assert [entry.name for entry in (tmp_path / "debian").iterdir()] == ["new"]
+
+
+def test_a_user_who_is_one_only_is_told_before_anything_is_downloaded() -> None:
+    refuse_one_owner("         0          0 4294967295\n", name="debian:bookworm")
+    refuse_one_owner("0 1000 1\n1 100000 65536\n", name="debian:bookworm")
+    with pytest.raises(HostError, match="several owners") as caught:
+        refuse_one_owner("         0       1000          1\n", name="debian:bookworm")
+    assert "contain load" in caught.value.remedy

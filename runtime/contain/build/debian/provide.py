@@ -58,7 +58,7 @@ from contain.build.debian.release import (
     verify_inrelease,
 )
 from contain.build.debian.suites import RELEASES, WantedSuite, debian_architecture, resolve_suite
-from contain.errors import BuildStepFailed, IntegrityError, NotFound, RegistryError
+from contain.errors import BuildStepFailed, HostError, IntegrityError, NotFound, RegistryError
 from contain.oci import DIGEST_PATTERN, Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 SOURCE = "bootstrapped from a Debian archive"
 _STATE = re.compile(r"Release file of (?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ), (?P<digest>sha256:[0-9a-f]{64})\Z")
 _LOG_TAIL_LINES = 40
+_LEAST_USERS = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,20 @@ class BootstrapPlan:
         )
 
 
+def refuse_one_owner(uid_map: str, *, name: str) -> None:
+    """Raise `HostError` (``owner-needs-root``) in a user namespace of few users (user_namespaces(7)): packages have files of several.
+
+    Said before anything is downloaded.
+    """
+    users = sum(int(line.split()[2]) for line in uid_map.splitlines() if line.strip())
+    if users < _LEAST_USERS:
+        raise HostError(
+            f"{name} is put together from packages, whose files have several owners, and an ordinary user can make those of one only",
+            code="owner-needs-root",
+            remedy=f"as root: contain pull {name} && contain save -o base.tar {name}; then: contain load -i base.tar",
+        )
+
+
 def provide_debian_base(
     reference: Reference,
     *,
@@ -128,6 +143,7 @@ def provide_debian_base(
         known = store.name_source(reference)
         if known is not None and known[1] == SOURCE:  # another process made it while this one waited for the lock
             return ProvidedBase(image=store.image(known[0]), source=SOURCE)
+        refuse_one_owner(HostPath("/proc/self/uid_map").read_text(), name=reference.familiar)
         client = _open_client(store, mirror=mirror, environ=environ, progress=progress)
         try:
             plan = _plan(client, wanted, architecture)
