@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contain.archive.plan import FileFormat, SavedImage
     from contain.build.checking import CheckReport
     from contain.build.request import BuildRequest, BuildResult
-    from contain.build.verify_report import Verification
+    from contain.build.verify.report import Verification
     from contain.container.execute import ExecRequest
     from contain.container.records import ContainerRecord, Records
     from contain.container.sessions import Session
@@ -100,8 +100,8 @@ class Engine:
         return build(request, store=self.store, progress=self.progress)
 
     def verify_build(self, request: BuildRequest) -> tuple[BuildResult, Verification]:
-        """Build twice under different conditions and compare: `contain.build.verify`."""
-        from contain.build.verify import verify
+        """Build twice under different conditions and compare: `contain.build.verify.verify`."""
+        from contain.build.verify.verify import verify
 
         return verify(request, store=self.store, progress=self.progress)
 
@@ -386,9 +386,9 @@ class Engine:
         return image
 
     def lock(self, request: BuildRequest) -> str:
-        """``contain lock``: build, and give the lock file's text. Read from the layers by `contain.build.locking`."""
-        from contain.build.lockfile import render_lock
-        from contain.build.locking import capture_lock
+        """``contain lock``: build, and give the lock file's text. Read from the layers by `contain.build.lock.capture`."""
+        from contain.build.lock.capture import capture_lock
+        from contain.build.lock.file import render_lock
 
         result = self.build(request)
         return render_lock(capture_lock(result.record, result.image, self.store))
@@ -396,7 +396,7 @@ class Engine:
     def attach_provenance(self, result: BuildResult, request: BuildRequest) -> bytes:
         """Keep with a built image how it was made; the statement's bytes."""
         from contain.attestation import attach_provenance
-        from contain.build.locking import build_inputs
+        from contain.build.lock.capture import build_inputs
 
         return attach_provenance(result.image, self.store, build_inputs(result.record, lock=request.lock)).document
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import pytest
 
-from contain.build.cache_places import CachePlace, Scope
-from contain.build.cache_policy import CachePolicy
+from contain.build.cache.places import CachePlace, Scope
+from contain.build.cache.policy import CachePolicy
 from contain.build.execute import build, explain
 from contain.build.request import BuildHost, BuildRequest, BuildResult
 from contain.oci import Platform

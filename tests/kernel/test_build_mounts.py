@@ -16,7 +16,7 @@ import pytest
 
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
-from contain.build.run_options import RunOptions, SecretSource, SshSource
+from contain.build.run.options import RunOptions, SecretSource, SshSource
 from contain.errors import BuildStepFailed, ContainError, NotFound, UsageError
 from contain.progress import Silent
 from contain.registry.platform import host_platform

@@ -11,8 +11,8 @@ import pytest
 
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
-from contain.build.verify import verify
-from contain.build.verify_report import Verification
+from contain.build.verify.report import Verification
+from contain.build.verify.verify import verify
 from contain.errors import BuildStepFailed
 from contain.progress import Silent
 from contain.registry.platform import host_platform
@@ -190,7 +190,7 @@ def test_a_second_build_that_fails_is_told_from_the_first(context: Path, store: 
 def test_named_contexts_and_mounts_are_the_same_in_both_builds(
     context: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contain.build.contexts import parse_named_contexts
+    from contain.build.contexts.places import parse_named_contexts
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("x")

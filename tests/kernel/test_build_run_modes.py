@@ -21,7 +21,7 @@ import pytest
 
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
-from contain.build.run_options import NETWORK_HOST, SECURITY_INSECURE, RunOptions
+from contain.build.run.options import NETWORK_HOST, SECURITY_INSECURE, RunOptions
 from contain.errors import BuildStepFailed, NotSupported, UsageError
 from contain.progress import Silent
 from contain.registry.platform import host_platform, parse_platform

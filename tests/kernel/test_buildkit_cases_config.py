@@ -20,7 +20,7 @@ import pytest
 
 from contain.build.execute import build
 from contain.build.request import BuildHost, BuildRequest, BuildResult
-from contain.build.run_options import RunOptions, SshSource
+from contain.build.run.options import RunOptions, SshSource
 from contain.errors import BuildStepFailed, ContainError
 from contain.progress import Silent
 from contain.reference import parse_reference

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contain.build.tree import Node
-from contain.build.writer import Attributes, UpperWriter
+from contain.build.copy.writer import Attributes, UpperWriter
+from contain.build.trees.tree import Node
 from contain.paths import HostPath
 
 pytestmark = pytest.mark.root

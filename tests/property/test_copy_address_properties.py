@@ -7,8 +7,8 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.build.git_reference import hide_password, parse_git_reference
-from contain.build.remote import is_url, name_of_url
+from contain.build.fetch.git_reference import hide_password, parse_git_reference
+from contain.build.fetch.url import is_url, name_of_url
 from contain.errors import UsageError
 
 PIECES = st.sampled_from(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from contain.attestation import take_inventory
 from contain.attestation.sbom import Subject, render_sbom
-from contain.build.lock import Lock, LockedBase, LockedStage, LockedStep, compare_locks, render_moved
-from contain.build.lockfile import parse_lock, render_lock
-from contain.build.outline import outline
+from contain.build.lock.compare import Lock, LockedBase, LockedStage, LockedStep, compare_locks, render_moved
+from contain.build.lock.file import parse_lock, render_lock
+from contain.build.lock.outline import outline
 from contain.environment import DirectoryFiles
 from contain.errors import UsageError
 

@@ -5,10 +5,10 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.build.differences import attribute
 from contain.build.normalise import CAUSES
 from contain.build.normalise.facts import FileFacts, Source, StepFacts
 from contain.build.normalise.rewriters import REWRITERS
+from contain.build.verify.differences import attribute
 
 NOW = 1_795_000_000
 STEP = StepFacts(epoch_seconds=946_684_800, started_seconds=NOW, ended_seconds=NOW + 60, identity="sha256:base")

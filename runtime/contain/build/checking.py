@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from contain.build.contexts import context_key
+from contain.build.contexts.places import context_key
 from contain.build.graph import resolve_build
 from contain.build.host_root import HOST_NAME, host_config
 from contain.build.plan import plan

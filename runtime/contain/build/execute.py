@@ -1,10 +1,10 @@
 """Builds an image: walks the graph's stages, folds each instruction, and has the steps that make layers carried out.
 
 Theory of operation. For each instruction `fold` gives the next state and a step. A metadata step only adds to the config and
-the history. A step with files gets a key from everything that its result depends on (`contain.build.keys`). Under the key's lock the
-cache is asked again (`contain.build.caching`); on a miss the step writes into a fresh upper directory, which the store turns into a
-layer. A layer is named by its content, so a step that gives the same bytes as before leads to the same image and to the same later
-keys. Stages that do not need each other go on side by side (`contain.build.tasks`).
+the history. A step with files gets a key from everything that its result depends on (`contain.build.cache.keys`). Under the
+key's lock the cache is asked again (`contain.build.cache.steps`); on a miss the step writes into a fresh upper directory,
+which the store turns into a layer. A layer is named by its content, so a step that gives the same bytes as before leads to
+the same image and to the same later keys. Stages that do not need each other go on side by side (`contain.build.tasks`).
 
 The result depends on the Dockerfile, the context, the bases and the build arguments; never on the clock, the umask, the user, the
 working directory, the host's name, the order of directory entries, or which stage was done first.
@@ -21,18 +21,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from contain.build.bases import BaseFinder, find_base
-from contain.build.cache_places import Scope
-from contain.build.caching import NotKnownYet
-from contain.build.contexts import ContextKind
-from contain.build.copy_step import perform_copy_step
+from contain.build.cache.places import Scope
+from contain.build.cache.steps import NotKnownYet
+from contain.build.contexts.places import ContextKind
+from contain.build.copy.step import perform_copy_step
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
 from contain.build.host_root import HOST_LABEL
-from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
-from contain.build.run_step import perform_run_step
+from contain.build.run.permissions import refuse_forbidden_runs
+from contain.build.run.special_arguments import arguments_without_effect
+from contain.build.run.step import perform_run_step
 from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
-from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.build.tasks import Finished, Job, Loop, Work
 from contain.build.workbench import Stage, StageResult, Workbench
@@ -47,7 +47,7 @@ from contain.progress import Progress
 from contain.store import StepRecord
 
 if TYPE_CHECKING:
-    from contain.build.explain import StepExplanation
+    from contain.build.cache.explain import StepExplanation
     from contain.oci import Image
     from contain.reference import Reference
     from contain.store import Store
@@ -105,8 +105,8 @@ def _with_builder(
     sources = read_sources(request)
     host = with_dockerfile_time(host, sources.dockerfile, request)
     if request.lock is not None:
-        from contain.build.locked_bases import locked_bases
-        from contain.build.locking import locked_host
+        from contain.build.lock.bases import locked_bases
+        from contain.build.lock.capture import locked_host
 
         host = locked_host(host, request.lock, build_args=request.build_args, environ=os.environ)
         bases = locked_bases(request.lock, bases, store=store, pull=partial(_pull, store=store))
@@ -196,7 +196,7 @@ class _Builder:
         bench.store.touch_steps(bench.used_keys)
         self._export_cache()
         if bench.executed_steps:
-            from contain.build.cache_limit import keep_limit
+            from contain.build.cache.limit import keep_limit
 
             keep_limit(bench.store, bench.progress)
         record = bench.trace.record(
@@ -207,7 +207,7 @@ class _Builder:
             found=bench.found,
         )
         if bench.request.lock is not None:
-            from contain.build.locking import check_lock
+            from contain.build.lock.capture import check_lock
 
             check_lock(bench.request.lock, record, image, bench.store)
         for reference in bench.request.tags:
@@ -234,7 +234,7 @@ class _Builder:
         destinations = self._bench.request.cache.destinations
         if not destinations:
             return
-        from contain.build.cache_exchange import export_cache
+        from contain.build.cache.exchange import export_cache
 
         result = {self._graph.target}
         plan = plan_stage(self._graph, self._graph.target)

@@ -16,8 +16,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from contain.build.fold_copy import fold_copy, refuse_copy
-from contain.build.fold_run import fold_run, refuse_run
+from contain.build.copy.fold import fold_copy, refuse_copy
+from contain.build.run.fold import fold_run, refuse_run
 from contain.build.state import DEFAULT_PATH, WINDOWS, StageState, absolute_path, command_arguments, expand_word
 from contain.build.steps import MetadataStep, Step, WorkdirStep
 from contain.dockerfile.instructions import (

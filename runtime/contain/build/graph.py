@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from contain.build.contexts import ContextKind, ContextPlace, context_key
+from contain.build.contexts.places import ContextKind, ContextPlace, context_key
 from contain.build.fold import declare_argument, refuse_unsupported
-from contain.build.mounts import source_names
-from contain.build.special_arguments import SPECIAL
+from contain.build.run.mounts import source_names
+from contain.build.run.special_arguments import SPECIAL
 from contain.dockerfile.instructions import Arg, Copy, Dockerfile, Instruction, OnBuild, Stage
 from contain.dockerfile.suggestion import suggest
 from contain.dockerfile.words import expand

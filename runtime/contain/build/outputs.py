@@ -108,10 +108,10 @@ def _bad(message: str, remedy: str = "") -> UsageError:
 
 def export_directory(trees: Sequence[HostPath], directory: HostPath, *, progress: Progress) -> None:
     """The merged root as files below ``directory``, which may exist; they belong to who calls."""
-    from contain.build.copying import CopyOptions, perform_copy
-    from contain.build.selection import Batch, CopyPlan, Placement, Selected
-    from contain.build.viewtree import ViewTree
-    from contain.build.writer import UpperWriter
+    from contain.build.copy.perform import CopyOptions, perform_copy
+    from contain.build.copy.selection import Batch, CopyPlan, Placement, Selected
+    from contain.build.copy.writer import UpperWriter
+    from contain.build.trees.view import ViewTree
     from contain.store import RootView
 
     try:

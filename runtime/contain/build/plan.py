@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from contain.build.cache.keys import base_chain, key_of
+from contain.build.copy.fold import is_remote
+from contain.build.fetch.git_reference import hide_password
 from contain.build.fold import begin_stage, fold
-from contain.build.fold_copy import is_remote
-from contain.build.git_reference import hide_password
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
 from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
-from contain.build.keys import base_chain, key_of
-from contain.build.permissions import refuse_forbidden_runs
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.run_key import ingredients_of_run, settle_network
+from contain.build.run.key import ingredients_of_run, settle_network
+from contain.build.run.permissions import refuse_forbidden_runs
+from contain.build.run.special_arguments import arguments_without_effect
 from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
-from contain.build.special_arguments import arguments_without_effect
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.dockerfile.mounts import MountKind
 from contain.dockerfile.parse import parse_trigger

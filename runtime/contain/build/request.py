@@ -8,18 +8,18 @@ from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from contain.build.cache_policy import CachePolicy
-from contain.build.contexts import ContextPlace
-from contain.build.record import BuildRecord, RemoteSource
-from contain.build.run_options import RunOptions
+from contain.build.cache.policy import CachePolicy
+from contain.build.contexts.places import ContextPlace
+from contain.build.record.values import BuildRecord, RemoteSource
+from contain.build.run.options import RunOptions
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.build.explain import StepExplanation
-    from contain.build.lock import Lock
+    from contain.build.cache.explain import StepExplanation
+    from contain.build.lock.compare import Lock
     from contain.store import StepRecord
 
 DEFAULT_EPOCH_SECONDS = 946_684_800
@@ -32,11 +32,12 @@ class BuildRequest:
 
     ``context``: None for a Dockerfile that copies nothing from one. ``dockerfile``: a path; default ``Dockerfile`` in the
     context. ``dockerfile_text``: the text itself, then ``dockerfile`` only names it in messages. ``platform``: None for this
-    machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.context`. ``context_name``: where
-    the context came from, if it is no directory of the user's; its Dockerfile is then looked up inside it, and its .dockerignore
-    has no meaning. ``contexts``: the named ones, by `contain.build.contexts.context_key`. ``labels``: added to the image. ``lock``: the
-    build gives the image that it pins, or fails and says what moved. ``reproducible``: take the noise of package managers out of the
-    layers of RUN, see `contain.build.normalise`. ``run``: what its RUN instructions are given and may do.
+    machine's. ``strict_modes``: keep the context's permission bits as they are, see `contain.build.trees.context`.
+    ``context_name``: where the context came from, if it is no directory of the user's; its Dockerfile is then looked up
+    inside it, and its .dockerignore has no meaning. ``contexts``: the named ones, by
+    `contain.build.contexts.places.context_key`. ``labels``: added to the image. ``lock``: the build gives the image that it
+    pins, or fails and says what moved. ``reproducible``: take the noise of package managers out of the layers of RUN, see
+    `contain.build.normalise`. ``run``: what its RUN instructions are given and may do.
     """
 
     context: HostPath | None

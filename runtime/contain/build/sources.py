@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from contain.build.context import ContextTree
 from contain.build.graph import PROXY_NAMES, resolve_global_arguments
 from contain.build.request import DEFAULT_EPOCH_SECONDS, BuildHost, BuildRequest
-from contain.build.running import find_ca_bundle
+from contain.build.run.perform import find_ca_bundle
+from contain.build.trees.context import ContextTree
 from contain.dockerfile.instructions import Dockerfile
 from contain.dockerfile.parse import parse_dockerfile
 from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
@@ -91,7 +91,7 @@ def read_dockerfile_text(request: BuildRequest) -> DockerfileText:
 
 def _find_inside(context: HostPath, name: str, context_name: str) -> HostPath:
     """A Dockerfile of a context that somebody else made: links in it lead nowhere else."""
-    from contain.build.tree import Kind, resolve_path
+    from contain.build.trees.tree import Kind, resolve_path
 
     with ContextTree(context) as tree:
         for candidate in dict.fromkeys((name, "dockerfile" if name == "Dockerfile" else name)):

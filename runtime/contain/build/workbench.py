@@ -14,20 +14,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from contain.build.bases import BaseFinder, FoundBase
-from contain.build.caching import NotKnownYet
-from contain.build.context import ContextTree
-from contain.build.contexts import ContextKind, ContextPlace
+from contain.build.cache.keys import base_chain
+from contain.build.cache.steps import NotKnownYet
+from contain.build.contexts.places import ContextKind, ContextPlace
 from contain.build.graph import BuildGraph, StagePlan
 from contain.build.host_root import HOST_NAME
-from contain.build.keys import base_chain
-from contain.build.memory import open_memory_directory
+from contain.build.record.tracing import Trace, layout_source
 from contain.build.request import BuildHost, BuildInputs, BuildRequest
+from contain.build.run.memory import open_memory_directory
+from contain.build.run.special_arguments import keeps_git_directory
 from contain.build.sources import BuildSources, parse_ignore_files, read_ignore_files
-from contain.build.special_arguments import keeps_git_directory
 from contain.build.state import StageState
 from contain.build.steps import Step
 from contain.build.tasks import Work
-from contain.build.tracing import Trace, layout_source
+from contain.build.trees.context import ContextTree
 from contain.dockerfile.suggestion import suggest
 from contain.errors import ContainError, NotFound, SourceSpan, UsageError
 from contain.oci import Descriptor, Image, ImageConfig, Platform
@@ -39,8 +39,8 @@ from contain.store.layers import CommittedLayer
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.build.cache_exchange import CacheSource
-    from contain.build.explain import Outcome, StepExplanation
+    from contain.build.cache.exchange import CacheSource
+    from contain.build.cache.explain import Outcome, StepExplanation
 
 
 def rfc3339(epoch_seconds: int) -> str:
@@ -149,14 +149,14 @@ class Workbench:
         if self._caches is None:
             self._caches = ()
             if self.request.cache.sources:
-                from contain.build.cache_exchange import open_cache_sources
+                from contain.build.cache.exchange import open_cache_sources
 
                 self._caches = open_cache_sources(self.request.cache.sources, self.progress, self.cleanup)
         return self._caches
 
     def explain(self, stage: Stage, outcome: Outcome, reasons: tuple[str, ...]) -> None:
         """Say why a step was or was not taken from the cache."""
-        from contain.build.explain import StepExplanation
+        from contain.build.cache.explain import StepExplanation
 
         if stage.step is None:
             return
@@ -179,7 +179,7 @@ class Workbench:
 
     def explain_open(self, stage: Stage, reason: str) -> None:
         """Whether the step would be taken from the cache is not known yet."""
-        from contain.build.explain import Outcome
+        from contain.build.cache.explain import Outcome
 
         self.explain(stage, Outcome.OPEN, (reason,))
 
@@ -205,7 +205,7 @@ class Workbench:
     def layout_image(self, place: ContextPlace, platform: Platform) -> Image:
         """The image of a named context that is an OCI layout, brought into the store once."""
         from contain.archive.load import load_one
-        from contain.build.contexts import parse_layout
+        from contain.build.contexts.places import parse_layout
 
         self.depends_on_more = True
         if place not in self._layouts:
@@ -252,7 +252,7 @@ class Workbench:
 
     def named_context_tree(self, place: ContextPlace) -> ContextTree:
         """The files of a named context, opened once. Raises `NotFound`, `NotSupported`."""
-        from contain.build.open_contexts import open_context
+        from contain.build.contexts.opening import open_context
 
         self.depends_on_more |= place.kind is not ContextKind.DIRECTORY
         if place not in self._named:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contain.build.caching import cached_layer
-from contain.build.copying import CREATED_DIRECTORY_MODE
-from contain.build.keys import workdir_ingredients
+from contain.build.cache.keys import workdir_ingredients
+from contain.build.cache.steps import cached_layer
+from contain.build.copy.perform import CREATED_DIRECTORY_MODE
+from contain.build.copy.writer import Attributes, UpperWriter
 from contain.build.steps import WorkdirStep
 from contain.build.tasks import Work
-from contain.build.tree import Kind
-from contain.build.viewtree import ViewTree
+from contain.build.trees.tree import Kind
+from contain.build.trees.view import ViewTree
 from contain.build.workbench import Stage, Workbench
-from contain.build.writer import Attributes, UpperWriter
 from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.store import RootView, StepRecord

@@ -22,7 +22,7 @@ from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
 if TYPE_CHECKING:
     from contain.build.outputs import Output
     from contain.build.request import BuildRequest, BuildResult
-    from contain.build.verify_report import Verification
+    from contain.build.verify.report import Verification
     from contain.engine import Engine
 
 _PROGRESS = ("auto", "plain", "tty", "quiet")
@@ -97,9 +97,9 @@ def add_build_arguments(parser: Parser) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Build, and print the digest last."""
-    from contain.build.contexts import ContextKind, parse_context
-    from contain.build.open_contexts import open_context
-    from contain.build.special_arguments import keeps_git_directory
+    from contain.build.contexts.opening import open_context
+    from contain.build.contexts.places import ContextKind, parse_context
+    from contain.build.run.special_arguments import keeps_git_directory
     from contain.engine import Engine
 
     if options.format == "json" and not (options.check or options.verify):
@@ -196,14 +196,14 @@ _REPLAYED = frozenset(
 def _keep_for_replay(
     home: Path, request: BuildRequest, result: BuildResult, options: argparse.Namespace, progress: TerminalProgress
 ) -> None:
-    """Write down a build that did nothing new, so that the same one is answered at once: `contain.build.replay`."""
+    """Write down a build that did nothing new, so that the same one is answered at once: `contain.build.cache.replay`."""
     inputs = result.inputs
     others = {name: value for name, value in vars(options).items() if name not in _REPLAYED}
     if inputs is None or result.executed_steps or any(value not in _UNSAID for value in others.values()):
         return
     if any("=" not in argument for argument in options.build_arg) or request.dockerfile_text is not None:
         return
-    from contain.build.replay import keep
+    from contain.build.cache.replay import keep
 
     keep(
         options.command_line,
@@ -224,7 +224,7 @@ _UNSAID: tuple[object, ...] = (None, False, "", [])
 
 def parse_request(options: argparse.Namespace) -> BuildRequest:
     """What the flags ask for; the context is opened later."""
-    from contain.build.contexts import parse_named_contexts
+    from contain.build.contexts.places import parse_named_contexts
     from contain.build.request import BuildRequest
     from contain.reference import parse_reference
     from contain.registry.platform import parse_platform
@@ -250,7 +250,7 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
 
 
 def _render_verification(verification: Verification, *, as_json: bool) -> str:
-    from contain.build.verify_report import render_verification, render_verification_json
+    from contain.build.verify.report import render_verification, render_verification_json
 
     return render_verification_json(verification) if as_json else render_verification(verification)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from contain.errors import NotSupported, UsageError
 
 if TYPE_CHECKING:
-    from contain.build.run_options import RunOptions
+    from contain.build.run.options import RunOptions
 
 _REFUSED = {
     "cgroup_parent": ("--cgroup-parent", "the containers of a build have control groups of their own"),
@@ -75,7 +75,7 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     `NotSupported` (``flag-not-supported``)."""
     from types import MappingProxyType
 
-    from contain.build.run_options import (
+    from contain.build.run.options import (
         NETWORK_HOST,
         RunOptions,
         parse_build_network,

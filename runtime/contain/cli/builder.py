@@ -10,7 +10,7 @@ from contain.cli.output import render_size, render_table
 from contain.errors import UsageError
 
 if TYPE_CHECKING:
-    from contain.build.cache_policy import CachePolicy
+    from contain.build.cache.policy import CachePolicy
 
 
 def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_cache_policy(options: argparse.Namespace) -> CachePolicy:
     """What the flags say. Raises `UsageError`, `NotSupported`."""
-    from contain.build.cache_places import parse_cache_from, parse_cache_to
-    from contain.build.cache_policy import CachePolicy
+    from contain.build.cache.places import parse_cache_from, parse_cache_to
+    from contain.build.cache.policy import CachePolicy
 
     stages = tuple(name.strip() for text in options.no_cache_filter for name in text.split(","))
     if not all(stages):

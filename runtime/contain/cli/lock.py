@@ -15,7 +15,7 @@ from contain.cli.output import TerminalProgress, replace_file
 from contain.errors import HostError, NotFound, NotSupported, UsageError
 
 if TYPE_CHECKING:
-    from contain.build.lock import Lock
+    from contain.build.lock.compare import Lock
     from contain.build.request import BuildRequest, BuildResult
     from contain.engine import Engine
 
@@ -40,8 +40,8 @@ def add_lock_arguments(parser: Parser) -> None:
 
 def lock(options: argparse.Namespace) -> int:
     """Build, from the cache where possible, and write down what the image is made of."""
-    from contain.build.contexts import ContextKind, parse_context
-    from contain.build.open_contexts import open_context
+    from contain.build.contexts.opening import open_context
+    from contain.build.contexts.places import ContextKind, parse_context
     from contain.cli.build import parse_request
     from contain.engine import Engine
 
@@ -81,7 +81,7 @@ def lock(options: argparse.Namespace) -> int:
 
 def _lock_path(request: BuildRequest) -> Path:
     """Beside the Dockerfile."""
-    from contain.build.record import LOCK_NAME
+    from contain.build.record.values import LOCK_NAME
     from contain.build.sources import find_dockerfile
 
     if request.context_name or request.dockerfile_text is not None:
@@ -91,7 +91,7 @@ def _lock_path(request: BuildRequest) -> Path:
 
 def _refuse_in_context(path: Path, request: BuildRequest) -> None:
     """A lock that is copied into the image would have to hold its own digest."""
-    from contain.build.record import LOCK_NAME
+    from contain.build.record.values import LOCK_NAME
     from contain.build.sources import read_sources
 
     if request.context is None or request.context_name or path.name == LOCK_NAME:
@@ -129,7 +129,7 @@ def find_lock(options: argparse.Namespace, request: BuildRequest) -> Lock | None
         options.locked = None
     if options.locked is None and options.lock is None:
         return None
-    from contain.build.lockfile import LARGEST_BYTES, parse_lock
+    from contain.build.lock.file import LARGEST_BYTES, parse_lock
 
     named = options.lock or ("" if options.locked in _YES else options.locked)
     path = Path(named) if named else _lock_path(request)

@@ -56,7 +56,7 @@ def parse_resources(options: argparse.Namespace) -> tuple[tuple[ResourceLimit, .
     """``--ulimit``, and ``--shm-size`` in bytes."""
     if not options.ulimit and options.shm_size is None:
         return (), SHARED_MEMORY_BYTES
-    from contain.build.run_options import parse_resource_limit, parse_shared_memory
+    from contain.build.run.options import parse_resource_limit, parse_shared_memory
 
     size = SHARED_MEMORY_BYTES if options.shm_size is None else parse_shared_memory(options.shm_size)
     return tuple(map(parse_resource_limit, options.ulimit)), size

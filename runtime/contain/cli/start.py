@@ -33,7 +33,7 @@ def _answer_at_once(arguments: list[str]) -> int | None:
         return 0
     command = arguments[1:] if arguments[:1] == ["image"] else arguments
     if command[:1] == ["build"]:
-        from contain.build.replay import replay
+        from contain.build.cache.replay import replay
 
         if replay(command[1:]):
             return 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from contain.build.contexts import ContextKind, context_key, parse_context, parse_layout, parse_named_contexts
+from contain.build.contexts.places import ContextKind, context_key, parse_context, parse_layout, parse_named_contexts
 from contain.build.outputs import Output, OutputKind, parse_output
 from contain.errors import UsageError
 

@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 import pytest
 
+from contain.build.cache.keys import base_chain, key_of, run_ingredients
+from contain.build.copy.owners import parse_owner
 from contain.build.execute import complete_history
 from contain.build.fold import begin_stage, fold
-from contain.build.keys import base_chain, key_of, run_ingredients
-from contain.build.memory import sweep
-from contain.build.owners import parse_owner
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.running import (
+from contain.build.run.memory import sweep
+from contain.build.run.perform import (
     CA_TARGET,
     OutputLog,
     RunFiles,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.build import replay as replaying
-from contain.build.context import ContextTree
-from contain.build.replay import keep, replay
+from contain.build.cache import replay as replaying
+from contain.build.cache.replay import keep, replay
+from contain.build.trees.context import ContextTree
 
 ARGUMENTS = ["-t", "app", "."]
 LONG_AGO = 1_600_000_000

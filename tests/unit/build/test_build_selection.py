@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from contain.build.selection import CopyPlan, digest_selection, list_selection, plan_copy, read_listing, select_sources
-from contain.build.tree import Kind, Node, resolve_path
+from contain.build.copy.selection import CopyPlan, digest_selection, list_selection, plan_copy, read_listing, select_sources
+from contain.build.trees.tree import Kind, Node, resolve_path
 from contain.errors import NotFound, UsageError
 
 

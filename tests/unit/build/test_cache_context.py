@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contain.build.context import ContextTree
-from contain.build.selection import digest_directory_slowly, digest_selection, select_sources
+from contain.build.copy.selection import digest_directory_slowly, digest_selection, select_sources
+from contain.build.trees.context import ContextTree
 from contain.dockerfile.patterns import IgnorePatterns, parse_dockerignore
 from contain.errors import Conflict
 

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from contain.build.cache_exchange import CacheSource, open_cache_sources, parse_cache, render_cache
-from contain.build.cache_places import CachePlace, Scope, parse_cache_from, parse_cache_to
-from contain.build.keys import key_of
+from contain.build.cache.exchange import CacheSource, open_cache_sources, parse_cache, render_cache
+from contain.build.cache.keys import key_of
+from contain.build.cache.places import CachePlace, Scope, parse_cache_from, parse_cache_to
 from contain.errors import ContainError, IntegrityError, NotSupported, UsageError
 from contain.oci import Descriptor, canonical_json, digest_of
 from contain.oci.image import MEDIA_LAYER

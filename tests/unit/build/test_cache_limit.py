@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contain.build.cache_limit import DEFAULT_LIMIT_BYTES, keep_limit, parse_cache_limit
+from contain.build.cache.limit import DEFAULT_LIMIT_BYTES, keep_limit, parse_cache_limit
 from contain.errors import UsageError
 from contain.progress import Silent
 from contain.store import Store

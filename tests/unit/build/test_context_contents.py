@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contain.build.context import ContextTree, KeptContents
+from contain.build.trees.context import ContextTree, KeptContents
 from contain.errors import Conflict
 from contain.paths import HostPath
 
@@ -60,7 +60,7 @@ def test_large_contents_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contain.build.context._KEPT_BYTES", 5)
+    monkeypatch.setattr("contain.build.trees.context._KEPT_BYTES", 5)
     kept = KeptContents()
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"123")

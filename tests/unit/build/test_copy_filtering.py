@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from contain.build.filtering import FilteredTree
-from contain.build.selection import walk_source
-from contain.build.tree import Kind, Node
+from contain.build.copy.filtering import FilteredTree
+from contain.build.copy.selection import walk_source
+from contain.build.trees.tree import Kind, Node
 from contain.dockerfile.patterns import IgnorePatterns
 
 FILES = ("a/one.py", "a/one.txt", "a/b/two.py", "a/b/skip/three.py", "c/empty/", "top.py")

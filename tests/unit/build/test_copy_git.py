@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from contain.build.contexts import parse_context
-from contain.build.git import fetch_git, resolve_git
-from contain.build.git_reference import GitReference, parse_git_reference
-from contain.build.open_contexts import open_context
-from contain.build.special_arguments import keeps_git_directory
+from contain.build.contexts.opening import open_context
+from contain.build.contexts.places import parse_context
+from contain.build.fetch.git import fetch_git, resolve_git
+from contain.build.fetch.git_reference import GitReference, parse_git_reference
+from contain.build.run.special_arguments import keeps_git_directory
 from contain.errors import HostError, IntegrityError, NotFound, RegistryError, UsageError
 from contain.progress import Silent
 from contain.store import Store

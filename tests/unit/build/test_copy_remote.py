@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from contain.build.remote import check_digest, fetch_url, name_of_url, parse_http_time
+from contain.build.fetch.url import check_digest, fetch_url, name_of_url, parse_http_time
 from contain.errors import IntegrityError, NotFound, RegistryError, UsageError
 from contain.progress import Silent
 from contain.store import Store

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contain.build.explain import (
+from contain.build.cache.explain import (
     EXPLAINERS,
     Earlier,
     Outcome,
@@ -18,8 +18,8 @@ from contain.build.explain import (
     explain_files,
     explain_miss,
 )
-from contain.build.keys import copy_ingredients, key_of, run_ingredients, workdir_ingredients
-from contain.build.selection import InputDigest
+from contain.build.cache.keys import copy_ingredients, key_of, run_ingredients, workdir_ingredients
+from contain.build.copy.selection import InputDigest
 from contain.build.steps import CopyStep, RunStep, WorkdirStep
 from contain.dockerfile.instructions import Run, ScriptFile
 from contain.dockerfile.mounts import MountKind, RunMount

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from contain.build.git_reference import GitReference, choose_commit, hide_password, parse_git_reference
+from contain.build.fetch.git_reference import GitReference, choose_commit, hide_password, parse_git_reference
 from contain.errors import IntegrityError, NotFound, UsageError
 
 BUILDKIT = "https://github.com/moby/buildkit.git"

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 
-from contain.build.constraints import constraints_of
-from contain.build.lock import Lock, LockedBase, LockedStage, LockedStep, Moved, compare_locks, moved_error, render_moved
-from contain.build.lockfile import parse_lock, render_lock
-from contain.build.outline import outline
+from contain.build.lock.compare import (
+    Lock,
+    LockedBase,
+    LockedStage,
+    LockedStep,
+    Moved,
+    compare_locks,
+    moved_error,
+    render_moved,
+)
+from contain.build.lock.constraints import constraints_of
+from contain.build.lock.file import parse_lock, render_lock
+from contain.build.lock.outline import outline
 from contain.errors import UsageError
 
 

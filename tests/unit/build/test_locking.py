@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from contain.build.constraints import Constraints
 from contain.build.fold import begin_stage, fold
 from contain.build.graph import plan_stage, resolve_build
-from contain.build.lockfile import render_lock
-from contain.build.locking import build_inputs, capture_lock, check_lock, locked_host
-from contain.build.outline import layer_files
-from contain.build.record import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
+from contain.build.lock.capture import build_inputs, capture_lock, check_lock, locked_host
+from contain.build.lock.constraints import Constraints
+from contain.build.lock.file import render_lock
+from contain.build.lock.outline import layer_files
+from contain.build.record.tracing import Trace, public_address, step_text
+from contain.build.record.values import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.running import run_environment, write_run_files
+from contain.build.run.perform import run_environment, write_run_files
 from contain.build.steps import RunStep
-from contain.build.tracing import Trace, public_address, step_text
 from contain.dockerfile.parse import parse_dockerfile
 from contain.errors import IntegrityError
 from contain.oci import Descriptor, Image, ImageConfig, Platform

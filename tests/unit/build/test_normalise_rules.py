@@ -101,7 +101,7 @@ def test_layers_are_normalised_unless_that_is_refused(flags: list[str], reproduc
 
 
 def test_a_step_that_was_not_normalised_is_another_one_for_the_cache() -> None:
-    from contain.build.keys import key_of, run_ingredients
+    from contain.build.cache.keys import key_of, run_ingredients
     from contain.build.steps import RunStep
     from contain.dockerfile.parse import parse_dockerfile
     from contain.registry.platform import host_platform

@@ -6,11 +6,11 @@ from types import MappingProxyType
 import pytest
 
 from contain.build.fold import begin_stage
-from contain.build.fold_run import fold_run
-from contain.build.mounts import missing_paths, mount_ingredients, resolve_mounts, settle_targets, source_names
+from contain.build.run.fold import fold_run
+from contain.build.run.mounts import missing_paths, mount_ingredients, resolve_mounts, settle_targets, source_names
 from contain.build.state import StageState
 from contain.build.steps import RunStep
-from contain.build.tree import Kind, Node
+from contain.build.trees.tree import Kind, Node
 from contain.dockerfile.instructions import Run
 from contain.dockerfile.mounts import MountKind, RunMount, Sharing
 from contain.dockerfile.parse import parse_dockerfile

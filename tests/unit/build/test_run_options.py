@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from contain.build.emulation import Interpreter, can_execute, elf_header, parse_registration, read_interpreters
-from contain.build.masking import Mask
-from contain.build.open_mounts import read_secret, remove_stubs
-from contain.build.run_options import (
+from contain.build.run.emulation import Interpreter, can_execute, elf_header, parse_registration, read_interpreters
+from contain.build.run.masking import Mask
+from contain.build.run.open_mounts import read_secret, remove_stubs
+from contain.build.run.options import (
     SecretSource,
     SshSource,
     parse_build_network,
@@ -19,8 +19,8 @@ from contain.build.run_options import (
     parse_shared_memory,
     parse_ssh,
 )
-from contain.build.special_arguments import SPECIAL, arguments_without_effect
-from contain.build.ssh_forward import may_pass, split_messages
+from contain.build.run.special_arguments import SPECIAL, arguments_without_effect
+from contain.build.run.ssh_forward import may_pass, split_messages
 from contain.errors import UsageError
 from contain.registry.platform import parse_platform
 from contain.spec import ResourceLimit

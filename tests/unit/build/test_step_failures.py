@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from contain.build.running import step_failed
+from contain.build.run.perform import step_failed
 from contain.build.steps import RunStep
 from contain.dockerfile import parse_dockerfile
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.build.differences import Change, attribute, compare_trees
 from contain.build.normalise import CAUSES
-from contain.build.verify import find_dates, today_expression
+from contain.build.verify.differences import Change, attribute, compare_trees
+from contain.build.verify.verify import find_dates, today_expression
 
 ELF = b"\x7fELF" + b"\0" * 60
 TAR = b"\0" * 257 + b"ustar"

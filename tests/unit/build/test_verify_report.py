@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from contain.build.differences import Change, PathDifference
-from contain.build.verify_report import (
+from contain.build.verify.differences import Change, PathDifference
+from contain.build.verify.report import (
     StepDifferences,
     Suspicion,
     Varied,

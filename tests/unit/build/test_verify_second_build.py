@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.build import second_build
 from contain.build.request import BuildRequest
-from contain.build.second_build import prepare
+from contain.build.verify import second_build
+from contain.build.verify.second_build import prepare
 
 
 @pytest.fixture

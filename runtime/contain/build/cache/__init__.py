@@ -1,0 +1,1 @@
+"""The build cache: keys, look-up, explanations, its exchange with other machines, its limit, and replay."""

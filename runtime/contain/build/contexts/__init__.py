@@ -1,0 +1,1 @@
+"""What CONTEXT and --build-context mean, and opening those that are not directories here."""

@@ -1,0 +1,1 @@
+"""What addresses name: files over HTTP, and git repositories."""

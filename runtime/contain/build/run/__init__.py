@@ -1,0 +1,1 @@
+"""RUN: its container, its mounts, and what the machine lends it."""

@@ -1,0 +1,1 @@
+"""Building twice under different conditions, and the causes of what differs."""
