@@ -89,7 +89,7 @@ def main() -> int:
         wrong.append(f"the time zone should come first among the causes; there came: {cause[1].strip() if cause else 'none'}")
 
     say("And without any test: what differs between the two?")
-    status, printed = run(["contain.cli.main", "diff", *BOTH], shown=f"contain diff {' '.join(BOTH)}")
+    status, printed = run(["contain.cli.start", "diff", *BOTH], shown=f"contain diff {' '.join(BOTH)}")
     if status != 1:
         wrong.append(f"contain diff ended with exit status {status}, not 1 (they differ)")
     if not re.search(r"\bTZ\b.*Europe/Berlin", printed):

@@ -46,7 +46,7 @@ def context(tmp_path: Path) -> Path:
 
 def contain(store: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CONTAIN_HOME": str(store), "DOCKER_CONFIG": str(store / "none"), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-m", "contain.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "contain.cli.start", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 

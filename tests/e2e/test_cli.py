@@ -36,7 +36,7 @@ class CommandLine:
         self.home = home
         self.environment = {**os.environ, "CONTAIN_HOME": str(home), "LC_ALL": "C.UTF-8"}
         self.environment.pop("CONTAIN_DEBUG", None)
-        self.program = (sys.executable, "-m", "contain.cli.main")
+        self.program = (sys.executable, "-m", "contain.cli.start")
 
     def __call__(self, *arguments: str, seconds: float = 30, **options: Any) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL)
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_and_the_store_stays_valid(cli: CommandLine, small_t
         "home, small, big = sys.argv[1:4]\n"
         "syscalls.mount('small', home, 'tmpfs', 0, 'size=6m')\n"
         "def contain(*arguments):\n"
-        "    command = [sys.executable, '-m', 'contain.cli.main', *arguments]\n"
+        "    command = [sys.executable, '-m', 'contain.cli.start', *arguments]\n"
         "    done = subprocess.run(command, capture_output=True, text=True, timeout=60)\n"
         "    print(arguments[0], done.returncode, done.stderr.strip().replace(chr(10), ' | '), flush=True)\n"
         "contain('import', small, 'small')\n"

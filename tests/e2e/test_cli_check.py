@@ -23,7 +23,7 @@ def check(tmp_path: Path) -> Check:
     def run(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         (context / "Dockerfile").write_text(text)
         return subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", "build", "--check", *arguments, str(context)],
+            [sys.executable, "-m", "contain.cli.start", "build", "--check", *arguments, str(context)],
             env={**os.environ, "CONTAIN_HOME": str(tmp_path / "home"), "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -87,7 +87,7 @@ def test_a_base_that_is_not_at_hand_is_said(check: Check) -> None:
 def test_a_format_without_a_check_is_refused(check: Check, tmp_path: Path) -> None:
     check(CLEAN)
     done = subprocess.run(
-        [sys.executable, "-m", "contain.cli.main", "build", "--format", "json", str(tmp_path / "context")],
+        [sys.executable, "-m", "contain.cli.start", "build", "--format", "json", str(tmp_path / "context")],
         capture_output=True,
         text=True,
         timeout=60,

@@ -50,7 +50,7 @@ class Tools:
         environment = {**os.environ, "CONTAIN_HOME": str(self.place / home), "LC_ALL": "C.UTF-8"}
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
         done = subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", *arguments],
+            [sys.executable, "-m", "contain.cli.start", *arguments],
             stderr=subprocess.PIPE,
             env=environment,
             timeout=120,
@@ -215,7 +215,7 @@ def test_a_root_file_system_is_for_import(tools: Tools) -> None:
 
 def test_two_loads_of_one_file_at_once(tools: Tools) -> None:
     environment = {**os.environ, "CONTAIN_HOME": str(tools.place / "at-once")}
-    command = [sys.executable, "-m", "contain.cli.main", "load", "-i", str(tools.place / "app.tar")]
+    command = [sys.executable, "-m", "contain.cli.start", "load", "-i", str(tools.place / "app.tar")]
     running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
     for process in running:
         out, err = process.communicate(timeout=120)
@@ -262,7 +262,7 @@ def test_commands_at_once_on_one_tag_leave_one_consistent_result(tools: Tools) -
     ]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "contain.cli.main", *command],
+            [sys.executable, "-m", "contain.cli.start", *command],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -60,7 +60,7 @@ class Project:
             if name not in variables:
                 environment.pop(name, None)
         return subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", *arguments],
+            [sys.executable, "-m", "contain.cli.start", *arguments],
             capture_output=True,
             text=True,
             timeout=seconds,

@@ -35,7 +35,7 @@ class Commands:
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", *arguments],
+            [sys.executable, "-m", "contain.cli.start", *arguments],
             capture_output=True,
             text=True,
             timeout=40,
@@ -60,7 +60,7 @@ def serve(contain: Commands, *flags: str) -> None:
     """A container called web that answers at its port 8000 when this returns."""
     contain("run", "-d", "--name", "web", *flags, "host", "python3", "-c", SERVER)
     logs = subprocess.Popen(
-        [sys.executable, "-m", "contain.cli.main", "logs", "-f", "web"], stdout=subprocess.PIPE, env=contain.environment
+        [sys.executable, "-m", "contain.cli.start", "logs", "-f", "web"], stdout=subprocess.PIPE, env=contain.environment
     )
     with logs:
         assert logs.stdout is not None
@@ -106,7 +106,7 @@ def test_ports_of_the_hosts_network_are_discarded_aloud_and_without_a_network_re
     refused = contain("run", "--rm", "--network", "none", "-p", "80", "host", "true", status=125)
     assert "port publishing and the network mode none" in refused
     done = subprocess.run(
-        [sys.executable, "-m", "contain.cli.main", "run", "--rm", "--network=host", "-p", "80", "host", "true"],
+        [sys.executable, "-m", "contain.cli.start", "run", "--rm", "--network=host", "-p", "80", "host", "true"],
         capture_output=True,
         text=True,
         timeout=40,

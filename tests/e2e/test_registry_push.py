@@ -51,7 +51,7 @@ def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def contain() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str, text: str | None = None, status: int | None = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "contain.cli.main", *arguments]
+        command = [sys.executable, "-m", "contain.cli.start", *arguments]
         done = subprocess.run(
             command,
             input=text,
@@ -192,7 +192,7 @@ def test_an_interrupted_push_ends_at_once(start_registry: Callable[..., Server],
     server = start_registry()
     name = f"{server.host}/app:1"
     make_image(tmp_path / "store", name, {"noise": NOISE * 20})
-    command = [sys.executable, "-m", "contain.cli.main", "push", "--chunk-size", "64k", name]
+    command = [sys.executable, "-m", "contain.cli.start", "push", "--chunk-size", "64k", name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 30
         while not server.uploads() and time.monotonic() < deadline:

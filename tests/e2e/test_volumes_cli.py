@@ -29,7 +29,7 @@ class CommandLine:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.environment = {**os.environ, "CONTAIN_HOME": str(home), "LC_ALL": "C.UTF-8"}
-        self.program = (sys.executable, "-m", "contain.cli.main")
+        self.program = (sys.executable, "-m", "contain.cli.start")
 
     def __call__(self, *arguments: str, seconds: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)

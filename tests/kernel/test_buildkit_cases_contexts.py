@@ -51,7 +51,7 @@ class Builder:
     def __call__(self, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         environment = {name: value for name, value in os.environ.items() if name not in ("CONTAIN_DEBUG", "SOURCE_DATE_EPOCH")}
         return subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", *arguments],
+            [sys.executable, "-m", "contain.cli.start", *arguments],
             input=given,
             capture_output=True,
             timeout=120,

@@ -49,7 +49,7 @@ class Builder:
     def run(self, *arguments: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name not in ("CONTAIN_DEBUG", "SOURCE_DATE_EPOCH")}
         done = subprocess.run(
-            [sys.executable, "-m", "contain.cli.main", "build", "-q", *arguments],
+            [sys.executable, "-m", "contain.cli.start", "build", "-q", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

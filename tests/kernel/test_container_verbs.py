@@ -37,11 +37,11 @@ class Contain:
     def try_(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options = {"text": True, "stdin": None if "input" in options else subprocess.DEVNULL, **options}
         options = {name: value for name, value in options.items() if value is not None}
-        command = [sys.executable, "-m", "contain.cli.main", *words]
+        command = [sys.executable, "-m", "contain.cli.start", *words]
         return subprocess.run(command, capture_output=True, timeout=40, env=self.environment, check=False, **options)
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "contain.cli.main", *words]
+        command = [sys.executable, "-m", "contain.cli.start", *words]
         return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
     def inspect(self, name: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Contain:
 
     def bytes(self, *words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         options = {"stdin": subprocess.DEVNULL} if "input" not in options else options
-        command = [sys.executable, "-m", "contain.cli.main", *words]
+        command = [sys.executable, "-m", "contain.cli.start", *words]
         return subprocess.run(command, capture_output=True, timeout=40, env=self.environment, check=False, **options)
 
 

@@ -107,6 +107,24 @@ def test_the_command_line_answers_without_importing_what_is_heavy(arguments: lis
     assert modules.isdisjoint(HEAVY)
 
 
+def test_what_is_answered_at_once_needs_next_to_nothing() -> None:
+    before = imported_by("")
+    for arguments in (["--version"], ["build", "."]):
+        program = f"from contain.cli import start\nstart._answer_at_once({arguments!r})"
+        modules = imported_by(program) - before
+        assert modules <= {
+            *("contain", "contain.cli", "contain.cli.start", "contain.home", "gc"),
+            *(
+                "contain.build",
+                "contain.build.cache",
+                "contain.build.cache.replay",
+                "xxhash",
+                "xxhash._xxhash",
+                "xxhash.version",
+            ),
+        }
+
+
 def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
     modules = imported_by("import pytest_contain.plugin")
     assert "pytest_contain.plugin" in modules

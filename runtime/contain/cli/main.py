@@ -144,7 +144,3 @@ def _error_status(arguments: Sequence[str]) -> int:
 def _terminate(number: int, _: object) -> None:
     """SIGTERM, and SIGHUP of a terminal that is closed, unwind like Ctrl-C does, so that everything is cleaned up."""
     raise SystemExit(128 + number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

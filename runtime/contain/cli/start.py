@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def program() -> NoReturn:

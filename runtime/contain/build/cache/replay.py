@@ -14,9 +14,12 @@ import marshal
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
 
 from contain.home import find_store_home
+
+TYPE_CHECKING = False  # what is not needed to answer is not imported
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 _FORMAT = 1
 _LIFE_SECONDS = 3600
