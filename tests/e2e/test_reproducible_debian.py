@@ -1,4 +1,7 @@
-"""Real Dockerfiles, built with empty stores under different conditions, give one digest; what cannot is named."""
+"""Real Dockerfiles, built with empty stores under different conditions, give one digest; what cannot is named.
+
+A few of those that ``nox -s reproducible`` builds, which takes long.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,13 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tmp_path_factory.mktemp("first") / "store", tmp_path_factory.mktemp("second") / "store"
 
 
-@pytest.mark.parametrize("name", ["debian-tools", "debian-dbus", "debian-users", "python-venv"])
+@pytest.mark.parametrize("name", ["debian-tools", "debian-users"])
 def test_two_machines_build_one_image(name: str, check: ModuleType, homes: tuple[Path, Path]) -> None:
     same, row = check.check_case(check.HERE / "cases" / name, homes)
     assert same, row
 
 
-@pytest.mark.parametrize("name", ["timestamp", "password-salt", "file-order", "build-time"])
+@pytest.mark.parametrize("name", ["timestamp"])
 def test_what_differs_is_given_its_cause(name: str, check: ModuleType, homes: tuple[Path, Path]) -> None:
     named, row = check.check_cannot(check.HERE / "cannot" / name, homes[0])
     assert named, row
