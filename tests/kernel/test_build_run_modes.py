@@ -383,13 +383,16 @@ COPY --from=b / /
         assert [mount.in_use for mount in list_cache_mounts(store)] == [False]
 
 
-def test_a_killed_build_leaves_its_cache_to_the_next_one(context: Path, tmp_path: Path) -> None:
+def test_a_killed_build_leaves_its_cache_to_the_next_one(
+    context: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "store"
+    links = set(os.listdir("/sys/class/net"))
     mount = "--mount=type=cache,target=/c,sharing=locked"
     (context / "Dockerfile").write_text(BASE + f"RUN {mount} echo kept > /c/f; sleep 1001\n")
-    environment = {**os.environ, "CONTAIN_HOME": str(home)}
+    monkeypatch.setenv("CONTAIN_HOME", str(home))
     process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, str(context)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", _SCRIPT, str(context)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         wait_for(lambda: len(_sleepers()) == 1)
@@ -400,6 +403,7 @@ def test_a_killed_build_leaves_its_cache_to_the_next_one(context: Path, tmp_path
     with Store.open(home) as store:
         result = run_build(f"RUN {mount} cp /c/f /out\n", context, store)
         assert read(result, store, "/out") == "kept\n"
+    wait_for(lambda: set(os.listdir("/sys/class/net")) <= links)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -64,6 +64,8 @@ class _Reader:
             value = load_json(read_member(self._members, name, limit_bytes=LARGEST_CONFIG_BYTES), name)
             if not isinstance(value, dict):
                 raise bad_file(f"{name} is no JSON object")
+            if not isinstance(value.get("parent", ""), str | None):
+                raise bad_file(f"{name}: a layer's parent is a name")
             self._documents[layer] = value
         return self._documents[layer]
 

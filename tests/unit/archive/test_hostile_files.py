@@ -396,7 +396,8 @@ def test_two_tables_of_contents_that_disagree(make: Make, refused: Any) -> None:
     [
         ({"app": {"1": "a"}}, {"parent": "a"}, "come to an end"),
         ({"app": {"1": "a"}}, {"parent": "../x"}, "do not have"),
-        ({"app": {"1": "a"}}, {"parent": 7}, "come to an end"),
+        ({"app": {"1": "a"}}, {"parent": 7}, "parent is a name"),
+        ({"app": {"1": "a"}}, {"parent": []}, "parent is a name"),
         ({"app": {"1": "gone"}}, {}, "missing"),
         ({"App": {"1": "a"}}, {}, "no name"),
         ({"app": {"1": 1}}, {}, "must name a layer"),
