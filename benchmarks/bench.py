@@ -407,6 +407,8 @@ def render(machine: list[str], results: Mapping[str, Mapping[str, Row]]) -> tupl
     lines = [
         "# Benchmarks",
         "",
+        "Builds, and images on the move: [a page of their own](benchmarks-images.md).",
+        "",
         f"Written by `nox -s bench` on {today}. Medians; engines took turns in one run.",
         "",
         *machine,
