@@ -227,7 +227,7 @@ class Images:
 
         yield Part(
             title=f"A context of {CONTEXT_FILES} files, unchanged",
-            text="*A bare walk*: `os.walk` with one `lstat` for each file. The classic builder and buildah take over ten times as long.",
+            text="*A bare walk*: `os.walk` with one `lstat` for each file. The classic builder and buildah take over ten times longer.",
             actions={**everyone(lambda: None), "a bare walk": walk},
             rounds=self.rounds(3),
         )
