@@ -18,6 +18,8 @@ from contain.store.cache_mounts import (
 
 APT = CacheIdentity(id="apt")
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a cache mount has an owner: needs root")
+
 
 def hold(store: Store, identity: CacheIdentity = APT, sharing: Sharing = "shared") -> HeldCacheMount:
     held = try_hold_cache_mount(store, identity, sharing)
