@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +21,7 @@ from contain.paths import HostPath
 from contain.progress import Progress
 from contain.reference import Reference
 from contain.store import DEFAULT_EPOCH_SECONDS, Store
-from contain.store.durable import remove_tree
+from contain.store.durable import remove_tree, replaced
 from contain.store.images import GRACE_SECONDS
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
 
@@ -107,7 +106,9 @@ def save(
         with _explained(str(output)):
             writing.directory(members, output)
     else:
-        with _explained(str(output)), _replaced(output) as file:
+        _refuse_directory(output)
+        # Private, as Docker's: an image may hold what only its owner may read.
+        with _explained(str(output)), replaced(output, mode=0o600) as file:
             writing.archive(members, file)
 
 
@@ -131,29 +132,9 @@ def _explained(name: str) -> Iterator[None]:
         raise ContainError(f"cannot write {name}: {error.strerror}", code="cannot-write") from error
 
 
-@contextmanager
-def _replaced(path: HostPath) -> Iterator[BinaryIO]:
-    """A file that takes the name ``path`` when the block ends well. What is no regular file (a pipe, a device) is written to."""
-    mode = path.stat().st_mode if path.exists() else stat.S_IFREG
-    if stat.S_ISDIR(mode):
+def _refuse_directory(path: HostPath) -> None:
+    if path.is_dir():
         raise UsageError(f"{path} is a directory", code="bad-output", remedy="name a file, or use --format oci-dir")
-    if not stat.S_ISREG(mode):
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = HostPath(os.path.realpath(path))
-    aside = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}"
-    try:
-        # Private, as Docker's: an image may hold what only its owner may read.
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
-        raise
 
 
 class _Writing:

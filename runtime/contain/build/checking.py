@@ -7,14 +7,14 @@ objects to is decided by `contain.dockerfile.checks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contain.build.contexts.places import context_key
-from contain.build.graph import resolve_build
 from contain.build.host_root import HOST_NAME, host_config
 from contain.build.plan import plan
 from contain.build.request import BuildHost, BuildRequest
-from contain.build.sources import BuildSources, read_build_host, read_dockerfile_text, read_sources
+from contain.build.sources import BuildSources, read_build_host, read_dockerfile_text, read_sources, resolve_request
 from contain.dockerfile.checks import (
     RULES,
     BaseFacts,
@@ -141,14 +141,7 @@ def _first_error(dockerfile: Dockerfile, request: BuildRequest, *, store: Store,
         return error
     for index in range(len(dockerfile.stages) if request.target is None else 0):
         try:
-            resolve_build(
-                dockerfile,
-                target=str(index),
-                build_args=request.build_args,
-                platform=request.platform or host.platform,
-                host_platform=host.platform,
-                contexts=request.contexts,
-            )
+            resolve_request(dockerfile, replace(request, target=str(index)), host)
         except (UsageError, NotFound) as error:
             return error
         except NotSupported:

@@ -26,13 +26,13 @@ from contain.build.cache.steps import NotKnownYet
 from contain.build.contexts.places import ContextKind
 from contain.build.copy.step import perform_copy_step
 from contain.build.fold import begin_stage, fold
-from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage, resolve_build
+from contain.build.graph import ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, plan_stage
 from contain.build.host_root import HOST_LABEL
 from contain.build.request import BaseSource, BuildHost, BuildRequest, BuildResult
 from contain.build.run.permissions import refuse_forbidden_runs
 from contain.build.run.special_arguments import arguments_without_effect
 from contain.build.run.step import perform_run_step
-from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
+from contain.build.sources import read_build_host, read_sources, resolve_request, with_dockerfile_time
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.build.tasks import Finished, Job, Loop, Work
 from contain.build.workbench import Stage, StageResult, Workbench
@@ -110,15 +110,7 @@ def _with_builder(
 
         host = locked_host(host, request.lock, build_args=request.build_args, environ=os.environ)
         bases = locked_bases(request.lock, bases, store=store, pull=partial(_pull, store=store))
-    graph = resolve_build(
-        sources.dockerfile,
-        target=request.target,
-        build_args=request.build_args,
-        platform=request.platform or host.platform,
-        host_platform=host.platform,
-        contexts=request.contexts,
-        epoch_seconds=host.epoch_seconds,
-    )
+    graph = resolve_request(sources.dockerfile, request, host)
     refuse_forbidden_runs(graph, request.run)
     if sources.dockerfile.directives.check is not None or CHECK_ARGUMENT in request.build_args:
         from contain.build.checking import refuse_warnings
@@ -219,7 +211,7 @@ class _Builder:
             executed_steps=bench.executed_steps,
             explanations=tuple(bench.explanations),
             record=record,
-            inputs=bench.inputs(),
+            inputs=None if bench.executed_steps else bench.inputs(),
             replaced=tuple(bench.replaced),
         )
 
@@ -378,7 +370,6 @@ class _Builder:
             case RunStep():
                 return (yield from perform_run_step(self._bench, stage, step, number))
             case CopyStep():
-                self._bench.depends_on_more |= step.unpack and any(":" in source for source in step.sources)  # an address
                 return (yield from perform_copy_step(self._bench, stage, step, number))
 
 

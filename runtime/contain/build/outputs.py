@@ -133,51 +133,10 @@ def export_directory(trees: Sequence[HostPath], directory: HostPath, *, progress
 def export_tar(trees: Sequence[HostPath], out: BinaryIO) -> None:
     """The merged root as one archive, the same bytes for the same root."""
     from contain.store import RootView
-    from contain.store.rootview import Kind
-    from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+    from contain.store.root_archive import root_archive
 
-    kinds = {
-        Kind.FILE: TarKind.FILE,
-        Kind.DIRECTORY: TarKind.DIRECTORY,
-        Kind.SYMLINK: TarKind.SYMLINK,
-        Kind.CHARACTER: TarKind.CHARACTER,
-        Kind.BLOCK: TarKind.BLOCK,
-        Kind.FIFO: TarKind.FIFO,
-    }
-    first_names: dict[tuple[int, int], bytes] = {}
     with RootView(trees) as view:
-        for entry in view.walk():
-            path = os.fsencode(entry.path)[1:]
-            if not path or entry.kind not in kinds:
-                continue
-            kind, link = kinds[entry.kind], os.fsencode(entry.link_target)
-            if kind is not TarKind.DIRECTORY and entry.host_stat.st_nlink > 1:
-                first = first_names.setdefault(entry.identity, path)
-                if first != path:
-                    kind, link = TarKind.HARD_LINK, first
-            size = entry.size if kind is TarKind.FILE else 0
-            out.write(
-                render_entry(
-                    TarEntry(
-                        path=path,
-                        kind=kind,
-                        mode=0o777 if kind is TarKind.SYMLINK else entry.mode,
-                        user_id=entry.uid,
-                        group_id=entry.gid,
-                        size_bytes=size,
-                        mtime_ns=entry.mtime_ns // 1_000_000_000 * 1_000_000_000,
-                        link=link,
-                        device=entry.device,
-                        xattrs={os.fsencode(name): value for name, value in entry.xattrs.items()},
-                    )
-                )
-            )
-            if kind is TarKind.FILE:
-                with entry.open() as file:
-                    while block := file.read(1 << 20):
-                        out.write(block)
-                out.write(bytes(padding_bytes(size)))
-        out.write(END_OF_ARCHIVE)
+        out.writelines(root_archive(view))
 
 
 @contextmanager
@@ -189,19 +148,12 @@ def open_destination(destination: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = HostPath(os.path.realpath(destination))
-    if path.is_dir():
+    if os.path.isdir(destination):
         raise UsageError(f"{destination} is a directory", code="bad-output", remedy="name a file, or use type=local")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    from contain.store.durable import replaced
+
     try:
-        if path.exists() and not path.is_file():  # a pipe, a device: nothing takes its place
-            with path.open("wb") as file:
-                yield file
-        else:
-            with aside.open("xb") as file:
-                yield file
-            aside.replace(path)
+        with replaced(destination) as file:
+            yield file
     except OSError as error:
-        raise HostError("the result cannot be written", path=str(path), errno=error.errno or 0, code="output-io") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise HostError("the result cannot be written", path=destination, errno=error.errno or 0, code="output-io") from error

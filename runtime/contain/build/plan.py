@@ -14,13 +14,13 @@ from contain.build.cache.keys import base_chain, key_of
 from contain.build.copy.fold import is_remote
 from contain.build.fetch.git_reference import hide_password
 from contain.build.fold import begin_stage, fold
-from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan, resolve_build
+from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan
 from contain.build.host_root import HOST_LABEL, HOST_NAME, host_config
 from contain.build.request import BuildHost, BuildRequest
 from contain.build.run.key import ingredients_of_run, settle_network
 from contain.build.run.permissions import refuse_forbidden_runs
 from contain.build.run.special_arguments import arguments_without_effect
-from contain.build.sources import read_build_host, read_sources, with_dockerfile_time
+from contain.build.sources import read_build_host, read_sources, resolve_request, with_dockerfile_time
 from contain.build.steps import CopyStep, MetadataStep, RunStep, Step, WorkdirStep
 from contain.dockerfile.mounts import MountKind
 from contain.dockerfile.parse import parse_trigger
@@ -49,15 +49,7 @@ def plan(request: BuildRequest, *, store: Store | None = None, host: BuildHost |
     host = read_build_host(build_args=request.build_args) if host is None else host
     sources = read_sources(request)
     host = with_dockerfile_time(host, sources.dockerfile, request)
-    graph = resolve_build(
-        sources.dockerfile,
-        target=request.target,
-        build_args=request.build_args,
-        platform=request.platform or host.platform,
-        host_platform=host.platform,
-        contexts=request.contexts,
-        epoch_seconds=host.epoch_seconds,
-    )
+    graph = resolve_request(sources.dockerfile, request, host)
     refuse_forbidden_runs(graph, request.run)
     return render_plan(graph, request, store=store, host=host)
 

@@ -97,8 +97,8 @@ class BuildInputs:
 class BuildResult:
     """The image, where its bases came from, and how many steps with a layer were taken from the cache or executed.
 
-    ``inputs``: None where the result depends on more than they hold: on an address, or on this machine's root. ``replaced``: the
-    records that a build without the cache found there, each with the one that it made itself.
+    ``inputs``: None where a step was executed, or the result depends on more than they hold: an address, this machine's root.
+    ``replaced``: the records that a build without the cache found there, each with the one that it made itself.
     """
 
     image: Image

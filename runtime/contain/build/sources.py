@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from contain.build.graph import PROXY_NAMES, resolve_global_arguments
+from contain.build.graph import PROXY_NAMES, BuildGraph, resolve_build, resolve_global_arguments
 from contain.build.request import DEFAULT_EPOCH_SECONDS, BuildHost, BuildRequest
 from contain.build.run.perform import find_ca_bundle
 from contain.build.trees.context import ContextTree
@@ -38,6 +38,19 @@ class BuildSources:
     name: str
     digest: str
     texts: Mapping[HostPath, bytes | None]
+
+
+def resolve_request(dockerfile: Dockerfile, request: BuildRequest, host: BuildHost) -> BuildGraph:
+    """What a request needs of a Dockerfile on this machine: `contain.build.graph.resolve_build`."""
+    return resolve_build(
+        dockerfile,
+        target=request.target,
+        build_args=request.build_args,
+        platform=request.platform or host.platform,
+        host_platform=host.platform,
+        contexts=request.contexts,
+        epoch_seconds=host.epoch_seconds,
+    )
 
 
 def read_sources(request: BuildRequest) -> BuildSources:

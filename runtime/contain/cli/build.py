@@ -211,7 +211,6 @@ def _keep_for_replay(
         texts={str(path.absolute()): text for path, text in inputs.texts.items()},
         trees=[(str(root.absolute()), observed) for root, observed in inputs.trees],
         names={**inputs.names, **{str(tag): result.digest for tag in request.tags}},
-        images=[result.digest],
         files=[f"layers/{diff_id.removeprefix('sha256:')}/layer.json" for diff_id in result.image.config.diff_ids],
         digest=result.digest,
         shown="".join(line + "\n" for line in progress.said),

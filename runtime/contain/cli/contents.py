@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from contain.errors import UsageError
 
@@ -37,6 +36,7 @@ def export(options: argparse.Namespace) -> int:
     """A tar archive of the whole root."""
     from contain.container.contents import export_pieces, trees_of
     from contain.engine import Engine
+    from contain.store.durable import replaced
 
     if options.output is None and os.isatty(1):
         raise UsageError(
@@ -48,15 +48,8 @@ def export(options: argparse.Namespace) -> int:
             sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()
             return 0
-        target = Path(options.output)
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with open(aside, "xb") as file:
-                file.writelines(pieces)
-            os.rename(aside, target)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        with replaced(options.output) as file:
+            file.writelines(pieces)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,18 +16,11 @@ _REFRESH_SECONDS = 0.1
 
 
 def replace_file(name: str | Path, data: bytes) -> None:
-    """Write a file in one step: the old content or the new one, whenever this is interrupted. What a link leads to is replaced,
-    and what is no regular file (a pipe, a device) is written to. Raises `OSError`."""
-    path = Path(os.path.realpath(name))
-    if path.exists() and not path.is_file():
-        path.write_bytes(data)
-        return
-    aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a file in one step: the old content or the new one, whenever this is interrupted. Raises `OSError`."""
+    from contain.store.durable import replaced
+
+    with replaced(name) as file:
+        file.write(data)
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

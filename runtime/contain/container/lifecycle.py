@@ -148,6 +148,13 @@ def _forward_signals(launched: Launched) -> Iterator[None]:
         # A first process without a handler ignores them (pid_namespaces(7)): who asks three times, as with Docker, means it.
         launched.send_signal(signal.SIGKILL if asked >= _ASKED_IN_EARNEST else number)
 
+    with _handling(forward):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(forward: Callable[[int, object], None]) -> Iterator[None]:
+    """Signals go to ``forward`` in the block, and where they went before afterwards."""
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         yield
@@ -387,12 +394,8 @@ def open_forwarding(record: ContainerRecord) -> Iterator[None]:
         with contextlib.suppress(Conflict):
             signal_container(record, number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
+    with _handling(forward):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def signal_container(record: ContainerRecord, number: int) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -118,20 +117,12 @@ def _lock(
 ) -> int | None:
     for _ in range(_MOST_ATTEMPTS):
         try:
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = try_lock(directory / "lock", shared=shared, create=False)
         except FileNotFoundError:
             _make(store, directory, identity, fill)
             continue
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if _is(descriptor, directory / "lock"):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
+        if descriptor is None or _is(descriptor, directory / "lock"):
+            return descriptor
         os.close(descriptor)  # removed meanwhile
     raise HostError("a cache directory keeps being removed", path=str(directory), code="cache-mount-unstable")
 

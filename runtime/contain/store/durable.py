@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from contain.errors import HostError
 from contain.paths import HostPath
@@ -138,6 +139,32 @@ def write_aside(target: HostPath, data: bytes, *, aside: HostPath) -> None:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+@contextmanager
+def replaced(path: HostPath | str, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file of the user's to write, which takes the name ``path`` when the block ends well; until then, and if it does not, what
+    was there stays. What a link leads to is replaced, and what is no regular file (a pipe, a device) is written to.
+
+    ``mode``: of a new file, before the umask. Raises `OSError`.
+    """
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as file:
+            yield file
+        return
+    directory, name = os.path.split(target)
+    aside = os.path.join(directory, f".{name[:100]}.{os.urandom(6).hex()}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(aside)
+        raise
 
 
 def try_lock(path: HostPath | str, *, shared: bool = False, create: bool = True) -> int | None:

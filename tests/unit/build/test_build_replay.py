@@ -46,7 +46,6 @@ class Kept:
                 texts={str(self.dockerfile): b"FROM base\n", str(self.context / ".dockerignore"): None},
                 trees=[(str(self.context), list(tree.observed()))],
                 names={"base": "sha256:b", "app": "sha256:a"},
-                images=["sha256:a"],
                 files=["layers/11/layer.json"],
                 digest="sha256:a",
                 shown="[1/1] FROM base\n",

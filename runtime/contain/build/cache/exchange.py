@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -33,6 +32,7 @@ from contain.oci.image import MEDIA_INDEX, MEDIA_MANIFEST
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.store import StepRecord, Store
+from contain.store.durable import replaced
 from contain.values import dataclass
 
 if TYPE_CHECKING:
@@ -399,17 +399,8 @@ def _write_blob(directory: HostPath, digest: str, pieces: Iterator[bytes] | Sequ
 
 
 def _write_whole(path: HostPath, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
+    with replaced(path) as file:
+        file.writelines(pieces)
 
 
 def _remove_unused(directory: HostPath, replaced: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> None:

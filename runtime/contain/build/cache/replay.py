@@ -21,7 +21,7 @@ TYPE_CHECKING = False  # what is not needed to answer is not imported
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_FORMAT = 1
+_FORMAT = 2
 _LIFE_SECONDS = 3600
 _SETTLED_NS = 2_000_000_000
 """What changed so shortly before could change again without its times changing: file systems with coarse clocks."""
@@ -76,9 +76,11 @@ def replay(arguments: Sequence[str]) -> bool:
             record = marshal.loads(file.read())  # noqa: S302 - the store's own, private to its owner
         if record["question"] != question or not 0 <= time.time() - record["seconds"] < _LIFE_SECONDS:
             return False
-        if not (_same_texts(record["texts"]) and _same_trees(record["trees"]) and _same_store(home, record)):
-            return False
         shown, result = record["shown"], record["digest"]
+        if not (_same_texts(record["texts"]) and _same_trees(record["trees"])):
+            return False
+        if not _same_store(home, names=record["names"], image=result, files=record["files"]):
+            return False
     except (OSError, ValueError, EOFError, TypeError, KeyError):
         return False
     sys.stderr.write(shown)
@@ -109,26 +111,23 @@ def _same_trees(trees: Iterable[tuple[str, list[tuple[str, State]]]]) -> bool:
     return True
 
 
-def _same_store(home: str, record: Mapping[str, list[tuple[str, str]]]) -> bool:
+def _same_store(home: str, *, names: list[tuple[str, str]], image: str, files: list[str]) -> bool:
     """The bases' and the result's names point where they did, and the image is whole."""
     import sqlite3
 
-    if not all(os.path.exists(os.path.join(home, path)) for path, _ in record["files"]):
+    if not all(os.path.exists(os.path.join(home, path)) for path in files):
         return False
     try:
         database = sqlite3.connect(f"file:{os.path.join(home, 'state.sqlite3')}?mode=ro", uri=True, timeout=1)
         try:
-            for name, digest in record["names"]:
+            for name, digest in names:
                 if database.execute("SELECT digest FROM names WHERE name = ?", (name,)).fetchone() != (digest,):
                     return False
-            for digest, _ in record["images"]:
-                if database.execute("SELECT 1 FROM images WHERE digest = ?", (digest,)).fetchone() is None:
-                    return False
+            return database.execute("SELECT 1 FROM images WHERE digest = ?", (image,)).fetchone() is not None
         finally:
             database.close()
     except sqlite3.Error:
         return False
-    return True
 
 
 def keep(
@@ -138,7 +137,6 @@ def keep(
     texts: Mapping[str, bytes | None],
     trees: Iterable[tuple[str, Iterable[tuple[str, os.stat_result]]]],
     names: Mapping[str, str],
-    images: Iterable[str],
     files: Iterable[str],
     digest: str,
     shown: str,
@@ -163,8 +161,7 @@ def keep(
             "texts": list(texts.items()),
             "trees": kept,
             "names": list(names.items()),
-            "images": [(image, "") for image in images],
-            "files": [(path, "") for path in files],
+            "files": list(files),
             "digest": digest,
             "shown": shown,
         }

@@ -23,12 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from contain.build.execute import build
-from contain.build.graph import resolve_build
 from contain.build.normalise.rules import find_rule
 from contain.build.record.tracing import step_text
 from contain.build.record.values import BuiltStage, BuiltStep
 from contain.build.request import BuildHost, BuildRequest, BuildResult
-from contain.build.sources import read_build_host, read_sources
+from contain.build.sources import read_build_host, read_sources, resolve_request
 from contain.build.verify.differences import PathDifference, compare_trees
 from contain.build.verify.report import StepDifferences, Suspicion, Verification
 from contain.build.verify.second_build import SecondBuild, layers_of, open_place, prepare, run_second
@@ -135,14 +134,7 @@ class _Comparison:
 
 
 def _places(request: BuildRequest, host: BuildHost) -> dict[str, tuple[tuple[str, int], ...]]:
-    graph = resolve_build(
-        read_sources(request).dockerfile,
-        target=request.target,
-        build_args=request.build_args,
-        platform=request.platform or host.platform,
-        host_platform=host.platform,
-        contexts=request.contexts,
-    )
+    graph = resolve_request(read_sources(request).dockerfile, request, host)
     return {
         plan.title: tuple((step_text(each), each.span.line) for each in (plan.stage.start, *plan.stage.instructions))
         for plan in graph.stages
