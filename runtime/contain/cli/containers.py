@@ -102,7 +102,7 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
 def logs(options: argparse.Namespace) -> int:
     """Standard output to standard output, standard error to standard error."""
     from contain.cli.container_listing import Piece, join_lines, parse_moment, parse_tail, render_moment
-    from contain.container.lifecycle import read_log_batches
+    from contain.container.logs import read_log_batches
     from contain.engine import Engine
 
     now = time.time()

@@ -1,188 +1,30 @@
-"""Containers that are kept on record: started in the foreground or detached, stopped, removed; their logs.
+"""``contain run``, ``start``, ``stop``, ``kill``, ``rm`` and the like: what a command does to a container on record.
 
-The process that starts a container is its supervisor: for ``contain run`` the command itself, for ``contain run -d`` a process forked
-from it that outlives it. The supervisor holds the record's lock, copies output to the log, and writes down how it ended.
+Nothing here stays with a container: that is `contain.container.supervisor`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from contain.container.launch import Launched
-from contain.container.plan import HOST_ROOT, Workspace
-from contain.container.records import ContainerRecord, Records, begun, ended, failed, new_record, open_process
+from contain.container.logs import read_log
+from contain.container.plan import HOST_ROOT
+from contain.container.records import ContainerRecord, Records, new_record, open_process
 from contain.container.respecify import parse_spec
-from contain.container.run import ExitState, Running, finish, open_workspace, start
-from contain.container.streams import JoinedStreams, writer_to
-from contain.container.terminal import raw_mode, relay, write_all
-from contain.container.workspaces import memory_takes_attributes, sweep
-from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
-from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
+from contain.container.run import ExitState
+from contain.container.supervisor import handling_signals, supervise_apart, supervise_here
+from contain.container.workspaces import sweep
+from contain.errors import Conflict, NotFound, NotSupported, UsageError
+from contain.linux.freezer import probe_freezer, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
 
 GRACE_SECONDS = 10.0
-_ASKED_IN_EARNEST = 3
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_HOST_SCRATCH_BYTES = 2 << 30
-
-
-class StartFailed(ContainError):
-    """A detached container did not start: what its supervisor said, with its exit status."""
-
-    code = "container-set-up"
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_status = status
-
-
-class Log:
-    """A container's output on disk: one JSON object per piece, with its stream and time."""
-
-    def __init__(self, place: HostPath) -> None:
-        self._descriptor = os.open(place / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-    def write(self, stream: str, data: bytes) -> None:
-        """Append a piece."""
-        row = {"stream": stream, "time": time.time(), "log": data.decode("utf-8", "backslashreplace")}
-        write_all(self._descriptor, json.dumps(row).encode() + b"\n")
-
-    def writer(self, stream: str, copy_to: int | None) -> Callable[[bytes], None]:
-        """What appends a stream's pieces, and copies them to a descriptor where one is given."""
-        copy = writer_to(copy_to) if copy_to is not None else None
-
-        def write(data: bytes) -> None:
-            self.write(stream, data)
-            if copy is not None:
-                copy(data)
-
-        return write
-
-
-def read_log_batches(
-    records: Records, record: ContainerRecord, *, follow: bool = False, from_now: bool = False
-) -> Iterator[list[tuple[str, float, str]]]:
-    """The pieces of a container's output as (stream, time, text), in order: first all that is there (``from_now``: nothing of it),
-    with ``follow`` what comes until the container ends, and an empty batch now and then."""
-    path = records.place(record.container_id) / "log"
-    position, rest = 0, ""
-    if from_now:
-        with contextlib.suppress(FileNotFoundError):
-            position = path.stat().st_size  # pieces are appended whole, so this is where one begins
-    while True:
-        alive = follow and records.is_held(record.container_id)
-        try:
-            with open(path, encoding="utf-8") as file:
-                file.seek(position)
-                text = file.read()
-                position = file.tell()
-        except FileNotFoundError:
-            text = ""
-        rest += text
-        *lines, rest = rest.split("\n")
-        rows = map(json.loads, lines)
-        yield [(row["stream"], row["time"], row["log"]) for row in rows]
-        if not alive:
-            return
-        time.sleep(0.1)
-
-
-def read_log(
-    records: Records, record: ContainerRecord, *, follow: bool = False, from_now: bool = False
-) -> Iterator[tuple[str, str]]:
-    """The same without times and batches: (stream, text)."""
-    for batch in read_log_batches(records, record, follow=follow, from_now=from_now):
-        for stream, _, text in batch:
-            yield stream, text
-
-
-def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
-    """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root."""
-    if HOST_ROOT in spec.layers and memory_takes_attributes():
-        scratch = workspace.directory / "scratch"
-        scratch.mkdir()
-        workspace = replace(workspace, scratch=scratch, scratch_bytes=_HOST_SCRATCH_BYTES, scratch_inodes=1_000_000)
-        return replace(spec, upper=None), workspace
-    return spec, workspace
-
-
-@contextlib.contextmanager
-def _started(
-    spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, stdio: tuple[int, int, int]
-) -> Iterator[Running]:
-    def note(process_id: int) -> None:
-        records.update(record.container_id, lambda written: begun(written, process_id))
-
-    with open_workspace(spec, home) as plain:
-        # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
-        spec, workspace = _workspace_of(spec, replace(plain, volatile=record.remove))
-        try:
-            with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
-                yield running
-        finally:
-            remove_freezer_group(spec.container_id)
-
-
-def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
-    if record.remove:
-        records.remove(record.container_id)
-    else:
-        records.update(record.container_id, lambda written: ended(written, state))
-
-
-@contextlib.contextmanager
-def _forward_signals(launched: Launched) -> Iterator[None]:
-    asked = 0
-
-    def forward(number: int, _: object) -> None:
-        nonlocal asked
-        asked += number in (signal.SIGINT, signal.SIGTERM)
-        # A first process without a handler ignores them (pid_namespaces(7)): who asks three times, as with Docker, means it.
-        launched.send_signal(signal.SIGKILL if asked >= _ASKED_IN_EARNEST else number)
-
-    with _handling(forward):
-        yield
-
-
-@contextlib.contextmanager
-def _handling(forward: Callable[[int, object], None]) -> Iterator[None]:
-    """Signals go to ``forward`` in the block, and where they went before afterwards."""
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _supervise(
-    spec: ContainerSpec,
-    records: Records,
-    record: ContainerRecord,
-    home: HostPath,
-    stdin: int,
-    stdout: int | None,
-    stderr: int | None,
-    started: Callable[[], None],
-) -> ExitState:
-    """Run the container with its output going to the log and, where given, to the caller."""
-    log = Log(records.place(record.container_id))
-    with (
-        JoinedStreams(stdin, {1: log.writer("stdout", stdout), 2: log.writer("stderr", stderr)}) as streams,
-        _started(spec, records, record, home, streams.inner) as running,
-        _forward_signals(running.launched),
-    ):
-        started()
-        streams.copy(running.launched)
-        return finish(running)
 
 
 def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool, interactive: bool) -> ExitState:
@@ -190,61 +32,7 @@ def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath,
     records = Records(store_home)
     record = new_record(spec, remove=remove)
     sweep(home)
-    return _foreground(spec, records, record, records.create(record), home, stdin=0 if interactive else None)
-
-
-def _foreground(
-    spec: ContainerSpec,
-    records: Records,
-    record: ContainerRecord,
-    held: int,
-    home: HostPath,
-    *,
-    stdin: int | None,
-) -> ExitState:
-    """Be the supervisor of a container that is held, until it has ended; then let go of it."""
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if spec.terminal:
-            with _started(spec, records, record, home, (null, null, null)) as running:
-                launched = running.launched
-                assert launched.terminal is not None
-                with raw_mode(stdin) if stdin is not None else contextlib.nullcontext():
-                    relay(
-                        launched.terminal,
-                        stdin=stdin,
-                        stdout=1,
-                        ended=lambda: True,
-                        watch=launched.fileno(),
-                    )
-                state = finish(running)
-        else:
-            state = _supervise(spec, records, record, home, null if stdin is None else stdin, 1, 2, lambda: None)
-        _end(records, record, state)
-    except BaseException:
-        records.remove(record.container_id) if record.remove else _write_failed(records, record)
-        raise
-    finally:
-        os.close(null)
-        os.close(held)
-    return state
-
-
-def _write_failed(records: Records, record: ContainerRecord) -> None:
-    error = sys.exc_info()[1]
-    status = getattr(error, "exit_status", 125)
-    with contextlib.suppress(OSError, NotFound):
-        records.update(record.container_id, lambda written: failed(written, status, str(error).split("\n", 1)[0]))
-
-
-def _keep_only(*kept: int) -> None:
-    """Let go of what the caller had open, and of its directory: somebody may wait for the end of a pipe, or want to unmount."""
-    os.chdir("/")
-    first = 3
-    for descriptor in sorted(kept):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    return supervise_here(spec, records, record, records.create(record), home, stdin=0 if interactive else None)
 
 
 def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool) -> str:
@@ -256,53 +44,7 @@ def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, r
     sweep(home)
     records = Records(store_home.absolute())
     record = new_record(spec, remove=remove)
-    return _detached(spec, records, record, records.create(record), home)
-
-
-def _detached(spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath) -> str:
-    """Leave a supervisor behind for a container that is held."""
-    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        _keep_only(held, ready_write)
-        _supervise_detached(spec, records, record, home, ready_write)
-    os.close(ready_write)
-    os.close(held)
-    os.waitpid(child, 0)
-    with os.fdopen(ready_read, "rb") as file:
-        told = file.read()
-    if told != b"started":
-        failure: dict[str, str] = json.loads(told) if told else {"message": "the container's supervisor ended"}
-        raise StartFailed(failure["message"], int(failure.get("status", 125)))
-    return spec.container_id
-
-
-def _supervise_detached(spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, ready: int) -> None:
-    try:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for number in range(3):
-            os.dup2(null, number)
-
-        def started() -> None:
-            os.write(ready, b"started")
-            os.close(ready)
-
-        state = _supervise(spec, records, record, home, null, None, None, started)
-        _end(records, record, state)
-    except BaseException as error:
-        if record.remove:
-            records.remove(record.container_id)
-        else:
-            _write_failed(records, record)
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps({"message": str(error), "status": getattr(error, "exit_status", 125)}).encode())
-    finally:
-        os._exit(0)
+    return supervise_apart(spec, records, record, records.create(record), home)
 
 
 def create_container(spec: ContainerSpec, *, store_home: HostPath, remove: bool) -> str:
@@ -349,7 +91,7 @@ def start_detached(records: Records, record: ContainerRecord, *, home: HostPath)
     sweep(home)
     taken = _hold_to_start(records, record)
     if taken is not None:
-        _detached(taken[0], records, record, taken[1], home)
+        supervise_apart(taken[0], records, record, taken[1], home)
 
 
 def start_foreground(records: Records, record: ContainerRecord, *, home: HostPath, interactive: bool) -> ExitState:
@@ -360,7 +102,7 @@ def start_foreground(records: Records, record: ContainerRecord, *, home: HostPat
         raise UsageError(
             f"container {record.name} runs already", code="container-running", remedy=f"contain attach --no-stdin {record.name}"
         )
-    return _foreground(taken[0], records, record, taken[1], home, stdin=0 if interactive else None)
+    return supervise_here(taken[0], records, record, taken[1], home, stdin=0 if interactive else None)
 
 
 def restart_container(
@@ -394,7 +136,7 @@ def open_forwarding(record: ContainerRecord) -> Iterator[None]:
         with contextlib.suppress(Conflict):
             signal_container(record, number)
 
-    with _handling(forward):
+    with handling_signals(forward):
         yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contain.container.launch import CommandNotStarted, describe_failure, raise_failure
-from contain.container.lifecycle import Log, read_log
+from contain.container.logs import Log, read_log
 from contain.container.records import ContainerRecord, Records
 from contain.container.streams import may_be_handed_over
 from contain.errors import HostError, InternalError
