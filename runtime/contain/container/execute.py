@@ -132,7 +132,7 @@ def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout
             raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
         joins = []
         for hierarchy in probe_hierarchies():
-            path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/cgroup.procs"
+            path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/{hierarchy.join_file}"
             if os.path.exists(path):
                 joins.append(opened(path, os.O_WRONLY))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

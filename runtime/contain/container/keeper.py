@@ -12,7 +12,7 @@ which the kernel kills every process of the session, and removes control groups 
 
 The *builder* is small, so that its forks are cheap. On request it starts the worker, or makes a sandbox: control group, namespaces,
 overlay over the image (and over what the worker wrote while collecting), pivot_root; its forked child then pauses as PID 1 of the
-sandbox. The builder hands out descriptors of the sandbox's namespaces and of its ``cgroup.procs``; the test's process joins through
+sandbox. The builder hands out descriptors of the sandbox's namespaces and of its control groups; the test's process joins through
 them (``pytest_contain/inside/entry.py``). A finished sandbox's init is killed, and the kernel with it kills what the test left.
 
 Messages are one JSON object per packet on a SOCK_SEQPACKET socket. The configuration comes pickled on standard input from pytest,
