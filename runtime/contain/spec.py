@@ -5,11 +5,10 @@ A `ContainerSpec` has no defaults that depend on the machine or the image: `cont
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 
 from contain.paths import ContainerPath, HostPath
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 DEFAULT_PIDS_LIMIT = 2048
 """Processes per container unless asked otherwise; Docker sets none, podman 2048. A fork bomb must end inside its container."""
@@ -118,6 +117,41 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """What follows the program's end: nothing (``no``), or a new start: ``on-failure`` (at most ``retries`` times, 0: without end),
+    ``always``, ``unless-stopped``."""
+
+    name: str = "no"
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """A program that is run in the container now and then; its exit status 0 means that the container does its work.
+
+    ``retries``: after so many failures in a row it is unhealthy. In the first ``start_period_seconds`` failures do not count, and the
+    program runs every ``start_interval_seconds``.
+    """
+
+    command: tuple[str, ...]
+    interval_seconds: float = 30.0
+    timeout_seconds: float = 30.0
+    retries: int = 3
+    start_period_seconds: float = 0.0
+    start_interval_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is kept of the output: nothing with the driver ``none``; else ``files`` files of ``max_bytes`` each, the oldest goes first.
+    ``max_bytes`` 0: one file without end."""
+
+    driver: str = "json-file"
+    max_bytes: int = 20 << 20
+    files: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Numeric user, group and supplementary groups, as seen inside."""
 
@@ -162,3 +196,8 @@ class ContainerSpec:
     resource_limits: tuple[ResourceLimit, ...] = ()
     ports: tuple[PortRequest, ...] = ()
     name_servers: tuple[str, ...] = ()
+    restart: RestartPolicy = RestartPolicy()
+    health: HealthCheck | None = None
+    log: LogSettings = LogSettings()
+    stop_grace_seconds: float | None = None  # None: as whoever stops it says, else ten
+    init: bool = False  # a first process of ours that reaps and passes signals on
