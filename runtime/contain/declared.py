@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from contain.errors import NotFound, NotSupported, UsageError
 from contain.paths import HostPath
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 DEFAULT_NAME = "default"
 HOST_NAME = "host"

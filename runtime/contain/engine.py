@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +20,7 @@ from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
 from contain.reference import Reference, parse_reference
 from contain.spec import ContainerSpec, Limits, Mount, Network
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
     from contain.archive.load import LoadedImage

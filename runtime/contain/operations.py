@@ -7,9 +7,7 @@ anything. Paths named ``target`` are inside the new root and are resolved beneat
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from contain.values import dataclass
+from contain.values import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,8 @@ class OurPoint:
     kind: ClassVar[str] = "point"
     x: int
     y: int = 2
-    names: tuple[str, ...] = dataclasses.field(default_factory=tuple)
-    line: str = dataclasses.field(default="", compare=False, repr=False)
+    names: tuple[str, ...] = values.field(default_factory=tuple)
+    line: str = values.field(default="", compare=False, repr=False)
 
     @property
     def total(self) -> int:

@@ -12,7 +12,6 @@ Memory: one piece of `_PIECE_BYTES` besides the unpacking.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import BinaryIO
 
 from contain.archive.layout import FileImage, FileLayer, layer_media_type, read_contents
@@ -25,7 +24,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.store import Store
 from contain.store.compression import Decompressed
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 LOADED = "loaded"
 """The source of names and images that came from a file."""

@@ -7,14 +7,13 @@ nobody. Source: https://github.com/opencontainers/image-spec/blob/v1.1.1/manifes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from contain.errors import NotFound
 from contain.oci import Descriptor, canonical_json, digest_of
 from contain.oci.image import MEDIA_MANIFEST
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 if TYPE_CHECKING:
     from contain.store import Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from contain.attestation.sbom import render_sbom, subject_of
 from contain.errors import NotFound
 from contain.oci import Image
 from contain.store import RootView
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.store import Store

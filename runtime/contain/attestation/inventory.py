@@ -13,7 +13,6 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from types import MappingProxyType
 
 from contain.attestation.licences import Licences, parse_debian_copyright, parse_expression, parse_python_licence
@@ -25,7 +24,7 @@ from contain.environment.packages import (
     parse_python_metadata,
     python_metadata_place,
 )
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _DATABASE_LIMIT_BYTES = 64 << 20
 _NODE_PACKAGE = re.compile(r"^(?P<place>/(?:.*/)?node_modules)/(?P<name>(?:@[^/]+/)?[^/@.][^/]*)/package\.json\Z")
@@ -110,7 +109,7 @@ def take_inventory(view: RootFiles, *, details: bool = True) -> Inventory:
 
 def _merged(found: list[Component]) -> Iterator[Component]:
     """One component for each package URL, with all places at which it is installed."""
-    from dataclasses import replace
+    from contain.values import replace
 
     groups: dict[tuple[str, str], list[Component]] = {}
     for component in found:

@@ -7,7 +7,6 @@ objects to is decided by `contain.dockerfile.checks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contain.build.contexts.places import context_key
@@ -32,7 +31,7 @@ from contain.dockerfile.patterns import IgnorePatterns
 from contain.errors import ContainError, NotFound, NotSupported, SourceSpan, UsageError
 from contain.oci import ImageConfig
 from contain.reference import parse_reference
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
     from contain.store import Store

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -45,6 +44,7 @@ from contain.oci import Descriptor, History, ImageConfig, Platform, digest_of
 from contain.oci.image import MEDIA_LAYER, render_config
 from contain.progress import Progress
 from contain.store import StepRecord
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.build.cache.explain import StepExplanation

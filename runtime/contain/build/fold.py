@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +44,7 @@ from contain.dockerfile.words import split_words
 from contain.errors import InternalError, UsageError
 from contain.oci import Healthcheck as HealthcheckConfig
 from contain.oci import ImageConfig
+from contain.values import replace
 
 
 def begin_stage(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from contain.build.run.options import RunOptions
 from contain.oci import Image, Platform
 from contain.paths import HostPath
 from contain.reference import Reference
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 if TYPE_CHECKING:
     from contain.build.cache.explain import StepExplanation

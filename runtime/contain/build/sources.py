@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from contain.build.graph import PROXY_NAMES, BuildGraph, resolve_build, resolve_global_arguments
@@ -18,7 +17,7 @@ from contain.errors import HostError, NotFound, SourceSpan, UsageError
 from contain.oci import digest_of
 from contain.paths import HostPath
 from contain.registry.platform import host_platform
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 EPOCH_NAME = "SOURCE_DATE_EPOCH"
 _LARGEST_FILE_BYTES = 16 << 20

@@ -11,8 +11,9 @@ import select
 import time
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from contain.values import dataclass
 
 _T = TypeVar("_T")
 

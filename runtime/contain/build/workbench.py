@@ -8,7 +8,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.store import FileDigests, RootView, StepRecord, Store
 from contain.store.layers import CommittedLayer
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 if TYPE_CHECKING:
     from contain.build.cache.exchange import CacheSource

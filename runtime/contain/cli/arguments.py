@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from contain.errors import NotSupported, UsageError
+from contain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from contain.cli.builder import add_cache_arguments, read_cache_policy
 from contain.cli.lock import add_lock_flags, attest, find_lock, refuse_without_build
 from contain.cli.output import TerminalProgress
 from contain.errors import BuildStepFailed, HostError, NotSupported, UsageError
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.build.outputs import Output

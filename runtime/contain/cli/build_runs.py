@@ -112,6 +112,6 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     )
     if options.shm_size is None:
         return made
-    from dataclasses import replace
+    from contain.values import replace
 
     return replace(made, shared_memory_bytes=parse_shared_memory(options.shm_size))

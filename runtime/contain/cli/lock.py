@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import Parser
 from contain.cli.output import TerminalProgress, replace_file
 from contain.errors import HostError, NotFound, NotSupported, UsageError
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.build.lock.compare import Lock

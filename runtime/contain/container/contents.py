@@ -12,7 +12,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from contain.container.records import ContainerRecord, Records
@@ -29,7 +28,7 @@ from contain.store.rooted import DirectoryCache, Root
 from contain.store.rootview import Entry, Kind, RootView
 from contain.store.tar_reader import TarLimits
 from contain.store.tree import canonical_tar, iterate_tree
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 _OWN_VARIABLES = ("HOSTNAME", "HOME", "TERM")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import posixpath
 import shlex
-from dataclasses import replace
 
 from contain.errors import NotSupported, UsageError
 from contain.oci import ImageConfig
+from contain.values import replace
 
 _SHELL = ("/bin/sh", "-c")
 

@@ -32,7 +32,6 @@ import shutil
 import signal
 import socket
 import sys
-from dataclasses import replace
 from typing import Any
 
 from contain.container.launch import describe_failure, die_with_parent, map_identity, place_descriptors, reset_signals
@@ -45,7 +44,7 @@ from contain.linux.perform import Performer
 from contain.operations import ChangeDirectory, Execute, MakeHostDirectory, Operation, StartSession, WriteHostFile
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, CopyOnWrite, Limits
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 HELD = ("SYS_ADMIN", "SYS_CHROOT")
 """Capabilities that the worker keeps permitted, not effective, so that its children can join their sandboxes (setns(2))."""

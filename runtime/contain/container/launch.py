@@ -27,7 +27,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from contain.container.plan import LaunchPlan
 from contain.errors import ContainError, HostError, InternalError
@@ -35,6 +34,7 @@ from contain.linux import syscalls
 from contain.linux.perform import Performer, ProgramNotStarted
 from contain.operations import ConfigureInterface, Operation, render_operation
 from contain.spec import Network
+from contain.values import dataclass, field
 
 NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP

@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from contain.container.logs import read_log
 from contain.container.plan import HOST_ROOT
@@ -23,6 +22,7 @@ from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.freezer import probe_freezer, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
+from contain.values import replace
 
 GRACE_SECONDS = 10.0
 

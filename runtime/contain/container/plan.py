@@ -7,8 +7,6 @@ Defaults are Docker's (moby ``daemon/pkg/oci/defaults.go``); no_new_privs, the p
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import Hierarchy
 from contain.operations import (
@@ -41,7 +39,7 @@ from contain.operations import (
 )
 from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, MemoryFile, Mount, Network, Tmpfs, Volume
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))

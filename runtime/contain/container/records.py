@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from contain.container.run import ExitState
 from contain.errors import Conflict, NotFound
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
-from contain.values import dataclass
+from contain.values import asdict, dataclass, replace
 
 _ADJECTIVES = (
     "amber brave calm clever eager fair gentle keen lively lucid merry noble quick quiet ready sharp steady sunny warm wise"

@@ -6,7 +6,6 @@ is read. What is kept in memory only, the content of a secret, is not on record:
 
 from __future__ import annotations
 
-import dataclasses
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -16,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from contain.errors import Conflict
 from contain.spec import ContainerSpec
+from contain.values import fields, is_value_class
 
 
 @cache
@@ -35,7 +35,7 @@ def _read(kind: Any, value: Any) -> Any:
         return frozenset(_read(inner[0], item) for item in value)
     if origin is not None and issubclass(origin, Mapping):
         return {_read(inner[0], key): _read(inner[1], item) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    if is_value_class(kind):
         hints = _hints(kind)
         return kind(**{name: _read(hints[name], item) for name, item in value.items()})
     if isinstance(kind, type) and issubclass(kind, (Enum, PurePath, float)):
@@ -51,11 +51,7 @@ def _read_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
         return None
     rest = [kind for kind in kinds if kind is not type(None)]
     if isinstance(value, dict):
-        rest = [
-            kind
-            for kind in rest
-            if dataclasses.is_dataclass(kind) and {field.name for field in dataclasses.fields(kind)} == value.keys()
-        ]
+        rest = [kind for kind in rest if is_value_class(kind) and {field.name for field in fields(kind)} == value.keys()]
     if len(rest) != 1:
         raise TypeError(f"none of {kinds} can be read from a record")
     return _read(rest[0], value)

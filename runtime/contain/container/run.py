@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
@@ -16,7 +15,7 @@ from contain.linux.ports import hold_ports
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, Network
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 HOST_GATEWAY = "host-gateway"
 """In ``--add-host NAME:host-gateway``: this machine. Docker's word."""

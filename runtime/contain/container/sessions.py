@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from contain.linux.cgroups import probe_hierarchies
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _PACKET = 65536
 _BYTES_PER_INODE = 2048  # an empty file takes no block, but about 1 KiB of kernel memory

@@ -6,14 +6,13 @@ build's decision; the few properties here only combine what is written.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar
 
 from contain.dockerfile.heredocs import Heredoc, heredoc_word
 from contain.dockerfile.mounts import MountFlag
 from contain.dockerfile.syntax import Directives, LogicalLine
 from contain.errors import SourceSpan, UsageError
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,13 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import field
 from enum import Enum
 
 from contain.dockerfile.heredocs import Heredoc, heredoc_word
 from contain.dockerfile.suggestion import suggest
 from contain.dockerfile.words import DEFAULT_ESCAPE, GO_SPACE, raw_words
 from contain.errors import SourceSpan, UsageError
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVES = ("syntax", "escape", "check")

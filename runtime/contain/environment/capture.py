@@ -12,7 +12,6 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, Protocol
 
@@ -21,7 +20,7 @@ from contain.environment.facts import UNREADABLE, Environment, FileFact, Identit
 from contain.environment.probe import locale_archive_names
 from contain.errors import ContainError
 from contain.oci import Image, ImageConfig
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 FileScope = Literal["all", "packages-only", "none"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from contain.environment.difference import (
     Difference,
@@ -34,6 +33,7 @@ from contain.environment.facts import (
     hidden_key,
 )
 from contain.environment.noise import covering_dimensions, file_noise, variable_noise
+from contain.values import replace
 
 _VARIABLE = re.compile(r"[A-Z][A-Z_]*")
 _MOVED_TOGETHER = 5  # packages; from here on "all of them are elsewhere" is one difference, not many

@@ -10,11 +10,10 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from contain.values import dataclass
+from contain.values import dataclass, field, replace
 
 Value = str | tuple[str, ...]
 """One fact: a text, or a list of texts whose order means something."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from contain.environment.causes import LikelyCause
@@ -24,6 +23,7 @@ from contain.environment.difference import (
     Side,
 )
 from contain.environment.facts import DIMENSIONS, FileFact, Value
+from contain.values import dataclass
 
 JSON_SCHEMA = 1
 PAGE_LINES = 40

@@ -13,12 +13,12 @@ import errno
 import os
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from contain.errors import HostError
+from contain.linux.delegation import find_delegated, may_make_groups, parse_own_groups
 from contain.spec import Limits
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 PARENT = "contain"
 _USED = ("memory", "pids", "cpu")
@@ -87,17 +87,37 @@ def parse_hierarchies(
 
 
 def probe_hierarchies() -> tuple[Hierarchy, ...]:
-    """The hierarchies of this machine. Empty where none is mounted."""
+    """The hierarchies in which this process may make groups; ``mount``: below which directory. Empty where there are none."""
     mountinfo = Path("/proc/self/mountinfo").read_text()
+    places = _delegated_places(mountinfo)
     controllers: frozenset[str] = frozenset()
     withheld: frozenset[str] = frozenset()
     for line in mountinfo.splitlines():
         if " - cgroup2 " in line:
-            place = unescape_mount(line.split()[4])
+            place = places.get(unescape_mount(line.split()[4]))
             with contextlib.suppress(OSError):
                 controllers = _words(f"{place}/cgroup.controllers")
-                withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(place) else frozenset()
-    return parse_hierarchies(mountinfo, controllers, withheld)
+                withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(str(place)) else frozenset()
+    found = parse_hierarchies(mountinfo, controllers, withheld)
+    return tuple(replace(each, mount=place) for each in found if (place := places.get(each.mount)) is not None)
+
+
+def _delegated_places(mountinfo: str) -> dict[str, str]:
+    """Where this process may make groups, for each mounted hierarchy where it may: see `contain.linux.delegation`."""
+    own: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        own = parse_own_groups(Path("/proc/self/cgroup").read_text())
+    found = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith(("cgroup ", "cgroup2 ")):
+            root, mount = map(unescape_mount, left.split()[3:5])
+            words = [""] if right.startswith("cgroup2 ") else right.split(" ", 2)[2].split(",")
+            group = next((own[word] for word in words if word in own), "/")
+            place = find_delegated(mount, root, group, may_make_groups)
+            if place is not None:
+                found[mount] = place
+    return found
 
 
 def _words(path: str) -> frozenset[str]:

@@ -15,12 +15,11 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import field, replace
 
 from contain.errors import HostError
 from contain.linux.rtnetlink import Route
 from contain.paths import HostPath
-from contain.values import dataclass
+from contain.values import dataclass, field, replace
 
 DEFAULT_MTU_BYTES = 1500
 

@@ -23,7 +23,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from errno import EEXIST, ENODEV, ENOENT
 
 from contain.errors import Conflict, HostError
@@ -45,7 +44,7 @@ from contain.linux.leases import (
 )
 from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
 from contain.paths import HostPath
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 DEFAULT_RUN_HOME = "/var/lib/contain/run"
 CONTAINER_INTERFACE = "eth0"

@@ -12,12 +12,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
 from contain.errors import IntegrityError
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"

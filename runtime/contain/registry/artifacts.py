@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
@@ -28,7 +27,7 @@ from contain.registry.pages import next_page
 from contain.registry.push import put_manifest
 from contain.registry.session import RegistrySession, open_session, run_parallel
 from contain.registry.upload import BlobSource, file_pieces, upload_blob
-from contain.values import dataclass
+from contain.values import dataclass, field, replace
 
 MEDIA_EMPTY = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"

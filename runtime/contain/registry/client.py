@@ -17,7 +17,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Protocol
@@ -47,7 +46,7 @@ from contain.registry.policy import (
     plan_retry,
 )
 from contain.registry.transport import HttpRequest, HttpResponse, StreamBody, Transport, TransportFailure
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _LARGEST_ERROR_BYTES = 64 << 10
 _LARGEST_TOKEN_BYTES = 1 << 20

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,7 @@ from contain import configuration as configuration_file
 from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.reference import DEFAULT_DOMAIN
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
 _DOCKER_HUB_NAMES = frozenset({DEFAULT_DOMAIN, "index.docker.io", DOCKER_HUB_HOST})

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from contain.errors import UsageError
@@ -30,6 +29,7 @@ from contain.progress import Progress
 from contain.registry.gzip_blocks import GzipBlocks
 from contain.registry.manifests import LARGEST_CONFIG_BYTES
 from contain.registry.session import run_parallel
+from contain.values import replace
 
 if TYPE_CHECKING:
     import threading

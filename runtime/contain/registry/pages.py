@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 from contain.errors import IntegrityError
 from contain.reference import TAG_PATTERN, Reference
@@ -15,6 +14,7 @@ from contain.registry.client import ApiRequest
 from contain.registry.configuration import Endpoint
 from contain.registry.policy import plan_redirect
 from contain.registry.session import RegistrySession
+from contain.values import replace
 
 LARGEST_PAGE_BYTES = 4 << 20
 MOST_PAGES = 1000

@@ -14,14 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from contain.errors import HostError, NotSupported
 from contain.registry.policy import Trouble, choose_proxy
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 if TYPE_CHECKING:
     import urllib3

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field, replace
 
 from contain.errors import Conflict, IntegrityError, NotFound, UsageError
 from contain.oci import (
@@ -36,7 +35,7 @@ from contain.store.layers import Layers
 from contain.store.layout import Layout
 from contain.store.naming import ROLLBACK, NameRecord, choose_rollback
 from contain.store.referrers import Referrers, StoredReferrer
-from contain.values import dataclass
+from contain.values import dataclass, field, replace
 
 GRACE_SECONDS = 3600
 """What was written or used within this time is never removed: its user may not have named it yet."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
 from types import MappingProxyType
 
 from contain.store.blobs import Blobs
 from contain.store.database import Database
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 # Made where it is missing, not by the schema's version: a store without it is a store without referrers.
 _TABLE = """

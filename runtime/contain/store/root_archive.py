@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from contain.store.rootview import Kind, RootView
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry
+from contain.values import replace
 
 _CHUNK_BYTES = 1 << 20
 _KINDS = {

@@ -12,13 +12,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from contain.errors import IntegrityError, NotSupported
 from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
+from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
 _JOINED_BYTES = 1 << 16  # so much is given out as one piece

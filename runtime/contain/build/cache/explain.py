@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
 from contain.environment.facts import looks_secret
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _SHOWN = 3
 _LONGEST = 60

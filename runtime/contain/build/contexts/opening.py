@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from contain.build.contexts.places import ContextKind, ContextPlace
@@ -17,7 +16,7 @@ from contain.build.record.values import RemoteSource
 from contain.errors import HostError, IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.progress import Progress
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
     from contain.store import Store

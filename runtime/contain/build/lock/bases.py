@@ -5,7 +5,6 @@ by name, and then it must be the same one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from contain.build.bases import BaseFinder, FoundBase
@@ -18,6 +17,7 @@ from contain.errors import NotFound, RegistryError
 from contain.oci import Image, Platform
 from contain.progress import Progress
 from contain.reference import Reference
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.build.lock.compare import LockedBase

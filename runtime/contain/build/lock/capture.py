@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from contain.errors import NotFound
 from contain.oci import Image
 from contain.reference import DEFAULT_DOMAIN, parse_reference
 from contain.store import RootView
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.environment.capture import DigestCache

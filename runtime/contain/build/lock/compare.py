@@ -8,12 +8,11 @@ digest is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
 from types import MappingProxyType
 
 from contain.build.record.values import LOCK_NAME
 from contain.errors import IntegrityError
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 Versions = Mapping[str, Mapping[str, str]]
 """Package manager -> name -> version; several versions and origins (``1.0 from a directory``) in one text."""

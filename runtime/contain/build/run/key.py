@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from contain.build.cache.keys import Ingredients, run_ingredients
 from contain.build.normalise.rules import RULES_VERSION
@@ -11,6 +10,7 @@ from contain.build.request import BuildRequest
 from contain.build.run.special_arguments import SANDBOX_HOSTNAME
 from contain.build.steps import RunStep
 from contain.oci import Platform
+from contain.values import replace
 
 
 def settle_network(step: RunStep, request: BuildRequest) -> RunStep:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from contain.build.state import StageState, absolute_path
@@ -19,6 +18,7 @@ from contain.build.trees.tree import Kind, Lookup, resolve_path
 from contain.dockerfile.instructions import Instruction, Run
 from contain.dockerfile.mounts import MountFlag, MountKind, RunMount, resolve_mount
 from contain.errors import SourceSpan, UsageError
+from contain.values import replace
 
 SSH_PLACE = "/run/buildkit/ssh_agent"
 _REFUSED = {

@@ -9,14 +9,13 @@ from __future__ import annotations
 import csv
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from types import MappingProxyType
 
 from contain.dockerfile.literals import parse_size_bytes
 from contain.dockerfile.suggestion import suggest
 from contain.errors import UsageError
 from contain.spec import SHARED_MEMORY_BYTES, ResourceLimit
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 NETWORK_HOST = "network.host"
 SECURITY_INSECURE = "security.insecure"

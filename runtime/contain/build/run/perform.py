@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
@@ -26,7 +25,7 @@ from contain.build.tasks import Readable, Work
 from contain.errors import BuildStepFailed
 from contain.paths import HostPath, run_home
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Mount, Network
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 HOSTNAME = "buildcontainer"
 CA_TARGET = PurePosixPath("/dev/contain/ca-certificates.crt")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import Protocol
 
 from contain.dockerfile.patterns import has_wildcard, match_wildcard
 from contain.errors import UsageError
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 _LONGEST_LINK_CHAIN = 255
 

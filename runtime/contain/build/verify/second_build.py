@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +32,7 @@ from contain.progress import Progress, Silent
 from contain.store import Store
 from contain.store.rooted import Root
 from contain.store.tree import iterate_tree
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 _CONTEXT_LIMIT_BYTES = 256 << 20
 _CONTEXT_LIMIT_FILES = 20_000

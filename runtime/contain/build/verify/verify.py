@@ -19,7 +19,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from contain.build.execute import build
@@ -37,6 +36,7 @@ from contain.progress import Progress
 from contain.store import Store
 from contain.store.rooted import Root
 from contain.store.tree import iterate_tree
+from contain.values import replace
 
 _SCANNED_BYTES = 1 << 20
 

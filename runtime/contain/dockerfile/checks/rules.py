@@ -6,7 +6,6 @@ A rule is data with one pure function; `contain.dockerfile.checks.table` is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from contain.dockerfile.instructions import Dockerfile, Instruction
 from contain.dockerfile.patterns import IgnorePatterns
 from contain.errors import SourceSpan
-from contain.values import dataclass
+from contain.values import dataclass, field
 
 if TYPE_CHECKING:
     from contain.dockerfile.checks.scopes import InstructionScope, StageScope
