@@ -95,11 +95,11 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _become_root() -> None:
     """An ordinary user works as root of a user namespace; the store stays the user's own."""
-    from contain.linux.usernamespace import become_root
-    from contain.paths import store_home
+    from contain.container.door import enter
+    from contain.paths import run_home, store_home
 
     os.environ["CONTAIN_HOME"] = str(store_home())
-    become_root()
+    enter(run_home())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

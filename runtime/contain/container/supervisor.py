@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
+from contain.container.door import note_inside
 from contain.container.launch import Launched
 from contain.container.logs import Log
 from contain.container.plan import HOST_ROOT, Workspace
@@ -26,6 +26,7 @@ from contain.errors import ContainError, NotFound
 from contain.linux.freezer import remove_freezer_group
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
+from contain.values import replace
 
 _ASKED_IN_EARNEST = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -205,6 +206,7 @@ def _supervise_detached(spec: ContainerSpec, records: Records, record: Container
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for number in range(3):
             os.dup2(null, number)
+        note_inside(home)
 
         def started() -> None:
             os.write(ready, b"started")

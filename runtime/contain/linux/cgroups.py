@@ -140,7 +140,9 @@ class Cgroup:
 
     def open_joins(self) -> list[int]:
         """Descriptors to which a process of one thread writes ``0`` to join; close them afterwards. Inheritable never."""
-        return [os.open(f"{directory}/{hierarchy.join_file}", os.O_WRONLY | os.O_CLOEXEC) for hierarchy, directory in self.places]
+        return [
+            os.open(f"{directory}/{hierarchy.join_file}", os.O_WRONLY | os.O_CLOEXEC) for hierarchy, directory in self.places
+        ]
 
     def paths(self) -> tuple[str, ...]:
         """The directories."""

@@ -6,13 +6,68 @@ only root, which is the user. Source: user_namespaces(7), subuid(5), newuidmap(1
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
-import pwd
-import shutil
-import subprocess
+import struct
 
 from contain.errors import HostError
 from contain.linux import syscalls
+from contain.values import dataclass
+
+_NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704  # ioctl_ns(2)
+_EVERY_ID = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """Which ids there are in a user namespace: (first inside, first outside, how many) for each piece (user_namespaces(7))."""
+
+    pieces: tuple[tuple[int, int, int], ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the machine's own, or one that has all of its ids."""
+        return self.pieces == ((0, 0, _EVERY_ID),)
+
+    @property
+    def count(self) -> int:
+        """How many ids there are."""
+        return sum(count for _, _, count in self.pieces)
+
+    def has(self, number: int) -> bool:
+        """Whether the id exists inside."""
+        return any(first <= number < first + count for first, _, count in self.pieces)
+
+
+def parse_id_map(text: str) -> IdMap:
+    """From the text of ``/proc/PID/uid_map`` or ``gid_map``."""
+    rows = [tuple(map(int, line.split())) for line in text.splitlines()]
+    return IdMap(pieces=tuple((row[0], row[1], row[2]) for row in rows if len(row) == 3))
+
+
+def read_id_maps(process: str = "self") -> tuple[IdMap, IdMap]:
+    """The users' and the groups' ids of a process's namespace."""
+    found = []
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{process}/{name}") as file:
+            found.append(parse_id_map(file.read()))
+    return found[0], found[1]
+
+
+def is_rootless() -> bool:
+    """Whether root here is an ordinary user of the machine, or this process is that user itself."""
+    return os.geteuid() != 0 or not read_id_maps()[0].is_whole
+
+
+def may_set_groups() -> bool:
+    """Whether this namespace lets supplementary groups be given up: with one id only it does not (user_namespaces(7))."""
+    try:
+        with open("/proc/self/setgroups") as file:
+            return file.read().strip() != "deny"
+    except OSError:
+        return True
 
 
 def parse_subordinate_ids(text: str, user: str, user_id: int) -> tuple[int, int] | None:
@@ -24,7 +79,11 @@ def parse_subordinate_ids(text: str, user: str, user_id: int) -> tuple[int, int]
     return None
 
 
-def _ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
+def subordinate_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The user's ranges of users and groups; None where there are none, or nobody who may use them."""
+    import pwd
+    import shutil
+
     if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
         return None
     user_id = os.getuid()
@@ -38,6 +97,8 @@ def _ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
 
 
 def _map_with_programs(process_id: int, user_id: int, group_id: int, ranges: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+    import subprocess
+
     for program, own, (start, count) in (("newuidmap", user_id, ranges[0]), ("newgidmap", group_id, ranges[1])):
         command = [program, str(process_id), "0", str(own), "1", "1", str(start), str(count)]
         if subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
@@ -47,7 +108,7 @@ def _map_with_programs(process_id: int, user_id: int, group_id: int, ranges: tup
 
 def become_root() -> None:
     """Enter a new user and mount namespace as its root. The process must have one thread. Raises `HostError`."""
-    user_id, group_id, ranges = os.geteuid(), os.getegid(), _ranges()
+    user_id, group_id, ranges = os.geteuid(), os.getegid(), subordinate_ranges()
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
     helper = 0
@@ -83,6 +144,62 @@ def become_root() -> None:
         for path, text in (("setgroups", "deny"), ("uid_map", f"0 {user_id} 1"), ("gid_map", f"0 {group_id} 1")):
             with open(f"/proc/self/{path}", "w") as file:
                 file.write(text)
+    _be_root()
+    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+
+
+def _be_root() -> None:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    if may_set_groups():
+        os.setgroups([])  # the user's own groups would be nobody's here, and those of every container
+
+
+def open_namespace(process_id: int) -> int | None:
+    """A descriptor of a process's user namespace, if this ordinary user made it here; else None."""
+    try:
+        found = os.open(f"/proc/{process_id}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _owner(found) == os.geteuid() and _is_child(found):
+            return found
+    except OSError:
+        pass
+    os.close(found)
+    return None
+
+
+def _owner(namespace: int) -> int:
+    answer = fcntl.ioctl(namespace, _NS_GET_OWNER_UID, struct.pack("I", 0))
+    return int(struct.unpack("I", answer)[0])
+
+
+def _is_child(namespace: int) -> bool:
+    parent = fcntl.ioctl(namespace, _NS_GET_PARENT)
+    try:
+        return os.path.samestat(os.fstat(parent), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(parent)
+
+
+def join_as_root(namespace: int) -> bool:
+    """Enter a user namespace of this user's as its root, with a mount namespace of this machine's mounts of now. The process must have
+    one thread. False if the kernel refuses."""
+    try:
+        syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EINVAL):
+            return False
+        raise
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    _be_root()
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+    return True
+
+
+def start_ticks(process_id: int) -> int | None:
+    """When a process started, in the kernel's ticks since the machine did (proc_pid_stat(5)); None if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{process_id}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+    return None

@@ -1,0 +1,106 @@
+"""The door that an ordinary user goes through first: into a user namespace in which that user is root, and all else is as for root.
+
+Theory of operation. Who is in one user namespace has no power over a process in another one beside it. So all containers of a store
+stand in one: who wants in joins the namespace of somebody who is there, and makes one only if nobody is. Everybody who came in is
+noted below the run-time state, as ``inside/<process id>-<start time>``; what the note says is believed only if the kernel says, too,
+that the namespace belongs to this user. Between the look at the notes and one's own note a lock is held, so that two who come at once
+do not make two. Nothing stands there when nobody is inside: no process is left to keep a namespace open.
+
+The mount namespace is everybody's own, made from the machine's mounts of that moment. Sources: user_namespaces(7), ioctl_ns(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+from contain.errors import Conflict
+from contain.linux.usernamespace import become_root, is_rootless, join_as_root, open_namespace, start_ticks
+from contain.paths import HostPath
+
+_PATIENCE_SECONDS = 20.0
+_PAUSE_SECONDS = 0.005
+
+
+def _notes(home: HostPath) -> HostPath:
+    return home / "inside"
+
+
+def _lock(home: HostPath) -> int:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _notes(home).mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(home / "door", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise Conflict(
+                    f"somebody else holds {home / 'door'}, and does not let go of it",
+                    code="door-busy",
+                    remedy="another contain command is stopped or stuck in it: end that one",
+                ) from None
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return descriptor
+
+
+def _find_inside(home: HostPath) -> int | None:
+    """The namespace in which this store's containers are, if anybody is there; notes of who is gone are removed."""
+    for name in sorted(os.listdir(_notes(home))):
+        number, _, ticks = name.partition("-")
+        namespace = None
+        if number.isdigit() and ticks.isdigit() and start_ticks(int(number)) == int(ticks):
+            namespace = open_namespace(int(number))
+            if namespace is not None and start_ticks(int(number)) == int(ticks):
+                return namespace
+        if namespace is not None:
+            os.close(namespace)
+        with contextlib.suppress(OSError):
+            os.unlink(_notes(home) / name)
+    return None
+
+
+def enter(home: HostPath) -> None:
+    """Become root of the namespace of a store's containers. ``home``: of its run-time state. Nothing for root.
+
+    The process must have one thread. Raises `HostError`, `Conflict`.
+    """
+    if os.geteuid() == 0:
+        return
+    lock = _lock(home)
+    try:
+        namespace = _find_inside(home)
+        joined = False
+        if namespace is not None:
+            joined = join_as_root(namespace)
+            os.close(namespace)
+        if not joined:
+            become_root()
+        note_inside(home)
+    finally:
+        os.close(lock)
+
+
+def note_inside(home: HostPath) -> None:
+    """Note that this process is inside; for whoever was forked from one that came in and stays. Nothing for the machine's root."""
+    process_id = os.getpid()
+    ticks = start_ticks(process_id)
+    if ticks is None or not _notes(home).is_dir() or not is_rootless():
+        return
+    Path(_notes(home), f"{process_id}-{ticks}").touch(mode=0o600)
+
+
+def warn_once(home: HostPath, name: str, text: str) -> None:
+    """Say on standard error what this user's containers have to do without: once for a store, not at each start."""
+    place = home / "said"
+    with contextlib.suppress(OSError):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(place / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        sys.stderr.write(f"warning: {text} ({name}: docs/rootless.md; said once)\n")
