@@ -74,6 +74,13 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session
+def mutations(session: nox.Session) -> None:
+    """The tests of the known holes fail when the mitigation is taken out; root. ``-- --only TEXT``, ``-- --list``."""
+    install(session, ".[test]")
+    session.run("python", "tests/security/mutate.py", *session.posargs)
+
+
+@nox.session
 def e2e(session: nox.Session) -> None:
     """The plugin and the commands as a user meets them; root."""
     install(session, ".[test]")
