@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from contain.container import CommandNotStarted
-from contain.container import run as run_container
+from contain.container.launch import CommandNotStarted
+from contain.container.run import run as run_container
 from contain.engine import Engine, ReadyImage, RunRequest
 from contain.errors import ContainError
 from contain.paths import HostPath

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contain.container import CommandNotStarted
+from contain.container.launch import CommandNotStarted
 from contain.container.workspaces import sweep, sweep_groups_without_owner
 from contain.linux.capabilities import DEFAULT_CAPABILITIES, mask_of
 from contain.linux.cgroups import make_cgroup, probe_hierarchies, remove_cgroup

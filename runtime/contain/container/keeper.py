@@ -28,7 +28,6 @@ import json
 import os
 import pickle
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -44,6 +43,7 @@ from contain.linux.perform import Performer
 from contain.operations import ChangeDirectory, Execute, MakeHostDirectory, Operation, StartSession, WriteHostFile
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, CopyOnWrite, Limits
+from contain.store.durable import remove_tree
 from contain.values import dataclass, replace
 
 HELD = ("SYS_ADMIN", "SYS_CHROOT")
@@ -165,7 +165,8 @@ class _Builder:
                 self.dying.discard(number)
                 del self.cgroups[number]
                 if not self.in_memory:
-                    shutil.rmtree(self.sandbox_place(number), ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        remove_tree(self.sandbox_place(number))
 
     # -- the worker ----------------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 
 from contain.linux.cgroups import PARENT, Hierarchy, probe_hierarchies, remove_directory
 from contain.linux.freezer import remove_freezer_group
 from contain.paths import HostPath
+from contain.store.durable import remove_tree
 
 
 def _take(path: HostPath, *, wait: bool) -> int | None:
@@ -47,7 +47,8 @@ def make_held_directory(path: HostPath) -> int:
 def remove_held_directory(path: HostPath, descriptor: int) -> None:
     """Remove the directory, then let go. While control groups of its name are left, because a process of theirs takes long to
     die, its empty self stays, for a later `sweep`."""
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove_tree(path)
     if any(os.path.exists(f"{hierarchy.mount}/{PARENT}/{path.name}") for hierarchy in probe_hierarchies()):
         path.mkdir(mode=0o700, exist_ok=True)
     os.close(descriptor)

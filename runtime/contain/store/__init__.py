@@ -1,20 +1,21 @@
 """Everything that lasts, on disk: blobs, extracted layers, images and their names, the build cache.
 
-`Store` is the way in; `RootView` reads an image's merged root without mounting it.
+`Store` is the way in; `RootView` reads an image's merged root without mounting it. Each is loaded when it is wanted: who only
+removes a directory, or starts a container, needs little of this.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from contain.store.blobs import BlobIngest
-from contain.store.cache import FileDigests, StepRecord
-from contain.store.images import PruneReport, StoredImage
-from contain.store.layers import CommittedLayer
-from contain.store.naming import NameRecord
-from contain.store.rootview import Entry, Kind, RootView
-from contain.store.store import DEFAULT_EPOCH_SECONDS, Store
-
+TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
 if TYPE_CHECKING:
+    from contain.store.blobs import BlobIngest
+    from contain.store.cache import FileDigests, StepRecord
     from contain.store.extract import Extracted, extract_tree
+    from contain.store.images import PruneReport, StoredImage
+    from contain.store.layers import CommittedLayer
+    from contain.store.naming import NameRecord
+    from contain.store.rootview import Entry, Kind, RootView
+    from contain.store.store import DEFAULT_EPOCH_SECONDS, Store
     from contain.store.tar_reader import TarLimits
 
 __all__ = [
@@ -35,15 +36,23 @@ __all__ = [
     "extract_tree",
 ]
 
+_PLACES = {
+    "blobs": ("BlobIngest",),
+    "cache": ("FileDigests", "StepRecord"),
+    "extract": ("Extracted", "extract_tree"),
+    "images": ("PruneReport", "StoredImage"),
+    "layers": ("CommittedLayer",),
+    "naming": ("NameRecord",),
+    "rootview": ("Entry", "Kind", "RootView"),
+    "store": ("DEFAULT_EPOCH_SECONDS", "Store"),
+    "tar_reader": ("TarLimits",),
+}
 
-def __getattr__(name: str) -> Any:
-    # The extractor is loaded when it is wanted: most commands only read the store.
-    if name in ("Extracted", "extract_tree"):
-        from contain.store import extract
 
-        return getattr(extract, name)
-    if name == "TarLimits":
-        from contain.store.tar_reader import TarLimits
+def __getattr__(name: str) -> object:
+    for module, names in _PLACES.items():
+        if name in names:
+            from importlib import import_module
 
-        return TarLimits
-    raise AttributeError(name)
+            return getattr(import_module(f"contain.store.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,6 @@ import fcntl
 import os
 import stat
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -95,6 +94,8 @@ def syncing_file_system(path: HostPath | str) -> Iterator[None]:
             sync_file_system(path)
         except OSError as error:
             failed.append(error)
+
+    import threading
 
     thread = threading.Thread(target=sync, name="syncfs")
     thread.start()

@@ -219,7 +219,7 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog, *, skeletons
 
     Raises `BuildStepFailed` with the command's place and the end of its output.
     """
-    from contain.container import CommandNotStarted
+    from contain.container.launch import CommandNotStarted
     from contain.container.run import finish, open_workspace, start
 
     home = run_home()

@@ -122,8 +122,8 @@ def _attempt(
     sources: Sequence[MountSource | None],
     constraints: Constraints,
 ) -> Work[CommittedLayer | None]:
-    from contain.container import new_container_id
     from contain.container.identity import home_of, parse_identity, read_account_files
+    from contain.container.run import new_container_id
     from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 
     trees = bench.stage_trees(stage)
