@@ -283,3 +283,10 @@ def test_a_program_gets_what_run_was_told(contain: Contain, tmp_path: Path) -> N
     assert lines[4].split()[1] == "8"
     assert contain.inspect("web")["Spec"]["stop_signal"] == signal.SIGUSR1
     assert "--cap-add SYS_ADMIN" in contain("run", "--cap-add", "SYS_ADMIN", "small", "true", status=125)
+
+
+def test_a_container_with_a_very_deep_directory_is_removed(contain: Contain) -> None:
+    script = "i=0; while [ $i -lt 1500 ]; do mkdir d && cd d || exit 1; i=$((i+1)); done"
+    contain("run", "--name", "deep", "small", "sh", "-c", script)
+    contain("rm", "deep")
+    assert os.listdir(contain.home / "containers") == []

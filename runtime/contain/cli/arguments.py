@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from typing import Any, NoReturn
 
@@ -146,6 +147,8 @@ _NOT_YET = (
 )
 """Flags that Docker has for some command and that are not built yet: refused by name."""
 
+_FEWEST_COLUMNS = 24
+
 _TRUE, _FALSE = ("true", "True", "TRUE", "t", "T", "1"), ("false", "False", "FALSE", "f", "F", "0")
 """Spellings of Go's ``strconv.ParseBool``, which Docker's flags take."""
 
@@ -158,12 +161,30 @@ def suggest_command(name: str) -> str | None:
     return close[0] if close else None
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse makes one for each argument; it would import `shutil`, and with that three compressors."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_columns() - 2)
+
+
+def _terminal_columns() -> int:
+    """``COLUMNS``, else the terminal's, else 80."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > _FEWEST_COLUMNS:
+        return int(given)
+    try:
+        return max(os.get_terminal_size(1).columns, _FEWEST_COLUMNS)
+    except OSError:
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations; errors are `UsageError`, with Docker's words and a hint."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            allow_abbrev=False, conflict_handler="resolve", formatter_class=argparse.RawDescriptionHelpFormatter, **options
+            allow_abbrev=False, conflict_handler="resolve", formatter_class=_Help, **options
         )  # resolve: `run -h` is the host name, as in Docker
         self._switches: set[str] = set()
 
