@@ -73,7 +73,7 @@ class PruneReport:
     former_names: tuple[tuple[str, str], ...] = ()  # (digest, name): what a name can no longer be rolled back to
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Found:
     """What a set of images refers to."""
 
