@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.workspaces import hold_directory, workspaces
@@ -155,8 +156,10 @@ def start(
     A skeleton that is there already is used: containers with the same mount points can share one.
     """
     hierarchies = probe_hierarchies()
+    spec, links = divide_host_root(spec)
     if not workspace.skeleton.exists():
         make_skeleton(workspace.skeleton, spec)
+        make_links(workspace.skeleton, links)
     plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
     configure = None
     if spec.network is Network.BRIDGE:

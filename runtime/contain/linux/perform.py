@@ -57,6 +57,7 @@ _ATTRIBUTES = {
 }
 _PLAIN = ("/proc", "/sys", "/dev")
 _MOST_LINKS = 40
+_NOBODY = 65534  # how an owner shows that has no id in this user namespace (user_namespaces(7))
 _LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
 
 
@@ -104,7 +105,8 @@ class Performer:
                 target = self._directory_beneath(operation.target)
                 self._refuse_proc(target, operation.target)
                 shown = os.stat(operation.lower[0])  # an overlay's own directory has its upper directory's owner and mode
-                os.chown(operation.upper, shown.st_uid, shown.st_gid)
+                with contextlib.suppress(OSError):  # its owner may be nobody here: then it stays with root
+                    os.chown(operation.upper, *(-1 if each == _NOBODY else each for each in (shown.st_uid, shown.st_gid)))
                 os.chmod(operation.upper, stat.S_IMODE(shown.st_mode))
                 self._overlay(operation.lower, operation.upper, operation.work, f"/proc/self/fd/{target}", volatile=True)
                 os.close(target)
