@@ -2,25 +2,31 @@
 
 A record says what its owner last wrote. Whether a container really runs is known from the kernel: its supervisor holds a lock on
 the directory (flock(2)), which goes with the supervisor however it dies. A record that says ``running`` without a holder is told as
-dead. Records are written aside and renamed, so a reader sees the old one or the new one.
+dead, or as ended with the machine where that was started again since (by its boot id).
+
+Records are written aside and exchanged with the one before, so a reader sees the old one or the new one. Each container has two files
+for that with room in them, made when it was made: how it ended can be written down also when the disk is full.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from contain.container.run import ExitState
+from contain.container.states import Event, State, decide
 from contain.errors import Conflict, NotFound
+from contain.linux import syscalls
 from contain.paths import HostPath
-from contain.spec import ContainerSpec
+from contain.spec import ContainerSpec, RestartPolicy
+from contain.store.durable import remove_tree
 from contain.values import asdict, dataclass, replace
 
 _ADJECTIVES = (
@@ -29,11 +35,17 @@ _ADJECTIVES = (
 _NOUNS = "badger beaver crane falcon finch fox hare heron ibis lark lynx marten otter owl raven robin seal stork swift wren"
 
 _LOOKS = 20
+_ROOM_BYTES = 4096
+_LOST_STATUS = 255  # Docker's, for what ended while nobody watched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRecord:
-    """What is known of a container. Times are seconds since the epoch. ``state``: created, running, exited or dead."""
+    """What is known of a container. Times are seconds since the epoch. ``state``: a `State`, but for ``paused`` and ``removed``.
+
+    ``last_status``: of the program's last end, also once it runs again. ``stop_asked``: somebody wants it not to run, so no policy
+    starts it. ``boot_id``: of the machine's start in which it was last started.
+    """
 
     container_id: str
     name: str
@@ -51,6 +63,10 @@ class ContainerRecord:
     reason: str = ""
     remove: bool = False
     stop_signal: int = 15
+    restart_count: int = 0
+    last_status: int | None = None
+    stop_asked: bool = False
+    boot_id: str = ""
     details: dict[str, Any]
 
 
@@ -115,18 +131,67 @@ def open_process(record: ContainerRecord) -> int:
     )
 
 
-def ended(record: ContainerRecord, state: ExitState) -> ContainerRecord:
-    """The record after its program's end."""
+def boot_id() -> str:
+    """A text that each start of the machine has its own of (random(4))."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _advance(record: ContainerRecord, event: Event) -> State:
+    return decide(State(record.state), event, name=record.name, container_id=record.container_id).state
+
+
+def ended(record: ContainerRecord, state: ExitState, *, restarts: bool = False) -> ContainerRecord:
+    """The record after its program's end. ``restarts``: it will be started again."""
     return replace(
         record,
-        state="exited",
+        state=_advance(record, Event.PROGRAM_ENDED_TO_RESTART if restarts else Event.PROGRAM_ENDED).value,
         process_id=None,
         finished_seconds=time.time(),
         status=state.status,
+        last_status=state.status,
         signal=state.signal,
         out_of_memory=state.out_of_memory,
         reason=state.describe() if state.signal is not None or state.out_of_memory else "",
     )
+
+
+def stays_ended(record: ContainerRecord) -> ContainerRecord:
+    """The record of a container that was to be started again, and will not be."""
+    return replace(record, state=_advance(record, Event.PROGRAM_ENDED).value)
+
+
+def lost(record: ContainerRecord, now_boot_id: str) -> ContainerRecord:
+    """The record of a container that says it lives, and has no supervisor."""
+    if record.boot_id and now_boot_id and record.boot_id != now_boot_id:
+        return replace(
+            record,
+            state=_advance(record, Event.MACHINE_RESTARTED).value,
+            process_id=None,
+            status=record.status if record.state == State.RESTARTING else _LOST_STATUS,
+            last_status=record.status if record.state == State.RESTARTING else _LOST_STATUS,
+            finished_seconds=record.finished_seconds or boot_seconds(),
+            reason="the machine was started again",
+        )
+    return replace(
+        record, state=_advance(record, Event.SUPERVISOR_LOST).value, process_id=None, reason="its supervisor is gone"
+    )
+
+
+def restart_policy_of(details: Mapping[str, Any]) -> RestartPolicy:
+    """A container's policy as its record has it now."""
+    return RestartPolicy(**(details.get("restart") or {}))
+
+
+def boot_seconds() -> float:
+    """When this machine was started (proc_stat(5), ``btime``)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/stat").read_text().splitlines():
+            if line.startswith("btime "):
+                return float(line.split()[1])
+    return time.time()
 
 
 def no_such_container(text: str) -> NotFound:
@@ -138,7 +203,7 @@ def begun(record: ContainerRecord, process_id: int) -> ContainerRecord:
     """The record once its first process is there; nothing is left of a run before."""
     return replace(
         record,
-        state="running",
+        state=_advance(record, Event.PROGRAM_STARTED).value,
         process_id=process_id,
         started_seconds=time.time(),
         finished_seconds=None,
@@ -146,12 +211,28 @@ def begun(record: ContainerRecord, process_id: int) -> ContainerRecord:
         signal=None,
         out_of_memory=False,
         reason="",
+        restart_count=record.restart_count + (record.state == State.RESTARTING),
+        boot_id=boot_id(),
     )
 
 
 def failed(record: ContainerRecord, status: int, reason: str) -> ContainerRecord:
     """The record of a container whose program could not be started."""
-    return replace(record, state="exited", process_id=None, status=status, finished_seconds=time.time(), reason=reason)
+    return replace(
+        record,
+        state=_advance(record, Event.START_FAILED).value,
+        process_id=None,
+        status=status,
+        last_status=status,
+        finished_seconds=time.time(),
+        reason=reason,
+    )
+
+
+def _write_at_start(descriptor: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], done)
 
 
 class Records:
@@ -221,13 +302,32 @@ class Records:
     def write(self, record: ContainerRecord) -> None:
         """Replace the record."""
         place = self.place(record.container_id)
-        aside = place / f"record.json.{os.getpid()}"
-        with open(aside, "w") as file:
-            json.dump(asdict(record), file)
-            file.flush()
+        text = json.dumps(asdict(record)).encode()
+        path, spare = str(place / "record.json"), str(place / "record.spare")
+        first = not os.path.exists(path)
+        # White space at the end is no part of the JSON, and keeps the blocks.
+        room = (len(text) + 2 * _ROOM_BYTES - 1) // _ROOM_BYTES * _ROOM_BYTES
+        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            room = max(room, os.fstat(descriptor).st_size)
+            _write_at_start(descriptor, text.ljust(room))
             if not record.remove:  # what goes with the container anyway need not outlive the machine
-                os.fsync(file.fileno())
-        os.rename(aside, place / "record.json")
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not first:
+            try:
+                syscalls.exchange(spare, path)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+            else:
+                return
+        os.rename(spare, path)
+        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(descriptor, 0, room)
+        os.close(descriptor)
 
     def is_held(self, container_id: str) -> bool:
         """Whether a supervisor lives."""
@@ -259,6 +359,13 @@ class Records:
             os.close(descriptor)
             time.sleep(0.001 * attempt)
         return None
+
+    def read(self, container_id: str) -> ContainerRecord:
+        """What is written of a container. Raises `NotFound`."""
+        record = self._read(self.place(container_id))
+        if record is None:
+            raise no_such_container(container_id)
+        return record
 
     def update(self, container_id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
         """Change what is written of a container, as it is at this moment; nobody else writes meanwhile. Raises `NotFound`."""
@@ -305,8 +412,9 @@ class Records:
         record = self._read(path)
         if record is None:
             return None
-        if record.state == "running" and not self.is_held(record.container_id):
-            return replace(record, state="dead", process_id=None, reason="its supervisor is gone")
+        if record.state in (State.RUNNING, State.RESTARTING) and not self.is_held(record.container_id):
+            latest = self._read(path) or record  # it may have ended between the two looks
+            return lost(latest, boot_id()) if latest.state in (State.RUNNING, State.RESTARTING) else latest
         return record
 
     def all(self) -> tuple[ContainerRecord, ...]:
@@ -336,10 +444,38 @@ class Records:
     def remove(self, container_id: str) -> None:
         """Remove the directory with all it holds."""
         place = self.place(container_id)
-        record = self._load(place)
         aside = place.with_name(f"{container_id}.removed")
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        self._finish_removal(aside)
+
+    def _finish_removal(self, aside: Path) -> None:
+        record = self._read(aside)
         if record is not None and record.remove:
             self._remove_volumes(record)
+        with contextlib.suppress(OSError):
+            remove_tree(aside)
+
+    def sweep(self) -> None:
+        """Finish what the dead began: removals, containers that were just being made, and those with ``--rm`` that lost their
+        supervisor. Costs one directory listing and a look at each record with ``--rm``."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return
+        for name in names:
+            path = self.directory / name
+            if name.endswith(".removed"):
+                self._finish_removal(path)
+            elif not (path / "record.json").exists():
+                with self._naming():  # a container is made under this lock
+                    if path.is_dir() and not (path / "record.json").exists() and not self.is_held(name):
+                        with contextlib.suppress(OSError):
+                            remove_tree(path)
+        for record in self.all():
+            if record.remove and record.state in (State.DEAD, State.EXITED) and not self.is_held(record.container_id):
+                with contextlib.suppress(NotFound):
+                    held = self.hold(record.container_id)
+                    if held is not None:
+                        self.remove(record.container_id)
+                        os.close(held)

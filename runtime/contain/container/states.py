@@ -49,8 +49,19 @@ class Event(StrEnum):
 
 
 COMMANDS = frozenset(
-    event for event in Event if event.value.split()[0] in "start stop kill restart pause unpause exec attach rm".split()
-) - {Event.START_FAILED}
+    {
+        Event.START,
+        Event.STOP,
+        Event.KILL,
+        Event.RESTART,
+        Event.PAUSE,
+        Event.UNPAUSE,
+        Event.EXEC,
+        Event.ATTACH,
+        Event.REMOVE,
+        Event.REMOVE_FORCE,
+    }
+)
 """The events that are somebody's wish; the others just happen."""
 
 
@@ -220,7 +231,7 @@ def render_diagram() -> str:
     """The table as a Mermaid state diagram: an arrow for each pair of states, with the events that lead along it."""
     arrows: dict[tuple[State, State], list[str]] = {}
     for (state, event), step in TABLE.items():
-        if step.state is not state or event in (Event.RESTART,):
+        if step.state is not state or event is Event.RESTART:
             arrows.setdefault((state, step.state), []).append(event.value)
     lines = ["stateDiagram-v2", "    [*] --> created: create, run"]
     lines += [

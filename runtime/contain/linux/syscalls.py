@@ -29,6 +29,7 @@ OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = 0x1000, 0x8000, 0x100
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_IDMAP = 0x100000
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
@@ -42,6 +43,8 @@ PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
+_RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 libc.umount2.argtypes = (c_char_p, c_int)
@@ -86,6 +89,13 @@ def umount2(target: str, flags: int) -> None:
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
     _check(libc.syscall(c_long(_PIVOT_ROOT), c_char_p(os.fsencode(new_root)), c_char_p(os.fsencode(put_old))), "pivot_root")
+
+
+def exchange(first: str, second: str) -> None:
+    """renameat2(2) with RENAME_EXCHANGE: each name gets the other's file, at once. EINVAL where a file system has no such thing."""
+    here = c_int(_AT_FDCWD)
+    paths = c_char_p(os.fsencode(first)), c_char_p(os.fsencode(second))
+    _check(libc.syscall(c_long(_RENAMEAT2), here, paths[0], here, paths[1], c_uint(_RENAME_EXCHANGE)), "renameat2", second)
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:
@@ -146,9 +156,9 @@ class _MountAttributes(ctypes.Structure):
     )
 
 
-def mount_setattr(descriptor: int, set_attributes: int, *, recursive: bool) -> None:
-    """mount_setattr(2) on an open mount."""
-    attributes = _MountAttributes(set_attributes, 0, 0, 0)
+def mount_setattr(descriptor: int, set_attributes: int, *, recursive: bool, user_namespace: int = 0) -> None:
+    """mount_setattr(2) on an open mount. ``user_namespace``: a descriptor of it, with MOUNT_ATTR_IDMAP."""
+    attributes = _MountAttributes(set_attributes, 0, 0, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(
         libc.syscall(

@@ -116,7 +116,7 @@ def test_what_two_write_of_one_container_is_both_kept(records: Records) -> None:
     identifier = make(records)
     before = records.find(identifier)
     records.rename(before, "renamed")
-    records.update(identifier, lambda written: ended(written, ExitState(status=3)))
+    records.update(identifier, lambda written: ended(begun(written, 7), ExitState(status=3)))
     found = records.find("renamed")
     assert (found.container_id, found.state, found.status) == (identifier, "exited", 3)
 
@@ -162,7 +162,7 @@ def test_a_container_with_a_secret_cannot_be_made_again_from_its_record(records:
 
 def test_a_container_that_ended_stays_ended(records: Records) -> None:
     identifier = make(records)
-    records.write(ended(records.find(identifier), ExitState(status=3)))
+    records.write(ended(begun(records.find(identifier), 7), ExitState(status=3)))
     found = records.find(identifier)
     assert (found.state, found.status, found.reason) == ("exited", 3, "")
 
