@@ -156,9 +156,11 @@ class _MountAttributes(ctypes.Structure):
     )
 
 
-def mount_setattr(descriptor: int, set_attributes: int, *, recursive: bool, user_namespace: int = 0) -> None:
+def mount_setattr(
+    descriptor: int, set_attributes: int, *, recursive: bool, clear: int = 0, propagation: int = 0, user_namespace: int = 0
+) -> None:
     """mount_setattr(2) on an open mount. ``user_namespace``: a descriptor of it, with MOUNT_ATTR_IDMAP."""
-    attributes = _MountAttributes(set_attributes, 0, 0, user_namespace)
+    attributes = _MountAttributes(set_attributes, clear, propagation, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(
         libc.syscall(
