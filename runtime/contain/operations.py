@@ -45,6 +45,28 @@ class BindHostDirectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageHostPath:
+    """A host file or directory once more at a host path, seen only in this mount namespace. ``translated``: owners are seen through
+    the container's user namespace (mount_setattr(2), MOUNT_ATTR_IDMAP), so that 0:0 on disk is root inside; else with what is mounted
+    below it, and its owners are nobody inside.
+
+    For containers whose root is nobody outside: what that root could not reach by name is put where it can.
+    """
+
+    source: str
+    path: str
+    translated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnterStage:
+    """The container's own directory becomes the working directory, with translated owners: from there on, names in it are relative.
+    Its root, who is nobody outside, has no way through the directories above."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountLayers:
     """Host directories, one over the other (highest first), read-only at a host path, seen only in this mount namespace.
 
@@ -251,6 +273,8 @@ Operation = (
     | MountScratch
     | MakeHostDirectory
     | BindHostDirectory
+    | StageHostPath
+    | EnterStage
     | MountLayers
     | WriteHostFile
     | WriteMemoryFile

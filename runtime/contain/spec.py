@@ -160,6 +160,26 @@ class Identity:
     groups: tuple[int, ...] = ()
 
 
+class IdMapping(Enum):
+    """Which of this machine's ids a container's ids are."""
+
+    PRIVATE = "private"  # a user namespace of its own, ids mapped to themselves
+    AUTO = "auto"  # a user namespace of its own, ids that no other container and nobody else has
+    HOST = "host"  # no user namespace
+
+
+DEFAULT_ID_COUNT = 65536
+"""How many ids a container of its own range has unless asked otherwise; podman's most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserNamespace:
+    """``--userns``. ``size``: with `IdMapping.AUTO`, how many ids there are inside, from 0 on."""
+
+    mapping: IdMapping = IdMapping.PRIVATE
+    size: int = DEFAULT_ID_COUNT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """Everything about one container.
@@ -201,3 +221,4 @@ class ContainerSpec:
     log: LogSettings = LogSettings()
     stop_grace_seconds: float | None = None  # None: as whoever stops it says, else ten
     init: bool = False  # a first process of ours that reaps and passes signals on
+    user_namespace: UserNamespace = UserNamespace()

@@ -143,7 +143,7 @@ _NOT_YET = (
     "memory-swappiness message metadata-file mount n net-alias network-alias no-cache-filter no-healthcheck no-prune o "
     "oom-kill-disable oom-score-adj output pid platform privileged progress provenance push restart rm "
     "runtime s sbom secret security-opt shm-size sig-proxy signal since size squash ssh stop-signal stop-timeout storage-opt "
-    "stream sysctl t tail timestamps tmpfs tree type ulimit until use-api-socket userns uts v volume-driver volumes volumes-from"
+    "stream sysctl t tail timestamps tmpfs tree type ulimit until use-api-socket uts v volume-driver volumes volumes-from"
 )
 """Flags that Docker has for some command and that are not built yet: refused by name."""
 

@@ -80,6 +80,7 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
         help="make a port of it one of this machine",
     )
     parser.add_argument("-P", "--publish-all", action="store_true", help="publish each exposed port at a free one")
+    parser.add_argument("--userns", default="", metavar="MODE", help="auto[:size=N]: ids of its own; host: no user namespace")
     parser.add_argument("--read-only", action="store_true", help="a root that cannot be written")
     parser.add_argument("--name", metavar="NAME", help="name of the container")
     parser.add_argument("--entrypoint", metavar="X", help="program instead of the image's entrypoint")
@@ -212,6 +213,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
     """What was asked, of a command line."""
     from contain.cli.restrictions import parse_capabilities, parse_resources, read_env_files
     from contain.container.hosts import parse_add_host, parse_dns
+    from contain.container.idmapping import parse_user_namespace
     from contain.engine import RunRequest
 
     resource_limits, shared_memory_bytes = parse_resources(options)
@@ -233,6 +235,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         network=parse_network(options.network),
         limits=parse_limits(options),
         read_only=options.read_only,
+        user_namespace=parse_user_namespace(options.userns),
         terminal=options.tty,
         interactive=options.interactive,
         labels=parse_pairs(options.label, flag="--label"),

@@ -18,6 +18,7 @@ from contain.container.launch import (
     describe_failure,
     die_with_parent,
     die_with_starter,
+    enter_as_root,
     place_descriptors,
     raise_failure,
     reset_signals,
@@ -85,7 +86,10 @@ def _enter(
         for descriptor in joins:
             os.write(descriptor, b"0")
         for descriptor, kind in namespaces:
-            syscalls.setns(descriptor, kind)
+            if kind == syscalls.CLONE_NEWUSER:
+                enter_as_root(descriptor)
+            else:
+                syscalls.setns(descriptor, kind)
         os.chdir("/")
         child = os.fork()
         if child:

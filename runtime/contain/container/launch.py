@@ -25,16 +25,22 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable, Sequence
 
 from contain.container.plan import LaunchPlan
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
+from contain.linux.idmap import make_mapped_namespace
 from contain.linux.perform import Performer, ProgramNotStarted
-from contain.operations import ConfigureInterface, Operation, render_operation
-from contain.spec import Network
+from contain.operations import BecomeUser, ConfigureInterface, Operation, render_operation
+from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.linux.idranges import IdRange
 
 NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
@@ -213,6 +219,22 @@ def place_descriptors(stdio: Sequence[int], kept: Sequence[int], channel: int) -
     return high[-1]
 
 
+def enter_as_root(namespace: int) -> None:
+    """Enter a user namespace whose ids are others than outside, and be its root: before that this process is nobody there."""
+    syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _hand_over_pipes(plan: LaunchPlan, ids: IdRange, stdio: Sequence[int]) -> None:
+    """The pipes become the program's user's, who else could not open them by ``/dev/stdout``."""
+    for operation in plan.start:
+        if isinstance(operation, BecomeUser):
+            for descriptor in stdio:
+                if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                    os.fchown(descriptor, ids.first + operation.user_id, ids.first + operation.group_id)
+
+
 def _monitor(
     plan: LaunchPlan,
     reports: socket.socket,
@@ -225,18 +247,27 @@ def _monitor(
 ) -> None:
     operation: Operation | None = None
     try:
+        caller = os.getppid()
+        namespace = -1 if plan.ids is None else make_mapped_namespace(plan.ids)
         if plan.outside:
             syscalls.unshare(syscalls.CLONE_NEWNS)
             performer = Performer()
+            performer.translation = namespace
             for operation in plan.outside:
                 performer.perform(operation)
             operation = None
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        reports.send(b"user")
-        if reports.recv(_MESSAGE_LIMIT) != b"mapped":
-            os._exit(125)
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+        if plan.ids is not None:
+            _hand_over_pipes(plan, plan.ids, stdio)
+            enter_as_root(namespace)
+            os.close(namespace)
+            die_with_parent(caller)  # the change of user cleared it
+        elif plan.mapping is not IdMapping.HOST:
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            reports.send(b"user")
+            if reports.recv(_MESSAGE_LIMIT) != b"mapped":
+                os._exit(125)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
         for descriptor in joins:
             os.write(descriptor, b"0")
         syscalls.unshare(NAMESPACES | (0 if network is Network.HOST else syscalls.CLONE_NEWNET))
@@ -252,7 +283,7 @@ def _monitor(
         os.closerange(reports.fileno() + 1, 1024)
         _, status = os.waitpid(child, 0)
         reports.send(b"status %d" % status)
-    except OSError as error:
+    except (OSError, HostError) as error:
         with contextlib.suppress(OSError):
             reports.send(b"e" + describe_failure(error, operation))
     finally:

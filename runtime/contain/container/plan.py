@@ -38,8 +38,12 @@ from contain.operations import (
     WriteMemoryFile,
 )
 from contain.paths import ContainerPath, HostPath
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, MemoryFile, Mount, Network, Tmpfs, Volume
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, IdMapping, MemoryFile, Mount, Network, Tmpfs, Volume
 from contain.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.linux.idranges import IdRange
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))
@@ -76,6 +80,7 @@ class Workspace:
     scratch_bytes: int = 0
     scratch_inodes: int = 0
     volatile: bool = False
+    ids: IdRange | None = None
 
     @property
     def writes(self) -> HostPath:
@@ -96,11 +101,13 @@ class Workspace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     """What is performed: ``outside`` before the user namespace is entered, ``root`` up to having entered the container's root,
-    ``start`` up to the program."""
+    ``start`` up to the program. ``ids``: this machine's ids that are the container's, with `IdMapping.AUTO`."""
 
     outside: tuple[Operation, ...]
     root: tuple[Operation, ...]
     start: tuple[Operation, ...]
+    mapping: IdMapping = IdMapping.PRIVATE
+    ids: IdRange | None = None
 
 
 def stub_paths(spec: ContainerSpec) -> tuple[tuple[str, bool], ...]:
@@ -245,6 +252,15 @@ def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operati
             ]
 
 
+def _has_id(spec: ContainerSpec, number: int) -> bool:
+    return spec.user_namespace.mapping is not IdMapping.AUTO or number < spec.user_namespace.size
+
+
+def _last_group(spec: ContainerSpec) -> int:
+    """The largest that net.ipv4.ping_group_range takes: a group that there is (icmp(7))."""
+    return spec.user_namespace.size - 1 if spec.user_namespace.mapping is IdMapping.AUTO else 2**31 - 1
+
+
 def plan_root(
     spec: ContainerSpec, workspace: Workspace, hierarchies: tuple[Hierarchy, ...], *, tty_group: bool = True
 ) -> list[Operation]:
@@ -266,7 +282,7 @@ def plan_root(
             volatile=workspace.scratch is not None or workspace.volatile,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
-        *_plan_devices(spec.shared_memory_bytes, tty_group=tty_group),
+        *_plan_devices(spec.shared_memory_bytes, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
         *_plan_sys(spec.network, hierarchies),
     ]
     if any(isinstance(mount, MemoryFile) for mount in spec.mounts):
@@ -285,7 +301,7 @@ def plan_root(
     if spec.network is not Network.HOST:
         operations += [
             SetSysctl(name="net/ipv4/ip_unprivileged_port_start", value="0"),
-            SetSysctl(name="net/ipv4/ping_group_range", value="0 2147483647"),
+            SetSysctl(name="net/ipv4/ping_group_range", value=f"0 {_last_group(spec)}"),
         ]
     return [
         *operations,
@@ -321,8 +337,15 @@ def plan_launch(
 ) -> LaunchPlan:
     """The whole plan of one container that runs one program."""
     spec, outside = plan_outside(spec, workspace)
+    staged = tuple(outside)
+    if spec.user_namespace.mapping is IdMapping.AUTO:
+        from contain.container.staging import plan_staging
+
+        spec, workspace, staged = plan_staging(spec, workspace, outside)
     return LaunchPlan(
-        outside=tuple(outside),
+        mapping=spec.user_namespace.mapping,
+        ids=workspace.ids,
+        outside=staged,
         root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
         start=(
             StartSession(terminal=spec.terminal),

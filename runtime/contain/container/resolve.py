@@ -9,13 +9,24 @@ from __future__ import annotations
 import re
 import signal
 
+from contain.container.idmapping import check_identity
 from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
 from contain.container.ports import resolve_ports
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
 from contain.paths import ContainerPath, HostPath
-from contain.spec import SHARED_MEMORY_BYTES, ContainerSpec, Identity, Limits, Mount, Network, PortRequest, ResourceLimit
+from contain.spec import (
+    SHARED_MEMORY_BYTES,
+    ContainerSpec,
+    Identity,
+    Limits,
+    Mount,
+    Network,
+    PortRequest,
+    ResourceLimit,
+    UserNamespace,
+)
 from contain.values import dataclass
 
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
@@ -52,6 +63,7 @@ class RunRequest:
     publish_all: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
     name_servers: tuple[str, ...] = ()
+    user_namespace: UserNamespace = UserNamespace()
 
 
 def parse_signal(text: str) -> int:
@@ -104,6 +116,7 @@ def resolve_spec(
 ) -> ContainerSpec:
     """One container of an image. ``identity`` and ``home`` come from the image's account files. ``store``: where volumes lie;
     ``inherited``: mounts of other containers; ``image_volumes``: the image's own are made too."""
+    check_identity(request.user_namespace, identity)
     hostname = request.hostname or container_id[:12]
     if not _HOSTNAME.fullmatch(hostname):
         raise UsageError(
@@ -156,4 +169,5 @@ def resolve_spec(
         ports=ports if request.network is Network.BRIDGE else (),
         extra_hosts=request.extra_hosts,
         name_servers=request.name_servers,
+        user_namespace=request.user_namespace,
     )

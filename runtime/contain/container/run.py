@@ -15,8 +15,12 @@ from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hie
 from contain.linux.ports import hold_ports
 from contain.linux.seccomp import compile_default_policy
 from contain.paths import HostPath, run_home
-from contain.spec import ContainerSpec, Network
+from contain.spec import ContainerSpec, IdMapping, Network
 from contain.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.linux.idranges import IdRange
 
 HOST_GATEWAY = "host-gateway"
 """In ``--add-host NAME:host-gateway``: this machine. Docker's word."""
@@ -143,6 +147,18 @@ def plan_for(spec: ContainerSpec, workspace: Workspace) -> LaunchPlan:
 
 
 @contextlib.contextmanager
+def hold_ids(spec: ContainerSpec, workspace: Workspace, home: HostPath) -> Iterator[IdRange]:
+    """This machine's ids for a container of its own range. Raises `HostError`."""
+    from contain.host import parse_kernel_release
+    from contain.linux.idmap import refuse_old_kernel
+    from contain.linux.idranges import hold_range
+
+    refuse_old_kernel(parse_kernel_release(os.uname().release))
+    with hold_range(workspace.directory, spec.user_namespace.size, run_home=home) as ids:
+        yield ids
+
+
+@contextlib.contextmanager
 def start(
     spec: ContainerSpec,
     workspace: Workspace,
@@ -160,13 +176,15 @@ def start(
     if not workspace.skeleton.exists():
         make_skeleton(workspace.skeleton, spec)
         make_links(workspace.skeleton, links)
-    plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
     configure = None
     if spec.network is Network.BRIDGE:
         from contain.linux import network  # before the fork: the child may import nothing
 
         configure = network.configure_inside
     with contextlib.ExitStack() as cleanup:
+        if spec.user_namespace.mapping is IdMapping.AUTO:
+            workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
+        plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits)
         cleanup.callback(remove_cgroup, cgroup)
         joins = cgroup.open_joins()

@@ -18,7 +18,7 @@ import struct
 import termios
 from collections.abc import Callable
 
-from contain.linux import syscalls
+from contain.linux import idmap, syscalls
 from contain.operations import (
     BecomeUser,
     BindHostDirectory,
@@ -26,6 +26,7 @@ from contain.operations import (
     ChangeDirectory,
     ConfigureInterface,
     EnterRoot,
+    EnterStage,
     Execute,
     InstallSeccomp,
     MakeDirectory,
@@ -44,6 +45,7 @@ from contain.operations import (
     SetHostname,
     SetResourceLimit,
     SetSysctl,
+    StageHostPath,
     StartSession,
     WriteHostFile,
     WriteMemoryFile,
@@ -73,6 +75,7 @@ class Performer:
         # the container only, never in the caller's.
         os.umask(0o022)
         self._root = self._proc_device = -1
+        self.translation = -1  # the user namespace through which staged mounts are seen
         self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
         self.configure_interface: Callable[[str, str, int, str], None] | None = None
         with open(_LAST_CAPABILITY) as file:
@@ -91,6 +94,12 @@ class Performer:
             case BindHostDirectory(source=source, path=path):
                 os.makedirs(path, exist_ok=True)
                 syscalls.mount(source, path, "", syscalls.MS_BIND, "")
+            case StageHostPath(source=source, path=path, translated=translated):
+                self._stage(source, path, translated=translated)
+            case EnterStage(path=path):
+                tree = idmap.clone_mapped(path, self.translation, recursive=True)
+                _attach(tree, path)
+                os.chdir(path)
             case MountLayers(lower=lower, path=path):
                 os.makedirs(path, exist_ok=True)
                 syscalls.mount("overlay", path, "overlay", syscalls.MS_RDONLY, f"lowerdir={':'.join(lower)}")
@@ -296,6 +305,17 @@ class Performer:
         os.close(tree)
         os.close(target)
 
+    def _stage(self, source: str, path: str, *, translated: bool) -> None:
+        if translated:
+            tree = idmap.clone_mapped(source, self.translation)
+        else:
+            tree = syscalls.open_tree(-100, source, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _attach(tree, path)
+
     def _matches(self, pattern: str) -> list[str]:
         """Paths for a pattern with one starred component; the path itself where there is none."""
         if "*" not in pattern:
@@ -407,6 +427,14 @@ def _write_memory_file(operation: WriteMemoryFile) -> None:
         os.fchmod(descriptor, operation.mode)
     finally:
         os.close(descriptor)
+
+
+def _attach(tree: int, path: str) -> None:
+    """Mount a detached tree at a host path of ours, and let go of it."""
+    target = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    syscalls.move_mount(tree, target, path)
+    os.close(tree)
+    os.close(target)
 
 
 def _is_null_device(descriptor: int) -> bool:

@@ -1,0 +1,84 @@
+"""What must be put within reach of a container whose root is nobody outside (``--userns=auto``). Pure; performs nothing.
+
+Such a container's root is set up by a process that has no rights to this machine's files, not even to pass through the directories
+above them. So whoever stands outside first mounts everything that is needed below the container's own directory, layers and volumes
+with translated owners, host paths as they are; then that directory becomes the working directory, and all names are relative to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contain.container.plan import Workspace
+from contain.operations import BindHostDirectory, EnterStage, MakeMountsPrivate, MountLayers, Operation, StageHostPath
+from contain.paths import HostPath
+from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Volume
+from contain.values import replace
+
+_HERE = HostPath()
+
+
+def _translate_views(operations: Sequence[Operation], skeleton: str) -> list[Operation]:
+    """The operations of `contain.container.plan.plan_outside` for the host's own root, whose owners are translated too: an overlay
+    cannot be, only what it is made of."""
+    found: list[Operation] = []
+    for operation in operations:
+        match operation:
+            case BindHostDirectory(source=source, path=path):
+                found.append(StageHostPath(source=source, path=path, translated=True))
+            case MountLayers():
+                found += [StageHostPath(source=skeleton, path=skeleton, translated=True), operation]
+            case _:
+                found.append(operation)
+    return found
+
+
+def plan_staging(
+    spec: ContainerSpec, workspace: Workspace, outside: Sequence[Operation]
+) -> tuple[ContainerSpec, Workspace, tuple[Operation, ...]]:
+    """The spec and the workspace with names relative to the container's directory, and what makes these names true.
+
+    ``outside``: what `contain.container.plan.plan_outside` wants before.
+    """
+    directory = workspace.directory
+    operations = _translate_views(outside, str(workspace.skeleton)) or [MakeMountsPrivate()]
+    ready = {operation.path for operation in operations if isinstance(operation, StageHostPath)}
+    ready |= {operation.path for operation in operations if isinstance(operation, MountLayers)}
+    own = set(ready)  # the container's directory is translated itself
+
+    def stage(source: HostPath, *, translated: bool = True) -> HostPath:
+        if str(source) in own:
+            return source.relative_to(directory)
+        name = f"stage{len(operations)}"
+        operations.append(StageHostPath(source=str(source), path=str(directory / name), translated=translated))
+        return HostPath(name)
+
+    def moved(mount: Mount) -> Mount:
+        match mount:
+            case Bind(source=source):
+                return replace(mount, source=stage(source, translated=False))
+            case Volume(source=source):
+                return replace(mount, source=stage(source))
+            case CopyOnWrite(sources=sources):
+                return replace(mount, sources=tuple(map(stage, sources)))
+            case _:
+                return mount
+
+    layers = tuple(map(stage, spec.layers))
+    mounts = tuple(map(moved, spec.mounts))
+    upper = None if spec.upper is None else stage(spec.upper.parent) / spec.upper.name
+    skeleton = str(workspace.skeleton)
+    if any(getattr(operation, "path", "") == skeleton for operation in operations) and skeleton not in own:
+        operations.append(StageHostPath(source=skeleton, path=skeleton, translated=True))
+    if not workspace.skeleton.is_relative_to(directory):
+        relative_skeleton = stage(workspace.skeleton)
+    else:
+        relative_skeleton = workspace.skeleton.relative_to(directory)
+    moved_workspace = replace(
+        workspace,
+        directory=_HERE,
+        skeleton=relative_skeleton,
+        scratch=None if workspace.scratch is None else workspace.scratch.relative_to(directory),
+    )
+    operations.append(EnterStage(path=str(directory)))
+    return replace(spec, layers=layers, mounts=mounts, upper=upper), moved_workspace, tuple(operations)
