@@ -8,7 +8,6 @@ other readers could understand in another way is refused: a key that stands twic
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ MEDIA_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 MEDIA_DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MEDIA_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
+_SMALL_BYTES = 1 << 16
 DIGEST_PATTERN = re.compile(r"^sha256:[a-f0-9]{64}\Z")
 
 
@@ -62,7 +62,22 @@ def parse_json(data: bytes) -> Any:
 
 def digest_of(data: bytes) -> str:
     """``sha256:<hex>`` of bytes."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    return "sha256:" + (_small_sha256 if len(data) < _SMALL_BYTES else _large_sha256)(data)
+
+
+def _small_sha256(data: bytes) -> str:
+    """Without OpenSSL, which takes 3 ms to load."""
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]
+    except ImportError:  # before Python 3.12
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    return str(sha256(data).hexdigest())
+
+
+def _large_sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -19,9 +18,9 @@ from contain.oci import digest_of
 from contain.paths import HostPath
 from contain.store.durable import explained, fsync_directory, write_aside
 from contain.store.layout import Layout, hex_of
+from contain.store.lookup import is_there, read_blob
 
 _CHUNK_BYTES = 1 << 20
-_REFRESH_SECONDS = 600
 
 
 class BlobIngest:
@@ -102,17 +101,11 @@ class Blobs:
 
     def path(self, digest: str) -> HostPath:
         """Where a blob is, or would be."""
-        return self._layout.blobs / hex_of(digest)
+        return self._layout.blob(digest)
 
     def has(self, digest: str) -> bool:
         """Whether all of it is here. Asking counts as use: it will not be pruned within the next hour."""
-        path = self.path(digest)
-        try:
-            if time.time() - path.stat().st_mtime > _REFRESH_SECONDS:
-                os.utime(path)
-        except FileNotFoundError:
-            return False
-        return True
+        return is_there(self.path(digest))
 
     def open(self, digest: str) -> BinaryIO:
         """Its content, not verified again."""
@@ -123,17 +116,7 @@ class Blobs:
 
     def read(self, digest: str, *, limit_bytes: int) -> bytes:
         """Its content, verified again."""
-        with self.open(digest) as file:
-            data = file.read(limit_bytes + 1)
-        if len(data) > limit_bytes:
-            raise IntegrityError(f"blob {digest} is larger than {limit_bytes} bytes", code="blob-size")
-        if digest_of(data) != digest:
-            raise IntegrityError(
-                f"blob {digest} in the store was changed or damaged",
-                remedy=f"remove {self.path(digest)}, then pull or build the image again",
-                code="blob-digest",
-            )
-        return data
+        return read_blob(self._layout, digest, limit_bytes=limit_bytes)
 
     def write(self, data: bytes) -> str:
         """Store bytes; returns their digest."""

@@ -20,7 +20,6 @@ from contain.oci import (
     Image,
     ImageConfig,
     Manifest,
-    parse_config,
     parse_manifest,
     render_config,
     render_manifest,
@@ -33,6 +32,7 @@ from contain.store.database import Database
 from contain.store.durable import remove_tree
 from contain.store.layers import Layers
 from contain.store.layout import Layout
+from contain.store.lookup import load_image, name_source, row_name
 from contain.store.naming import ROLLBACK, NameRecord, choose_rollback
 from contain.store.referrers import Referrers, StoredReferrer
 from contain.values import dataclass, field, replace
@@ -41,7 +41,6 @@ GRACE_SECONDS = 3600
 """What was written or used within this time is never removed: its user may not have named it yet."""
 
 _PIECE_BYTES = 1 << 20
-_LARGEST_CONFIG_BYTES = 8 << 20
 _SHORTEST_PREFIX = 4
 _PARTIAL_SECONDS = 24 * 3600
 _UNUSED_STEP_SECONDS = 7 * 24 * 3600
@@ -107,7 +106,7 @@ class Images:
     def _put(self, manifest_bytes: bytes, *, source: str) -> Image:
         with self._layout.collection_barrier(collecting=False):
             digest = self._blobs.write(manifest_bytes)
-            image = self._load(digest)
+            image = load_image(self._layout, digest)
             for diff_id in image.config.diff_ids:
                 if not self._layers.has(diff_id):
                     raise NotFound(f"layer {diff_id} of the image is not in the store", code="layer-not-found")
@@ -146,20 +145,10 @@ class Images:
             with self._database.transaction() as database:
                 database.execute("INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?)", (diff_id, digest, media_type))
 
-    def _load(self, digest: str) -> Image:
-        manifest = parse_manifest(self._blobs.read(digest, limit_bytes=_LARGEST_CONFIG_BYTES))
-        config = parse_config(self._blobs.read(manifest.config.digest, limit_bytes=_LARGEST_CONFIG_BYTES))
-        if len(config.diff_ids) != len(manifest.layers):
-            raise IntegrityError(
-                f"image {digest}: the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}",
-                code="bad-manifest",
-            )
-        return Image(digest=digest, manifest=manifest, config=config)
-
     def get(self, digest: str) -> Image:
         """Raises `NotFound`."""
         self._require(digest)
-        return self._load(digest)
+        return load_image(self._layout, digest)
 
     def _require(self, digest: str) -> None:
         if not DIGEST_PATTERN.match(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
@@ -193,7 +182,7 @@ class Images:
             size = 0
             labels: dict[str, str] = {}
             with suppress(NotFound, IntegrityError):  # listed, so that it can be removed; using it says what is wrong
-                config = self._load(str(digest)).config
+                config = load_image(self._layout, str(digest)).config
                 labels = dict(config.labels)
                 for diff_id in config.diff_ids:
                     size += int(str(self._layers.record(diff_id)["size_bytes"]))
@@ -243,7 +232,7 @@ class Images:
 
     def tag(self, reference: Reference, digest: str, *, source: str) -> None:
         """Make a name point at an image. Raises `NotFound` when there is no such image."""
-        name = _row_name(reference)
+        name = row_name(reference)
         with self._layout.collection_barrier(collecting=False), self._database.transaction() as database:
             if database.execute("SELECT 1 FROM images WHERE digest = ?", (digest,)).fetchone() is None:
                 raise no_such_image(digest)
@@ -258,7 +247,7 @@ class Images:
 
     def untag(self, reference: Reference) -> str | None:
         """Take a name away; returns what it pointed at, or None. The image stays."""
-        name = _row_name(reference)
+        name = row_name(reference)
         with self._database.transaction() as database:
             row = database.execute("DELETE FROM names WHERE name = ? RETURNING digest", (name,)).fetchone()
             if row is None:
@@ -270,21 +259,15 @@ class Images:
             return str(row[0])
 
     def name_source(self, reference: Reference) -> tuple[str, str] | None:
-        """What a name points at, and where that came from. A reference with a digest is found by the digest, whatever its
-        tag says; the digest of an index by the name that the pulled image was given."""
-        row: list[tuple[object, ...]] = []
-        if reference.digest is not None:
-            row = self._database.rows("SELECT digest, source FROM images WHERE digest = ?", (reference.digest,))
-        if not row:
-            row = self._database.rows("SELECT digest, source FROM names WHERE name = ?", (_row_name(reference),))
-        return (str(row[0][0]), str(row[0][1])) if row else None
+        """`contain.store.lookup.name_source`."""
+        return name_source(self._database, reference)
 
     def history(self, reference: Reference) -> tuple[NameRecord, ...]:
         """What a name pointed at over time, the newest first."""
         rows = self._database.rows(
             "SELECT digest, source, set_seconds, digest IN (SELECT digest FROM images) FROM name_history WHERE name = ?"
             " ORDER BY id DESC",
-            (_row_name(reference),),
+            (row_name(reference),),
         )
         return tuple(
             NameRecord(
@@ -302,7 +285,7 @@ class Images:
 
         In one transaction: two rollbacks at once are two rollbacks one after the other.
         """
-        name = _row_name(reference)
+        name = row_name(reference)
         with self._layout.collection_barrier(collecting=False), self._database.transaction() as database:
             rows = database.execute("SELECT digest, source FROM name_history WHERE name = ? ORDER BY id", (name,)).fetchall()
             present = {
@@ -348,7 +331,7 @@ class Images:
             if only_unnamed and self._database.rows("SELECT 1 FROM names WHERE digest = ?", (digest,)):
                 return PruneReport()
             try:
-                mine = _references(self._load(digest))
+                mine = _references(load_image(self._layout, digest))
             except (NotFound, IntegrityError):
                 mine = _Found(blobs={digest})  # damaged: what else it had is found by `prune`
             mine.blobs |= self._referrers.blobs_of((digest,))
@@ -416,7 +399,7 @@ class Images:
                 used.blobs.add(digest)
                 used.layers.add(digest)
                 with suppress(NotFound, IntegrityError):
-                    references = _references(self._load(digest))
+                    references = _references(load_image(self._layout, digest))
                     used.blobs |= references.blobs
                     used.layers |= references.layers
             blobs = {f"sha256:{path.name}" for path in self._layout.blobs.iterdir()} - used.blobs
@@ -454,7 +437,7 @@ class Images:
         found = self._reachable()
         for digest in digests:
             with suppress(NotFound, IntegrityError):
-                found.layers |= _references(self._load(digest)).layers
+                found.layers |= _references(load_image(self._layout, digest)).layers
         return found.layers
 
     def layer_bytes(self, keep: Collection[str]) -> tuple[int, int]:
@@ -465,7 +448,7 @@ class Images:
         needed: set[str] = set()
         for (digest,) in self._database.rows("SELECT digest FROM images"):
             with suppress(NotFound, IntegrityError):
-                layers = set(self._load(str(digest)).config.diff_ids)
+                layers = set(load_image(self._layout, str(digest)).config.diff_ids)
                 everything |= layers
                 needed |= layers if digest in named else set()
         sizes = {
@@ -489,7 +472,7 @@ class Images:
         found.blobs |= self._referrers.blobs_of(digests)
         for digest in digests:
             try:
-                references = _references(self._load(digest))
+                references = _references(load_image(self._layout, digest))
             except (NotFound, IntegrityError):
                 continue  # a damaged image refers to nothing that could be used
             found.blobs |= references.blobs
@@ -531,12 +514,6 @@ class Images:
 def no_such_image(text: str) -> NotFound:
     """Docker's words: scripts look for them."""
     return NotFound(f"No such image: {text}", code="image-not-found")
-
-
-def _row_name(reference: Reference) -> str:
-    if reference.digest is not None:  # never a tag's row: `app:1@sha256:…` says nothing about what `app:1` is
-        return f"{reference.name}@{reference.digest}"
-    return f"{reference.name}@{reference.digest}" if reference.tag is None else f"{reference.name}:{reference.tag}"
 
 
 def _references(image: Image) -> _Found:

@@ -12,17 +12,17 @@ import errno
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from contain.errors import IntegrityError, NotFound
+from contain.errors import IntegrityError
 from contain.oci import canonical_json
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.store.durable import explained, fsync_directory, fsync_file, remove_tree, sync_file_system, syncing_file_system
-from contain.store.layout import Layout, hex_of
+from contain.store.layout import Layout
+from contain.store.lookup import is_there, layer_tree
 from contain.store.rooted import Root
 from contain.store.rootview import RootView
 from contain.store.tree import canonical_tar
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 # What makes layers (`commit`, `compression`, `extract`) is imported where it is used: most commands only read.
 
-_REFRESH_SECONDS = 600
 _REPORT_BYTES = 4 << 20
 _HEAD_BYTES = 4096
 _SYNCED_EARLY_BYTES = 2 << 20  # less is on the disk as soon as it is read
@@ -64,23 +63,15 @@ class Layers:
 
     def path(self, diff_id: str) -> HostPath:
         """Where a layer's directory is, or would be."""
-        return self._layout.layers / hex_of(diff_id)
+        return self._layout.layer(diff_id)
 
     def has(self, diff_id: str) -> bool:
         """Whether it is here. Asking counts as use: it will not be pruned within the next hour."""
-        record = self.path(diff_id) / "layer.json"
-        try:
-            if time.time() - record.stat().st_mtime > _REFRESH_SECONDS:
-                os.utime(record)
-        except FileNotFoundError:
-            return False
-        return True
+        return is_there(self.path(diff_id) / "layer.json")
 
     def tree(self, diff_id: str) -> HostPath:
         """Its tree. Raises `NotFound`."""
-        if not self.has(diff_id):
-            raise NotFound(f"layer {diff_id} is not in the store", code="layer-not-found")
-        return self.path(diff_id) / "tree"
+        return layer_tree(self._layout, diff_id)
 
     def record(self, diff_id: str) -> dict[str, object]:
         """What ``layer.json`` says: diff_id, size_bytes, canonical, root_entry."""

@@ -51,6 +51,14 @@ class Layout:
         self.ingest = home / "ingest"
         self.database = home / "state.sqlite3"
 
+    def blob(self, digest: str) -> HostPath:
+        """Where a blob is, or would be."""
+        return self.blobs / hex_of(digest)
+
+    def layer(self, diff_id: str) -> HostPath:
+        """Where a layer's directory is, or would be."""
+        return self.layers / hex_of(diff_id)
+
     def prepare(self) -> None:
         """Make what is missing, private to this user, and sweep what dead processes left."""
         try:
