@@ -19,7 +19,7 @@ from typing import TypeVar
 import pytest
 
 from contain.errors import Conflict, HostError
-from contain.linux import network, nftables, rtnetlink
+from contain.linux import forwarding, network, nftables, rtnetlink
 from contain.linux.network import Attachment
 from contain.linux.rtnetlink import NetlinkSocket, Request
 from contain.linux.syscalls import CLONE_NEWNET, unshare
@@ -540,7 +540,7 @@ def test_a_foreign_chain_that_drops_by_default_is_reported(
     host: Place, make_place: Callable[[], Place], run_home: Path
 ) -> None:
     attach(host, make_place(), run_home, "a")
-    assert "network-forward-policy" not in [finding.code for finding in host.do(network.probe_forwarding)]
+    assert "network-forward-policy" not in [finding.code for finding in host.do(forwarding.probe_forwarding)]
     dropping = nftables._request(
         "add a chain",
         3,
@@ -554,6 +554,6 @@ def test_a_foreign_chain_that_drops_by_default_is_reported(
     table = nftables._request("add a table", 0, rtnetlink.NLM_F_ACK | rtnetlink.NLM_F_CREATE, rtnetlink.text(1, "foreign"))
 
     host.tables(lambda kernel: kernel.transact(nftables._batch(table, dropping)))
-    findings = [finding for finding in host.do(network.probe_forwarding) if finding.code == "network-forward-policy"]
+    findings = [finding for finding in host.do(forwarding.probe_forwarding) if finding.code == "network-forward-policy"]
     assert len(findings) == 1
     assert "foreign" in findings[0].message

@@ -101,7 +101,7 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None, ga
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
     resolver = ""
     if spec.network is not Network.NONE:
-        from contain.linux.network import read_resolver
+        from contain.linux.resolver import read_resolver
 
         resolver = read_resolver().text
     resolver = render_resolver(resolver, spec.name_servers)

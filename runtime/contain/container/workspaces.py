@@ -110,10 +110,10 @@ def sweep(home: HostPath) -> list[str]:
         remove_groups(name, hierarchies)
         remove_held_directory(path, descriptor)
         removed.append(name)
-    if os.path.exists(home / "network.json"):
+    if os.path.exists(home / "network.json") or os.path.exists(home / "networks"):
         from contain.linux import network
 
-        network.sweep(alive, run_home=home)
+        network.sweep_all(alive, run_home=home)
     return removed
 
 

@@ -1,7 +1,8 @@
-"""Which container has which address: pools, leases, and the file that all processes of one run directory share.
+"""Which container has which address: pools, leases, and the file that all processes of one bridge share.
 
-Decides (pure) which subnet and which address are free; keeps the decision in ``network.json`` below the run directory, under a
-lock. Never talks to the kernel about networks: `contain.linux.network` does, and writes the lease before it makes a link.
+Decides (pure) which subnet and which address are free; keeps the decision in ``network.json`` below the bridge's directory, under a
+lock. Never talks to the kernel about networks: `contain.linux.network` does, and writes the lease before it makes a link. The file is
+also what names are resolved from (`contain.container.names`), so a lease says by which names its container is known.
 
 The lock is flock(2) itself, not the filelock library, whose import (50 ms) would cost more than attaching a container.
 """
@@ -16,10 +17,14 @@ import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from contain.errors import HostError
+from contain.errors import Conflict, HostError, UsageError
 from contain.linux.rtnetlink import Route
 from contain.paths import HostPath
 from contain.values import dataclass, field, replace
+
+TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_MTU_BYTES = 1500
 
@@ -32,30 +37,71 @@ _LOCK_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """An IPv4 subnet for containers; the bridge has its first address."""
+    """A subnet for containers, of IPv4 (``bits`` 32) or IPv6 (128). The bridge has its first address, or ``router``; containers get
+    theirs from all of it, or from the part ``range_base``/``range_prefix``."""
 
     base: int
     prefix: int
+    bits: int = 32
+    router: int | None = None
+    range_base: int | None = None
+    range_prefix: int = 0
 
     @property
     def gateway(self) -> int:
         """The bridge's own address."""
-        return self.base + 1
+        return self.base + 1 if self.router is None else self.router
+
+    @property
+    def end(self) -> int:
+        """The subnet's last address, which IPv4 uses for broadcasts."""
+        return self.base + (1 << (self.bits - self.prefix)) - 1
 
     @property
     def first(self) -> int:
         """The first address that a container may have."""
-        return self.base + 2
+        if self.range_base is not None:
+            return max(self.range_base, self.base + 1)
+        return self.base + (2 if self.gateway == self.base + 1 else 1)
 
     @property
     def last(self) -> int:
-        """The last address that a container may have; the one after it is the broadcast address."""
-        return self.base + (1 << (32 - self.prefix)) - 2
+        """The last address that a container may have."""
+        last = self.end - (self.bits == 32)
+        if self.range_base is None:
+            return last
+        return min(last, self.range_base + (1 << (self.bits - self.range_prefix)) - 1)
+
+    def holds(self, address: int) -> bool:
+        """Whether an address is one of the subnet's that a container or the bridge may have."""
+        return self.base < address <= self.end - (self.bits == 32)
 
     def overlaps(self, base: int, prefix: int) -> bool:
         """Whether a subnet shares addresses with this one."""
-        shift = 32 - min(self.prefix, prefix)
+        shift = self.bits - min(self.prefix, prefix)
         return self.base >> shift == base >> shift
+
+    def __str__(self) -> str:
+        return f"{text_of(self.base, self.bits)}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeSettings:
+    """What one bridge is to be. Without ``pool`` a free subnet is chosen; ``pool6``: containers get an IPv6 address too.
+    ``internal``: no way in or out. ``isolated``: containers on it do not reach each other. ``masquerade``: they leave the machine under
+    its own address."""
+
+    name: str = "bridge"
+    network_id: str = ""
+    pool: Pool | None = None
+    pool6: Pool | None = None
+    internal: bool = False
+    isolated: bool = True
+    masquerade: bool = True
+    mtu_bytes: int = 0  # 0: that of the machine's way out
+
+
+DEFAULT_SETTINGS = BridgeSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,32 +114,59 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedPort:
-    """A port of this machine that is a container's. ``host_address`` 0.0.0.0: any address of this machine."""
+    """A port of this machine that is a container's. ``host_address`` 0.0.0.0 or ``::``: any address of this machine."""
 
     protocol: str  # tcp or udp
     host_address: str
     host_port: int
     container_port: int
 
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether it is published at an IPv6 address."""
+        return ":" in self.host_address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a container asks of a bridge: addresses of its own choice ("" leaves the choice), its interface's name inside, by which
+    names others on the bridge find it (``name`` first), and ``links``: (alias, container id) of those that it knows by other names."""
+
+    interface: str = "eth0"
+    address: str = ""
+    address6: str = ""
+    hardware_address: str = ""
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One container's address, the process that asked for it, and what is published of it."""
+    """One container's addresses, the process that asked for them, what is published of it, and its names. ``address6`` 0: none."""
 
     address: int
     owner: Owner
     ports: tuple[PublishedPort, ...] = ()
+    address6: int = 0
+    interface: str = "eth0"
+    hardware_address: str = ""
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRecord:
-    """The lease file. ``holds``: processes that keep the bridge although they have no container at the moment."""
+    """The lease file. ``pool``: the subnet in use. ``holds``: processes that keep the bridge although they have no container at the
+    moment."""
 
     pool: Pool | None = None
     mtu_bytes: int = DEFAULT_MTU_BYTES
     newest_address: int = 0
     leases: Mapping[str, Lease] = field(default_factory=dict)
     holds: tuple[Owner, ...] = ()
+    settings: BridgeSettings = DEFAULT_SETTINGS
 
 
 # Decisions
@@ -109,8 +182,20 @@ def number_of(address: str) -> int:
     return int.from_bytes(socket.inet_pton(socket.AF_INET, address), "big")
 
 
-def choose_pool(routes: Sequence[Route], avoid: Collection[int]) -> Pool | None:
-    """The first subnet that overlaps no route of the host and holds no address to avoid; None if all are taken.
+def text_of(address: int, bits: int) -> str:
+    """An address as text."""
+    if bits == 32:
+        return dotted(address)
+    return socket.inet_ntop(socket.AF_INET6, address.to_bytes(16, "big"))
+
+
+def number_of6(address: str) -> int:
+    """An IPv6 address as a number; OSError if it is none."""
+    return int.from_bytes(socket.inet_pton(socket.AF_INET6, address), "big")
+
+
+def choose_pool(routes: Sequence[Route], avoid: Collection[int], reserved: Collection[Pool] = ()) -> Pool | None:
+    """The first subnet that overlaps no route of the host and no reserved one, and holds no address to avoid; None if all are taken.
 
     Candidates are Docker's default pools (172.17 to 172.31 as /16, then 192.168.0.0/16 in /20), from the other end, so that a
     Docker started later finds its own free. Routes wider than /8 are ways to everywhere (VPNs split the default route in two).
@@ -120,6 +205,7 @@ def choose_pool(routes: Sequence[Route], avoid: Collection[int]) -> Pool | None:
     candidates += [Pool(base=192 << 24 | 168 << 16 | third << 8, prefix=20) for third in range(240, -1, -16)]
     taken = [(route.destination, route.prefix_length) for route in routes if route.prefix_length >= 8]
     taken += [(address, 32) for address in avoid]
+    taken += [(pool.base, pool.prefix) for pool in reserved if pool.bits == 32]
     for pool in candidates:
         if not any(pool.overlaps(base, prefix) for base, prefix in taken):
             return pool
@@ -127,51 +213,193 @@ def choose_pool(routes: Sequence[Route], avoid: Collection[int]) -> Pool | None:
 
 
 def lease_address(
-    record: NetworkRecord, container_id: str, owner: Owner, ports: tuple[PublishedPort, ...] = ()
+    record: NetworkRecord,
+    container_id: str,
+    owner: Owner,
+    ports: tuple[PublishedPort, ...] = (),
+    wanted: Wanted | None = None,
 ) -> NetworkRecord:
-    """The record with an address for the container: the one it has, else the next free one after the newest, so that an
-    address rests as long as possible before it is used again. Raises `HostError` when all are taken."""
+    """The record with addresses for the container: those it has, those it wants, else the next free ones after the newest, so that
+    an address rests as long as possible before it is used again. Raises `HostError` when all are taken, `Conflict` when a wanted one
+    is, `UsageError` when it is none of the network's."""
     assert record.pool is not None
-    pool = record.pool
+    wanted = wanted or Wanted()
     known = record.leases.get(container_id)
+    newest = record.newest_address
     if known is not None:
-        return replace(record, leases={**record.leases, container_id: replace(known, owner=owner, ports=ports)})
-    used = {lease.address for lease in record.leases.values()}
-    size = pool.last - pool.first + 1
-    if len(used) >= size:
-        raise HostError(
-            f"all {size} addresses of the network {dotted(pool.base)}/{pool.prefix} are in use",
-            remedy="remove containers that are not needed: contain rm",
-            code="network-addresses-exhausted",
+        address, address6 = known.address, known.address6
+    else:
+        pool, pool6 = record.pool, record.settings.pool6
+        used = {lease.address for lease in record.leases.values()}
+        address = _take_wanted(pool, used, wanted.address) or _next_free(pool, used, newest)
+        address6 = 0
+        if pool6 is not None:
+            used6 = {lease.address6 for lease in record.leases.values()}
+            newest6 = max((each for each in used6 if pool6.first <= each <= pool6.last), default=0)
+            address6 = _take_wanted(pool6, used6, wanted.address6) or _next_free(pool6, used6, newest6)
+        elif wanted.address6:
+            raise UsageError(
+                f"Invalid address {wanted.address6}: It does not belong to any of this network's subnets",
+                code="bad-address",
+                remedy="make the network with --ipv6",
+            )
+        if not wanted.address:
+            newest = address
+    lease = Lease(
+        address=address,
+        owner=owner,
+        ports=ports,
+        address6=address6,
+        interface=wanted.interface,
+        hardware_address=wanted.hardware_address,
+        name=wanted.name,
+        aliases=wanted.aliases,
+        links=wanted.links,
+    )
+    return replace(record, newest_address=newest, leases={**record.leases, container_id: lease})
+
+
+def _take_wanted(pool: Pool, used: Collection[int], text: str) -> int:
+    """A wanted address as a number; 0 if none is wanted."""
+    if not text:
+        return 0
+    try:
+        address = number_of(text) if pool.bits == 32 else number_of6(text)
+    except OSError:
+        raise UsageError(f"invalid IP address: {text}", code="bad-address") from None
+    if not pool.holds(address):
+        raise UsageError(
+            f"Invalid address {text}: It does not belong to any of this network's subnets",
+            code="bad-address",
+            remedy=f"choose one of {pool}",
         )
-    start = record.newest_address + 1 - pool.first if pool.first <= record.newest_address < pool.last else 0
-    address = next(candidate for step in range(size) if (candidate := pool.first + (start + step) % size) not in used)
-    lease = Lease(address=address, owner=owner, ports=ports)
-    return replace(record, newest_address=address, leases={**record.leases, container_id: lease})
+    if address in used or address == pool.gateway:
+        raise Conflict(
+            "Address already in use", code="address-in-use", remedy=f"{text} is another container's or the network's own"
+        )
+    return address
+
+
+def _next_free(pool: Pool, used: Collection[int], newest: int) -> int:
+    size = pool.last - pool.first + 1
+    taken = {*used, pool.gateway}
+    start = newest + 1 - pool.first if pool.first <= newest < pool.last else 0
+    tries = min(size, len(taken) + 1)  # so many cannot all be taken, unless all there are
+    for step in range(tries):
+        candidate = pool.first + (start + step) % size
+        if candidate not in taken:
+            return candidate
+    raise HostError(
+        f"all {size - (pool.first <= pool.gateway <= pool.last)} addresses of the network {pool} are in use",
+        remedy="remove containers that are not needed: contain rm",
+        code="network-addresses-exhausted",
+    )
 
 
 # The file
 
 
+def _encode_pool(pool: Pool | None) -> list[Any] | None:
+    if pool is None:
+        return None
+    plain: list[Any] = [text_of(pool.base, pool.bits), pool.prefix]
+    if (pool.router, pool.range_base) == (None, None):
+        return plain
+    router = None if pool.router is None else text_of(pool.router, pool.bits)
+    return [*plain, router, None if pool.range_base is None else [text_of(pool.range_base, pool.bits), pool.range_prefix]]
+
+
+def _decode_pool(value: list[Any] | None) -> Pool | None:
+    if value is None:
+        return None
+    base, prefix, router, part = (*value, None, None)[:4]
+    read, bits = (number_of6, 128) if ":" in base else (number_of, 32)
+    return Pool(
+        base=read(base),
+        prefix=int(prefix),
+        bits=bits,
+        router=None if router is None else read(router),
+        range_base=None if part is None else read(part[0]),
+        range_prefix=0 if part is None else int(part[1]),
+    )
+
+
+def encode_settings(settings: BridgeSettings) -> dict[str, Any]:
+    """Settings as JSON values."""
+    return {
+        "name": settings.name,
+        "network_id": settings.network_id,
+        "pool": _encode_pool(settings.pool),
+        "pool6": _encode_pool(settings.pool6),
+        "internal": settings.internal,
+        "isolated": settings.isolated,
+        "masquerade": settings.masquerade,
+        "mtu_bytes": settings.mtu_bytes,
+    }
+
+
+def decode_settings(value: Mapping[str, Any]) -> BridgeSettings:
+    """What `encode_settings` wrote. Raises ValueError, KeyError, TypeError or OSError for anything else."""
+    return BridgeSettings(
+        name=str(value["name"]),
+        network_id=str(value["network_id"]),
+        pool=_decode_pool(value["pool"]),
+        pool6=_decode_pool(value["pool6"]),
+        internal=bool(value["internal"]),
+        isolated=bool(value["isolated"]),
+        masquerade=bool(value["masquerade"]),
+        mtu_bytes=int(value["mtu_bytes"]),
+    )
+
+
+def _encode_lease(lease: Lease) -> list[Any]:
+    return [
+        dotted(lease.address),
+        lease.owner.process_id,
+        lease.owner.start_ticks,
+        [[port.protocol, port.host_address, port.host_port, port.container_port] for port in lease.ports],
+        {
+            "address6": text_of(lease.address6, 128) if lease.address6 else "",
+            "interface": lease.interface,
+            "hardware_address": lease.hardware_address,
+            "name": lease.name,
+            "aliases": lease.aliases,
+            "links": lease.links,
+        },
+    ]
+
+
+def _decode_lease(value: list[Any]) -> Lease:
+    address, process, start, *rest = value
+    ports = rest[0] if rest else ()
+    more = rest[1] if len(rest) > 1 else {}
+    return Lease(
+        address=number_of(address),
+        owner=Owner(process_id=int(process), start_ticks=int(start)),
+        ports=tuple(
+            PublishedPort(protocol=str(protocol), host_address=str(host), host_port=int(port), container_port=int(inner))
+            for protocol, host, port, inner in ports
+        ),
+        address6=number_of6(more["address6"]) if more.get("address6") else 0,
+        interface=str(more.get("interface", "eth0")),
+        hardware_address=str(more.get("hardware_address", "")),
+        name=str(more.get("name", "")),
+        aliases=tuple(map(str, more.get("aliases", ()))),
+        links=tuple((str(alias), str(target)) for alias, target in more.get("links", ())),
+    )
+
+
 def encode_record(record: NetworkRecord) -> bytes:
     """The file's bytes for a record (JSON)."""
-    pool = record.pool
     return json.dumps(
         {
             "version": _RECORD_VERSION,
-            "pool": None if pool is None else [dotted(pool.base), pool.prefix],
+            "pool": _encode_pool(record.pool),
             "mtu_bytes": record.mtu_bytes,
             "newest_address": dotted(record.newest_address),
-            "leases": {
-                name: [
-                    dotted(lease.address),
-                    lease.owner.process_id,
-                    lease.owner.start_ticks,
-                    [[port.protocol, port.host_address, port.host_port, port.container_port] for port in lease.ports],
-                ]
-                for name, lease in record.leases.items()
-            },
+            "leases": {name: _encode_lease(lease) for name, lease in record.leases.items()},
             "holds": [[hold.process_id, hold.start_ticks] for hold in record.holds],
+            "settings": encode_settings(record.settings),
         }
     ).encode()
 
@@ -182,28 +410,13 @@ def decode_record(data: bytes) -> NetworkRecord | None:
         value = json.loads(data)
         if value["version"] != _RECORD_VERSION:
             return None
-        pool = value["pool"]
         return NetworkRecord(
-            pool=None if pool is None else Pool(base=number_of(pool[0]), prefix=int(pool[1])),
+            pool=_decode_pool(value["pool"]),
             mtu_bytes=int(value["mtu_bytes"]),
             newest_address=number_of(value["newest_address"]),
-            leases={
-                str(name): Lease(
-                    address=number_of(address),
-                    owner=Owner(process_id=int(process), start_ticks=int(start)),
-                    ports=tuple(
-                        PublishedPort(
-                            protocol=str(protocol),
-                            host_address=str(host),
-                            host_port=int(port),
-                            container_port=int(inner),
-                        )
-                        for protocol, host, port, inner in (ports[0] if ports else ())
-                    ),
-                )
-                for name, (address, process, start, *ports) in value["leases"].items()
-            },
+            leases={str(name): _decode_lease(lease) for name, lease in value["leases"].items()},
             holds=tuple(Owner(process_id=int(process), start_ticks=int(start)) for process, start in value["holds"]),
+            settings=decode_settings(value["settings"]) if "settings" in value else DEFAULT_SETTINGS,
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError):
         return None

@@ -1,19 +1,22 @@
-"""The default bridge network: each container on its own veth, outbound through NAT, none reaching another.
+"""Bridge networks: each container on its own veth, outbound through NAT, none reached by what is not on its bridge.
 
-*Theory of operation.* Everything belongs to one run directory (``run_home``): one bridge and one nftables table, named after it,
-and below it a lock and a lease file that says which container has which address. The first container makes bridge and table,
-the last one that goes removes them; in between, attaching is one veth pair and a few netlink messages (the *hot path*: no
-library, no program, about a millisecond). Whoever changes anything holds the lock, so that any number of processes may.
+*Theory of operation.* Everything belongs to one directory (``run_home``): one bridge and one nftables table for each IP version, named
+after it, and below it a lock and a lease file that says which container has which address. The default network's is the run directory
+itself, a named network's lies below it (`bridge_home`). The first container makes bridge and tables, the last one that goes removes
+them; in between, attaching is one veth pair and a few netlink messages (the *hot path*: no library, no program, about a millisecond).
+Whoever changes anything holds the lock, so that any number of processes may.
 
 The lease is written before the link is made, and removed after it: what a killed process leaves behind is always named in the
 lease file, and `sweep` finds it there. A lease counts as live while its container is, or while the process that asked for it is.
 A veth dies with the container's network namespace; deleting it first would cost 10 to 20 ms of waiting for the kernel.
 
-*What containers cannot do.* Ports are isolated from each other, learn no addresses, and each container's hardware address is
-fixed to its port and its IP address, so ARP and spoofed frames gain nothing. What comes from elsewhere unasked is dropped. The
-host's own services can be reached at the bridge's address, as with Docker. There is no IPv6.
+*What containers cannot do.* Ports learn no addresses, and each container's hardware address is fixed to its port and its IP address,
+so ARP and spoofed frames gain nothing; on the default network ports are isolated from each other, too. What comes from elsewhere
+unasked is dropped. The host's own services can be reached at the bridge's address, as with Docker. IPv6 is there where a network asks
+for it.
 
-Making the bridge sets ``net.ipv4.ip_forward`` to 1 and leaves it so, as Docker does: who needed it meanwhile is not known.
+Making a bridge sets ``net.ipv4.ip_forward`` to 1 and leaves it so, as Docker does: who needed it meanwhile is not known. With IPv6 the
+same goes for ``net.ipv6.conf.all.forwarding``; interfaces that took their routes from advertisements go on to do so.
 """
 
 from __future__ import annotations
@@ -29,11 +32,14 @@ from contain.errors import Conflict, HostError
 from contain.linux import nftables, rtnetlink
 from contain.linux.leases import (
     DEFAULT_MTU_BYTES,
+    DEFAULT_SETTINGS,
+    BridgeSettings,
     Lease,
     Ledger,
     NetworkRecord,
     Pool,
     PublishedPort,
+    Wanted,
     choose_pool,
     dotted,
     is_alive,
@@ -41,7 +47,9 @@ from contain.linux.leases import (
     machine_lock,
     myself,
     number_of,
+    text_of,
 )
+from contain.linux.resolver import host_servers
 from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
 from contain.paths import HostPath
 from contain.values import dataclass, replace
@@ -49,10 +57,10 @@ from contain.values import dataclass, replace
 DEFAULT_RUN_HOME = "/var/lib/contain/run"
 CONTAINER_INTERFACE = "eth0"
 
-_FORWARDING = "/proc/sys/net/ipv4/ip_forward"
-_CAP_NET_ADMIN = 12
+FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+_FORWARDING6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+_INTERFACES6 = "/proc/sys/net/ipv6/conf"
 _ROUTE_KIND_UNICAST = 1
-_HOOK_FORWARD = 2
 
 
 # Values
@@ -60,7 +68,8 @@ _HOOK_FORWARD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """One container on the bridge: what its inside needs to be configured, and what `detach` needs."""
+    """One container on a bridge: what its inside needs to be configured, and what `detach` needs. ``gateway`` "": no way out;
+    ``address6`` "": no IPv6."""
 
     address: str
     gateway: str
@@ -71,24 +80,11 @@ class Attachment:
     host_interface: str
     mtu_bytes: int
     ports: tuple[PublishedPort, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something about this machine that stands in the way of the bridge network; ``fatal``: it cannot work at all."""
-
-    code: str
-    message: str
-    remedy: str
-    fatal: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolverConfiguration:
-    """A container's ``/etc/resolv.conf``, and what had to be left out of the host's."""
-
-    text: str
-    warnings: tuple[str, ...] = ()
+    address6: str = ""
+    gateway6: str = ""
+    prefix6: int = 0
+    hardware_address: str = ""
+    network: str = "bridge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +100,32 @@ def hardware_address(address: int) -> bytes:
     """The hardware address that belongs to a container's IP address: locally administered, equal for equal addresses, so that
     nobody's memory of it is ever out of date when an address is used again."""
     return b"\x02\x63" + address.to_bytes(4, "big")
+
+
+def parse_hardware_address(text: str) -> bytes:
+    """``02:42:ac:11:00:02`` as bytes. Raises ValueError for anything that no interface can have."""
+    parts = text.replace("-", ":").split(":")
+    if len(parts) != 6 or any(len(part) != 2 for part in parts):
+        raise ValueError(text)
+    found = bytes.fromhex("".join(parts))
+    if found[0] & 1 or not any(found):  # a group's, or none
+        raise ValueError(text)
+    return found
+
+
+def render_hardware_address(address: bytes) -> str:
+    """As ``ip link`` shows it."""
+    return address.hex(":")
+
+
+def hardware_address_of(lease: Lease) -> bytes:
+    """The one that a container asked for, else the one of its IP address."""
+    return parse_hardware_address(lease.hardware_address) if lease.hardware_address else hardware_address(lease.address)
+
+
+def bridge_home(run_home: HostPath, network_id: str) -> HostPath:
+    """The directory of a named network's bridge; the default network's (``""``) is the run directory."""
+    return run_home / "networks" / network_id if network_id else run_home
 
 
 def host_interface(container_id: str, *, bridge: str) -> str:
@@ -131,44 +153,6 @@ def uplink_mtu_bytes(routes: Sequence[Route], links: Sequence[Link]) -> int:
     return min((link.mtu_bytes for link in links if link.index in uplinks), default=DEFAULT_MTU_BYTES)
 
 
-def plan_resolver(host_text: str, stub_text: str) -> ResolverConfiguration:
-    """A container's resolv.conf from the host's; ``stub_text`` is systemd-resolved's file of real servers, "" if there is none.
-
-    A server on the host's loopback cannot be reached from a container, nor an IPv6 one without IPv6. No public server is put in
-    their place: that would send names somewhere that nobody chose. Source: resolv.conf(5).
-    """
-    servers, others, left_out = _usable_servers(host_text)
-    if not servers and stub_text:
-        servers, others, more = _usable_servers(stub_text)
-        left_out += more
-    warnings: tuple[str, ...] = ()
-    if not servers:
-        which = f": {', '.join(left_out)} cannot be reached from a container" if left_out else ""
-        warnings = (f"the host's resolv.conf names no usable nameserver{which}; names will not resolve in containers",)
-    lines = [*others, *(f"nameserver {server}" for server in servers)]
-    return ResolverConfiguration(text="".join(f"{line}\n" for line in lines), warnings=warnings)
-
-
-def _usable_servers(text: str) -> tuple[list[str], list[str], list[str]]:
-    servers: list[str] = []
-    others: list[str] = []
-    left_out: list[str] = []
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0][0] in "#;":
-            continue
-        if words[0] != "nameserver":
-            if words[0] in ("search", "domain", "options", "sortlist"):
-                others.append(" ".join(words))
-        elif len(words) > 1:
-            try:
-                usable = number_of(words[1]) >> 24 not in (0, 127)
-            except OSError:
-                usable = False
-            (servers if usable else left_out).append(words[1])
-    return servers, others, left_out
-
-
 def plan_forwardings(record: NetworkRecord) -> tuple[nftables.Forwarding, ...]:
     """What the lease file says of published ports, as the firewall is to have it."""
     return tuple(
@@ -181,17 +165,49 @@ def plan_forwardings(record: NetworkRecord) -> tuple[nftables.Forwarding, ...]:
         )
         for lease in record.leases.values()
         for port in lease.ports
+        if not port.is_ipv6
     )
 
 
-def _plan_port(container_id: str, lease: Lease, *, bridge: str, bridge_index: int, port_index: int) -> tuple[Request, ...]:
+def plan_rules(record: NetworkRecord, bridge: str) -> tuple[nftables.BridgeRules, ...]:
+    """The tables that a bridge is to have: one for IPv4, and one for IPv6 where containers have that."""
+    settings = record.settings
+    linked: list[tuple[str, str]] = []
+    if settings.isolated:
+        linked = [
+            (dotted(lease.address), dotted(record.leases[target].address))
+            for lease in record.leases.values()
+            for _, target in lease.links
+            if target in record.leases
+        ]
+    pools = [record.pool, settings.pool6]
+    return tuple(
+        nftables.BridgeRules(
+            bridge=bridge,
+            pool_address=text_of(pool.base, pool.bits),
+            prefix_length=pool.prefix,
+            published=() if settings.internal or pool.bits != 32 else plan_forwardings(record),
+            internal=settings.internal,
+            isolated=settings.isolated,
+            masquerade=settings.masquerade,
+            linked=tuple(dict.fromkeys(linked)) if pool.bits == 32 else (),
+        )
+        for pool in pools
+        if pool is not None
+    )
+
+
+def _plan_port(
+    container_id: str, lease: Lease, *, bridge: str, bridge_index: int, port_index: int, isolated: bool
+) -> tuple[Request, ...]:
     """From a veth on the bridge to a port that carries traffic. It comes up last: never unisolated, not for a moment."""
-    name, mac = host_interface(container_id, bridge=bridge), hardware_address(lease.address)
+    name, mac = host_interface(container_id, bridge=bridge), hardware_address_of(lease)
+    addresses = [dotted(lease.address), *([text_of(lease.address6, 128)] if lease.address6 else [])]
     return (
-        rtnetlink.isolate_port(name, alias=f"{bridge} container {container_id}"),
+        rtnetlink.set_port(name, alias=f"{bridge} container {container_id}", isolated=isolated),
         rtnetlink.no_link_local_address(name),
         rtnetlink.pin_port(port_index, hardware_address=mac),
-        rtnetlink.pin_neighbour(bridge_index, address=dotted(lease.address), hardware_address=mac),
+        *(rtnetlink.pin_neighbour(bridge_index, address=address, hardware_address=mac) for address in addresses),
         rtnetlink.set_up(name),
     )
 
@@ -199,43 +215,69 @@ def _plan_port(container_id: str, lease: Lease, *, bridge: str, bridge_index: in
 # Attaching and detaching
 
 
-def attach(netns_fd: int, *, container_id: str, run_home: HostPath, ports: tuple[PublishedPort, ...] = ()) -> Attachment:
-    """Put the network namespace behind ``netns_fd`` on the bridge, which is made if there is none.
+def attach(
+    netns_fd: int,
+    *,
+    container_id: str,
+    run_home: HostPath,
+    ports: tuple[PublishedPort, ...] = (),
+    settings: BridgeSettings = DEFAULT_SETTINGS,
+    wanted: Wanted | None = None,
+    reserved: Sequence[Pool] = (),
+) -> Attachment:
+    """Put the network namespace behind ``netns_fd`` on the bridge of ``run_home``, which is made as ``settings`` say if there is none.
 
     The calling thread must be in the host's network namespace, with CAP_NET_ADMIN. Afterwards the namespace has an interface
-    that is still down: `configure_inside` or `configure_from_outside` completes it. For a container that is attached already,
+    that is still down: `configure_inside` or `configure` completes it. For a container that is attached already,
     its interface is made anew with the same address. On failure everything made here is gone again. ``ports`` are published until
-    it is detached; the caller holds their sockets (`contain.linux.ports`). Raises `HostError`.
+    it is detached; the caller holds their sockets (`contain.linux.ports`). ``reserved``: subnets of other networks, which may have no
+    bridge at the moment. Raises `HostError`, `Conflict`, `UsageError`.
     """
     names = _names(run_home)
+    wanted = wanted or Wanted()
     with Ledger(run_home) as ledger, NetlinkSocket() as kernel:
         try:
-            record, bridge_index = _ensure_bridge(kernel, ledger, names)
-            record = lease_address(record, container_id, myself(), ports)
+            record, bridge_index = _ensure_bridge(kernel, ledger, names, settings, reserved)
+            record = lease_address(record, container_id, myself(), ports, wanted)
             ledger.write(record)
             lease, pool = record.leases[container_id], record.pool
             assert pool is not None
             name = host_interface(container_id, bridge=names.bridge)
             port = _make_veth(kernel, name, lease, netns_fd=netns_fd, bridge_index=bridge_index, mtu_bytes=record.mtu_bytes)
             kernel.transact(
-                _plan_port(container_id, lease, bridge=names.bridge, bridge_index=bridge_index, port_index=port.index)
+                _plan_port(
+                    container_id,
+                    lease,
+                    bridge=names.bridge,
+                    bridge_index=bridge_index,
+                    port_index=port.index,
+                    isolated=record.settings.isolated,
+                )
             )
-            if ports:
+            if wanted.links and record.settings.isolated:
+                _open_links(names, record)
+            if ports and not record.settings.internal:
                 _publish(kernel, names, record, ports)
         except BaseException:
             with contextlib.suppress(HostError, OSError):  # the first error is the one to tell
                 _release(kernel, ledger, names, [container_id], delete_links=True)
             raise
+    pool6, internal = record.settings.pool6, record.settings.internal
     return Attachment(
         address=dotted(lease.address),
-        gateway=dotted(pool.gateway),
+        gateway="" if internal else dotted(pool.gateway),
         prefix=pool.prefix,
-        interface=CONTAINER_INTERFACE,
+        interface=wanted.interface,
         container_id=container_id,
         run_home=run_home,
         host_interface=port.name,
         mtu_bytes=record.mtu_bytes,
         ports=ports,
+        address6=text_of(lease.address6, 128) if lease.address6 else "",
+        gateway6="" if internal or pool6 is None else text_of(pool6.gateway, 128),
+        prefix6=0 if pool6 is None else pool6.prefix,
+        hardware_address=render_hardware_address(hardware_address_of(lease)),
+        network=record.settings.name,
     )
 
 
@@ -248,8 +290,8 @@ def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports:
         except HostError as error:
             if error.errno != ENOENT:
                 raise
-            _replace_table(tables, names, record)  # of a version that published nothing, or somebody removed the chain
-        datagrams = {port.host_port for port in ports if port.protocol == "udp"}
+            _replace_tables(tables, names, record)  # of a version that published nothing, or somebody removed the chain
+        datagrams = {port.host_port for port in ports if port.protocol == "udp" and not port.is_ipv6}
         if datagrams:
             from contain.linux.conntrack import forget_datagrams
 
@@ -257,21 +299,78 @@ def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports:
     _write_setting(f"/proc/sys/net/ipv4/conf/{names.bridge}/route_localnet", "1")
 
 
-def _replace_table(tables: NetlinkSocket, names: _Names, record: NetworkRecord) -> None:
-    assert record.pool is not None
-    nftables.replace_table(
-        tables,
-        names.table,
-        bridge=names.bridge,
-        pool_address=dotted(record.pool.base),
-        prefix_length=record.pool.prefix,
-        published=plan_forwardings(record),
-    )
+def _open_links(names: _Names, record: NetworkRecord) -> None:
+    """Let linked containers of an isolated bridge talk by way of this machine: it answers for the one's address towards the other, and
+    passes on what the table lets through. ``send_redirects``: else it would tell them of a shorter way that is closed."""
+    place = f"/proc/sys/net/ipv4/conf/{names.bridge}"
+    for path, value in (
+        (f"{place}/send_redirects", "0"),
+        (f"/proc/sys/net/ipv4/neigh/{names.bridge}/proxy_delay", "0"),
+        (f"{place}/proxy_arp_pvlan", "1"),
+    ):
+        _write_setting(path, value)
+    with NetlinkSocket(NETLINK_NETFILTER) as tables:
+        _replace_tables(tables, names, record)
+
+
+def _replace_tables(tables: NetlinkSocket, names: _Names, record: NetworkRecord) -> None:
+    for rules in plan_rules(record, names.bridge):
+        nftables.replace_table(tables, names.table, rules)
+
+
+def publish(container_id: str, ports: tuple[PublishedPort, ...], *, run_home: HostPath) -> None:
+    """Let an attached container's published ports be these from now on. The caller knows that somebody holds their sockets."""
+    names = _names(run_home)
+    with Ledger(run_home) as ledger, NetlinkSocket() as kernel:
+        record = ledger.read()
+        lease = record.leases.get(container_id)
+        if lease is None or record.settings.internal:
+            return
+        record = replace(record, leases={**record.leases, container_id: replace(lease, ports=ports)})
+        ledger.write(record)
+        _publish(kernel, names, record, ports)
+
+
+def rename(container_id: str, name: str, *, run_home: HostPath) -> None:
+    """Let an attached container be found by another name. Nothing if it is not attached."""
+    with Ledger(run_home) as ledger:
+        record = ledger.read()
+        lease = record.leases.get(container_id)
+        if lease is not None:
+            ledger.write(replace(record, leases={**record.leases, container_id: replace(lease, name=name)}))
 
 
 def read_lease(container_id: str, *, run_home: HostPath) -> Lease | None:
     """A container's address and published ports at this moment, or None. Takes no lock: the file is replaced in one step."""
     return Ledger(run_home).read().leases.get(container_id)
+
+
+def bridge_homes(run_home: HostPath) -> list[HostPath]:
+    """Every bridge's directory that may be in use: the default network's first."""
+    found = [run_home]
+    with contextlib.suppress(FileNotFoundError):
+        found += [run_home / "networks" / name for name in sorted(os.listdir(run_home / "networks"))]
+    return found
+
+
+def read_bridges(run_home: HostPath) -> list[tuple[HostPath, NetworkRecord]]:
+    """What is in use of all networks at this moment; the default one first. Takes no lock."""
+    return [(home, record) for home in bridge_homes(run_home) if (record := Ledger(home).read()).leases]
+
+
+def detach_container(container_id: str, *, run_home: HostPath, wait: bool = True) -> None:
+    """`detach` from every bridge that a container is on, whoever put it there."""
+    for home, record in read_bridges(run_home):
+        if container_id in record.leases:
+            _detach(container_id, home, wait=wait)
+
+
+def disconnect(container_id: str, *, run_home: HostPath) -> None:
+    """Take a running container off a bridge: its interface goes, and the bridge with the last one."""
+    with Ledger(run_home) as ledger:
+        if ledger.exists():
+            with NetlinkSocket() as kernel:
+                _release(kernel, ledger, _names(run_home), [container_id], delete_links=True)
 
 
 def detach(attachment: Attachment, *, wait: bool = True) -> None:
@@ -280,17 +379,21 @@ def detach(attachment: Attachment, *, wait: bool = True) -> None:
     The veth goes with the namespace, by itself. Detaching twice is the same as once. The kernel takes tens of milliseconds to
     remove a bridge: without ``wait``, a process of its own does that, and if it is killed, the next `sweep`. Raises `HostError`.
     """
-    run_home, names = attachment.run_home, _names(attachment.run_home)
+    _detach(attachment.container_id, attachment.run_home, wait=wait)
+
+
+def _detach(container_id: str, run_home: HostPath, *, wait: bool) -> None:
+    names = _names(run_home)
     with Ledger(run_home) as ledger:
         if not ledger.exists():
             return
         record = ledger.read()
-        last = not record.holds and set(record.leases) <= {attachment.container_id}
+        last = not record.holds and set(record.leases) <= {container_id}
         if last and not wait and _has_one_thread():
             ledger.write(replace(record, leases={}))
         else:
             with NetlinkSocket() as kernel:
-                _release(kernel, ledger, names, [attachment.container_id], delete_links=False)
+                _release(kernel, ledger, names, [container_id], delete_links=False)
             return
     _remove_in_background(run_home)
 
@@ -312,6 +415,11 @@ def _remove_in_background(run_home: HostPath) -> None:
             sweep((), run_home=run_home)
     finally:
         os._exit(0)
+
+
+def sweep_all(live_container_ids: Collection[str], *, run_home: HostPath) -> int:
+    """`sweep` of every bridge below a run directory."""
+    return sum(sweep(live_container_ids, run_home=home) for home in bridge_homes(run_home))
 
 
 def sweep(live_container_ids: Collection[str], *, run_home: HostPath) -> int:
@@ -363,6 +471,7 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
         return
     record = ledger.read()
     gone = [(name, record.leases[name]) for name in container_ids if name in record.leases]
+    has_ipv6 = record.settings.pool6 is not None
     remaining = {name: lease for name, lease in record.leases.items() if name not in container_ids}
     if delete_links:
         for name in container_ids:
@@ -374,19 +483,29 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
         bridge = _find_link(kernel, names.bridge)
         with NetlinkSocket(NETLINK_NETFILTER) as tables:  # the kernel frees the table while the bridge goes
             nftables.delete_table(tables, names.table)
+            if has_ipv6:
+                nftables.delete_table(tables, names.table, ipv6=True)
             if bridge is not None and bridge.kind == "bridge":
                 kernel.transact((rtnetlink.delete_link(names.bridge),))
         ledger.remove()
         return
     bridge = _find_link(kernel, names.bridge) if gone else None
     if bridge is not None:
-        kernel.transact([rtnetlink.unpin_neighbour(bridge.index, address=dotted(lease.address)) for _, lease in gone])
+        addresses = [dotted(lease.address) for _, lease in gone]
+        addresses += [text_of(lease.address6, 128) for _, lease in gone if lease.address6]
+        kernel.transact([rtnetlink.unpin_neighbour(bridge.index, address=address) for address in addresses])
     if gone:
-        ledger.write(replace(record, leases=remaining))
-        if any(lease.ports for _, lease in gone):
+        left = replace(record, leases=remaining)
+        ledger.write(left)
+        linked = [lease for lease in record.leases.values() if lease.links]
+        if any(lease.ports for _, lease in gone) or (linked and record.settings.isolated):
             with NetlinkSocket(NETLINK_NETFILTER) as tables:
-                if nftables.table_exists(tables, names.table):
-                    nftables.replace_published(tables, names.table, plan_forwardings(replace(record, leases=remaining)))
+                if not nftables.table_exists(tables, names.table) or record.settings.internal:
+                    return
+                if linked:
+                    _replace_tables(tables, names, left)
+                else:
+                    nftables.replace_published(tables, names.table, plan_forwardings(left))
 
 
 def _find_link(kernel: NetlinkSocket, name: str) -> Link | None:
@@ -400,8 +519,8 @@ def _make_veth(kernel: NetlinkSocket, name: str, lease: Lease, *, netns_fd: int,
             name,
             bridge_index=bridge_index,
             mtu_bytes=mtu_bytes,
-            peer_name=CONTAINER_INTERFACE,
-            peer_hardware_address=hardware_address(lease.address),
+            peer_name=lease.interface,
+            peer_hardware_address=hardware_address_of(lease),
             peer_namespace=netns_fd,
         ),
         rtnetlink.get_link(name),
@@ -427,10 +546,12 @@ def _make_veth(kernel: NetlinkSocket, name: str, lease: Lease, *, netns_fd: int,
 # The bridge, on first use
 
 
-def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tuple[NetworkRecord, int]:
+def _ensure_bridge(
+    kernel: NetlinkSocket, ledger: Ledger, names: _Names, settings: BridgeSettings, reserved: Sequence[Pool]
+) -> tuple[NetworkRecord, int]:
     """The record and the bridge's index; what is missing is made. A firewall's reload may have flushed the table and somebody
     may have switched forwarding off, so all of it is looked at each time (0.1 ms): isolation never goes away unnoticed."""
-    record = ledger.read()
+    record = replace(ledger.read(), settings=settings)
     bridge = _find_link(kernel, names.bridge)
     if bridge is not None and bridge.kind != "bridge":
         raise Conflict(
@@ -440,19 +561,20 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
         )
     is_usable = bridge is not None and bridge.is_up and record.pool is not None
     with NetlinkSocket(NETLINK_NETFILTER) as tables:
-        if is_usable and bridge is not None and _forwarding_is_on() and nftables.table_exists(tables, names.table):
+        if is_usable and bridge is not None and _settings_stand(settings) and _tables_stand(tables, names, settings):
             return record, bridge.index
         with machine_lock():
             if not is_usable:
                 kernel.transact((rtnetlink.delete_link(names.bridge),))
-                record = _settle_record(kernel, record, names)
+                record = _settle_record(kernel, record, names, reserved)
                 ledger.write(record)
             pool = record.pool
             assert pool is not None
-            _replace_table(tables, names, record)
-            _switch_forwarding_on()
+            _replace_tables(tables, names, record)
+            if not settings.internal:
+                _switch_forwarding_on(ipv6=settings.pool6 is not None)
             if not is_usable:
-                bridge = _make_bridge(kernel, names.bridge, pool, record.mtu_bytes)
+                bridge = _make_bridge(kernel, names.bridge, pool, settings.pool6, record.mtu_bytes)
     assert bridge is not None
     if not is_usable:
         for container_id, lease in record.leases.items():  # somebody removed the bridge below running containers
@@ -461,14 +583,32 @@ def _ensure_bridge(kernel: NetlinkSocket, ledger: Ledger, names: _Names) -> tupl
             port = _find_link(kernel, name)
             if port is not None:
                 kernel.transact(
-                    _plan_port(container_id, lease, bridge=names.bridge, bridge_index=bridge.index, port_index=port.index)
+                    _plan_port(
+                        container_id,
+                        lease,
+                        bridge=names.bridge,
+                        bridge_index=bridge.index,
+                        port_index=port.index,
+                        isolated=settings.isolated,
+                    )
                 )
     return record, bridge.index
 
 
-def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names) -> NetworkRecord:
+def _settings_stand(settings: BridgeSettings) -> bool:
+    """Whether this machine passes packets on, if it is to."""
+    return settings.internal or (forwarding_is_on() and (settings.pool6 is None or _forwarding6_is_on()))
+
+
+def _tables_stand(tables: NetlinkSocket, names: _Names, settings: BridgeSettings) -> bool:
+    if not nftables.table_exists(tables, names.table):
+        return False
+    return settings.pool6 is None or nftables.table_exists(tables, names.table, ipv6=True)
+
+
+def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names, reserved: Sequence[Pool]) -> NetworkRecord:
     """Without a bridge, only leases whose veth is still there mean anything (after a reboot none does); without any of those the
-    pool is chosen anew."""
+    pool is chosen anew, unless it was given."""
     leases = {
         name: lease
         for name, lease in record.leases.items()
@@ -476,7 +616,13 @@ def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names) 
     }
     routes = [rtnetlink.parse_route(payload) for payload in kernel.transact((rtnetlink.list_routes(),))[0]]
     links = [rtnetlink.parse_link(payload) for payload in kernel.transact((rtnetlink.list_links(),))[0]]
-    pool = record.pool if leases else choose_pool(routes, [number_of(server) for server in _host_servers()])
+    settings = record.settings
+    if settings.pool is not None:
+        pool: Pool | None = settings.pool
+        _verify_no_route_within(settings.pool, routes, settings.name)
+    else:
+        avoid = [number_of(server) for server in host_servers()]
+        pool = record.pool if leases and record.pool else choose_pool(routes, avoid, reserved)
     if pool is None:
         raise HostError(
             "no private IPv4 subnet is free for containers",
@@ -484,36 +630,75 @@ def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names) 
             remedy="the host has routes to all of 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/16; use `--network host`",
             code="network-no-free-subnet",
         )
-    return replace(record, pool=pool, leases=leases, mtu_bytes=uplink_mtu_bytes(routes, links))
+    return replace(record, pool=pool, leases=leases, mtu_bytes=settings.mtu_bytes or uplink_mtu_bytes(routes, links))
 
 
-def _make_bridge(kernel: NetlinkSocket, name: str, pool: Pool, mtu_bytes: int) -> Link:
+def _verify_no_route_within(pool: Pool, routes: Sequence[Route], name: str) -> None:
+    """A route to a part of a network's subnet, or to just that, would take its packets elsewhere, or the machine's to it."""
+    for route in routes:
+        if route.prefix_length >= pool.prefix and pool.overlaps(route.destination, route.prefix_length):
+            raise Conflict(
+                f"the network {name} cannot be used at the moment: Pool overlaps with other one on this address space: this machine "
+                f"has a route to {dotted(route.destination)}/{route.prefix_length}",
+                remedy="see `ip route`; or make the network with another --subnet",
+                code="network-overlap",
+            )
+
+
+def _make_bridge(kernel: NetlinkSocket, name: str, pool: Pool, pool6: Pool | None, mtu_bytes: int) -> Link:
     mac = hardware_address(pool.gateway)
     kernel.transact((rtnetlink.create_bridge(name, hardware_address=mac, mtu_bytes=mtu_bytes),))
     bridge = _find_link(kernel, name)
     assert bridge is not None
-    if os.path.exists("/proc/sys/net/ipv6"):
-        _write_setting(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")  # or a container could advertise itself as a router
-    kernel.transact(
-        (
-            rtnetlink.add_address(bridge.index, address=dotted(pool.gateway), prefix_length=pool.prefix),
-            rtnetlink.set_up(name),  # last: a bridge that is up is complete
-        )
-    )
+    addresses = [rtnetlink.add_address(bridge.index, address=dotted(pool.gateway), prefix_length=pool.prefix)]
+    if os.path.exists(_INTERFACES6):
+        # A container could else advertise itself as a router.
+        setting = "disable_ipv6" if pool6 is None else "accept_ra"
+        _write_setting(f"{_INTERFACES6}/{name}/{setting}", "1" if pool6 is None else "0")
+    if pool6 is not None:
+        addresses.append(rtnetlink.add_address(bridge.index, address=text_of(pool6.gateway, 128), prefix_length=pool6.prefix))
+    kernel.transact((*addresses, rtnetlink.set_up(name)))  # up last: a bridge that is up is complete
     return bridge
 
 
-def _forwarding_is_on() -> bool:
+def forwarding_is_on() -> bool:
+    """Whether this machine passes IPv4 packets on."""
     try:
-        with open(_FORWARDING, "rb") as file:
+        with open(FORWARDING, "rb") as file:
             return file.read(1) != b"0"
     except OSError:
         return False
 
 
-def _switch_forwarding_on() -> None:
-    if not _forwarding_is_on():
-        _write_setting(_FORWARDING, "1")
+def _forwarding6_is_on() -> bool:
+    try:
+        with open(_FORWARDING6, "rb") as file:
+            return file.read(1) != b"0"
+    except OSError:
+        return False
+
+
+def _switch_forwarding_on(*, ipv6: bool) -> None:
+    if not forwarding_is_on():
+        _write_setting(FORWARDING, "1")
+    if not ipv6 or _forwarding6_is_on():
+        return
+    if not os.path.exists(_FORWARDING6):
+        raise HostError(
+            "this kernel has no IPv6, which the network asks for",
+            path=_FORWARDING6,
+            remedy="boot without ipv6.disable=1, or make the network without --ipv6",
+            code="network-no-ipv6",
+        )
+    # Who passes packets on takes no more advertisements with accept_ra 1: the machine would lose its own IPv6 routes.
+    for name in os.listdir(_INTERFACES6):
+        path = f"{_INTERFACES6}/{name}/accept_ra"
+        with contextlib.suppress(OSError):
+            with open(path, encoding="ascii") as file:
+                accepts = file.read().strip() == "1"
+            if accepts:
+                _write_setting(path, "2")
+    _write_setting(_FORWARDING6, "1")
 
 
 def _write_setting(path: str, value: str) -> None:
@@ -562,31 +747,43 @@ def configure_inside(interface: str, address: str, prefix: int, gateway: str) ->
         )
 
 
+def configure(attachment: Attachment) -> None:
+    """What `configure_inside` does, for the namespace that the calling thread is in at the moment, with IPv6 where the network has it.
+    The first attachment with a way out keeps the default route. Raises `HostError`."""
+    index = socket.if_nametoindex(attachment.interface)
+    requests = [rtnetlink.set_up("lo")]
+    if attachment.address6:
+        _write_setting(f"{_INTERFACES6}/{attachment.interface}/accept_ra", "0")  # routers are no business of other containers
+    else:
+        requests.append(rtnetlink.no_link_local_address(attachment.interface))
+    requests += [
+        rtnetlink.set_up(attachment.interface),
+        rtnetlink.add_address(index, address=attachment.address, prefix_length=attachment.prefix),
+    ]
+    if attachment.gateway:
+        requests.append(rtnetlink.add_default_route(index, gateway=attachment.gateway))
+    if attachment.address6:
+        requests.append(rtnetlink.add_address(index, address=attachment.address6, prefix_length=attachment.prefix6))
+    if attachment.gateway6:
+        requests.append(rtnetlink.add_default_route(index, gateway=attachment.gateway6))
+    with NetlinkSocket() as kernel:
+        kernel.transact(requests)
+
+
 def configure_from_outside(netns_fd: int, attachment: Attachment) -> None:
-    """What `configure_inside` does, for a namespace that the caller is not in. Raises `HostError`.
+    """`configure` for a namespace that the caller is not in. Raises `HostError`.
 
     On a thread of its own, which joins the namespace and ends before this returns: network namespaces are per thread, and
     a fork would be unsafe wherever the caller has threads.
     """
     import threading
 
-    from contain.linux.syscalls import CLONE_NEWNET, setns
-
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            try:
-                setns(netns_fd, CLONE_NEWNET)
-            except OSError as error:
-                raise HostError(
-                    "cannot enter the container's network namespace",
-                    call="setns(CLONE_NEWNET)",
-                    errno=error.errno or 0,
-                    remedy="run as root or with CAP_SYS_ADMIN",
-                    code="network-permission",
-                ) from error
-            configure_inside(attachment.interface, attachment.address, attachment.prefix, attachment.gateway)
+            enter(netns_fd)
+            configure(attachment)
         except BaseException as error:  # carried to the caller's thread
             failures.append(error)
 
@@ -597,81 +794,17 @@ def configure_from_outside(netns_fd: int, attachment: Attachment) -> None:
         raise failures[0]
 
 
-# What the host tells
+def enter(netns_fd: int) -> None:
+    """Let the calling thread be in another network namespace from now on (setns(2)). Raises `HostError`."""
+    from contain.linux.syscalls import CLONE_NEWNET, setns
 
-
-def read_resolver() -> ResolverConfiguration:
-    """The resolv.conf for containers on the bridge of this host."""
-    return plan_resolver(_text_of("/etc/resolv.conf"), _text_of("/run/systemd/resolve/resolv.conf"))
-
-
-def _host_servers() -> list[str]:
-    return _usable_servers(_text_of("/etc/resolv.conf"))[0]
-
-
-def _text_of(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return ""
-
-
-def probe_forwarding() -> list[Finding]:
-    """What on this machine keeps containers on the bridge from the outside, as far as it can be seen. Changes nothing."""
-    findings: list[Finding] = []
-    if not _has_net_admin():
-        findings.append(
-            Finding(
-                code="network-permission",
-                message="this process lacks CAP_NET_ADMIN",
-                remedy="run as root; `--network none` and `--network host` need no permission",
-                fatal=True,
-            )
-        )
-        return findings
-    if not _forwarding_is_on() and not os.access(_FORWARDING, os.W_OK):
-        findings.append(
-            Finding(
-                code="network-setting",
-                message="net.ipv4.ip_forward is 0 and cannot be changed here (/proc/sys is read-only)",
-                remedy="sysctl -w net.ipv4.ip_forward=1 on the host itself",
-                fatal=True,
-            )
-        )
-    try:
-        with NetlinkSocket(NETLINK_NETFILTER) as tables:
-            chains = nftables.list_base_chains(tables)
-    except HostError as error:
-        findings.append(Finding(code="network-kernel", message=error.message, remedy=error.remedy, fatal=True))
-        return findings
-    findings.extend(
-        Finding(
-            code="network-forward-policy",
-            message=f"the nftables table {chain.table} drops forwarded packets by default (chain {chain.name})",
-            remedy=f"let that chain accept what has the input or the output interface contain0 (Docker: `iptables -I DOCKER-USER "
-            f"-i contain0 -j ACCEPT; iptables -I DOCKER-USER -o contain0 -j ACCEPT`; else: `nft insert rule ip {chain.table} "
-            f"{chain.name} iifname contain0 accept` and the same with oifname)",
-            fatal=False,
-        )
-        for chain in chains
-        if chain.hook == _HOOK_FORWARD and chain.drops_by_default
-    )
-    if "filter" in _text_of("/proc/net/ip_tables_names").split():
-        findings.append(
-            Finding(
-                code="network-legacy-iptables",
-                message="legacy iptables rules are loaded beside nftables; if their FORWARD chain drops, containers have no network",
-                remedy="look with `iptables-legacy -S FORWARD`; if need be `iptables-legacy -I FORWARD -i contain0 -j ACCEPT` and "
-                "the same with -o",
-                fatal=False,
-            )
-        )
-    return findings
-
-
-def _has_net_admin() -> bool:
-    for line in _text_of("/proc/thread-self/status").splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
-    return False
+        setns(netns_fd, CLONE_NEWNET)
+    except OSError as error:
+        raise HostError(
+            "cannot enter the container's network namespace",
+            call="setns(CLONE_NEWNET)",
+            errno=error.errno or 0,
+            remedy="run as root or with CAP_SYS_ADMIN",
+            code="network-permission",
+        ) from error

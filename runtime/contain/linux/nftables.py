@@ -33,6 +33,14 @@ The rules, as ``nft list table ip contain`` shows them for the bridge contain0 w
         ip daddr 192.0.2.1 tcp dport 8080 dnat to 172.30.0.2:80
     }
 
+A network whose containers may reach each other accepts, before anything else, what comes from its bridge and goes to it: with
+br_netfilter such a packet passes here although it never leaves the bridge. One without a way out (`internal`) drops everything else
+that comes from its bridge, and has no ``nat`` chains. A network with IPv6 has a second table of the same name in the family ip6. Where
+two containers of an isolated bridge are linked, one rule before the last one accepts what the one sends to the other.
+
+In a container's own network namespace there is one more table (`redirect_resolver`): what goes to port 53 of 127.0.0.11 is sent on to
+the port at which its resolver listens, so that the container may have a name server of its own at its port 53.
+
 Containers of the same bridge are refused at published ports: with br_netfilter the kernel would turn such a packet round on the
 bridge itself, where ports are isolated, so that it worked on some machines only.
 
@@ -46,7 +54,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from errno import ENOENT
 
 from contain.errors import HostError
@@ -69,6 +77,7 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _DELRULE = 0, 1, 2, 3, 4, 6, 8
 _FAMILY_HEADER = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _FAMILY_IPV4 = 2
+_FAMILY_IPV6 = 10
 
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
@@ -84,12 +93,14 @@ _REGISTER_VERDICT, _REGISTER, _REGISTER_PORT = 0, 1, 2
 _EQUAL, _NOT_EQUAL = 0, 1
 _META_INPUT_NAME, _META_OUTPUT_NAME, _META_TRANSPORT_PROTOCOL = 6, 7, 16
 _CT_STATE, _CT_ESTABLISHED_OR_RELATED, _CT_STATUS, _CT_DESTINATION_NAT = 0, 0x2 | 0x4, 2, 0x20
-_NETWORK_HEADER, _IPV4_SOURCE_OFFSET, _IPV4_DESTINATION_OFFSET = 1, 12, 16
+_NETWORK_HEADER = 1
+_SOURCE_OFFSETS, _DESTINATION_OFFSETS = {4: 12, 16: 8}, {4: 16, 16: 24}  # by the length of an address
 _TRANSPORT_HEADER, _DESTINATION_PORT_OFFSET = 2, 2
 _FIB_RESULT_ADDRESS_TYPE, _FIB_DESTINATION_ADDRESS, _ADDRESS_TYPE_LOCAL = 3, 2, 2
 _NAT_DESTINATION = 1
 _LOOPBACK = ("127.0.0.0", 8)
 _PUBLISHED = "published"
+_DOMAIN_PORT = 53
 _ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - no socket is bound to it here
 _INTERFACE_NAME_BYTES = 16
 
@@ -97,6 +108,26 @@ _REMEDY = (
     "the kernel lacks nf_tables or a part of it: modprobe nf_tables nft_ct nft_masq nft_nat nft_fib_ipv4 nft_chain_nat; "
     "`--network host` and `--network none` work without"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeRules:
+    """What `plan_table` is to know of a bridge. ``pool_address`` tells the family. ``linked``: pairs of addresses, of which the first
+    may begin to talk to the second although the bridge is isolated."""
+
+    bridge: str
+    pool_address: str
+    prefix_length: int
+    published: tuple[Forwarding, ...] = ()
+    internal: bool = False
+    isolated: bool = True
+    masquerade: bool = True
+    linked: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def family(self) -> int:
+        """Of the table, as nf_tables numbers it."""
+        return _family_of(self.pool_address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +202,24 @@ def _payload(header: int, offset: int, length_bytes: int) -> bytes:
     )
 
 
-def _address(offset: int, operation: int, address: str, prefix_length: int) -> bytes:
-    mask = ((1 << 32) - (1 << (32 - prefix_length))).to_bytes(4, "big")
-    return _payload(_NETWORK_HEADER, offset, 4) + _masked(mask) + _compare(operation, socket.inet_aton(address))
+def _family_of(address: str) -> int:
+    return _FAMILY_IPV6 if ":" in address else _FAMILY_IPV4
+
+
+def _address(offsets: dict[int, int], operation: int, address: str, prefix_length: int) -> bytes:
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    bits = 8 * len(packed)
+    mask = ((1 << bits) - (1 << (bits - prefix_length))).to_bytes(len(packed), "big")
+    load = _payload(_NETWORK_HEADER, offsets[len(packed)], len(packed))
+    return load + _masked(mask) + _compare(operation, packed)
 
 
 def _source(operation: int, address: str, prefix_length: int) -> bytes:
-    return _address(_IPV4_SOURCE_OFFSET, operation, address, prefix_length)
+    return _address(_SOURCE_OFFSETS, operation, address, prefix_length)
 
 
 def _destination(operation: int, address: str, prefix_length: int) -> bytes:
-    return _address(_IPV4_DESTINATION_OFFSET, operation, address, prefix_length)
+    return _address(_DESTINATION_OFFSETS, operation, address, prefix_length)
 
 
 def _tracked(key: int, bits: int) -> bytes:
@@ -244,8 +282,10 @@ def _verdict(code: int, chain: str = "") -> bytes:
 # Requests
 
 
-def _request(name: str, kind: int, flags: int, *attributes: bytes, tolerated: tuple[int, ...] = ()) -> Request:
-    payload = _FAMILY_HEADER.pack(_FAMILY_IPV4, 0, 0) + b"".join(attributes)
+def _request(
+    name: str, kind: int, flags: int, *attributes: bytes, tolerated: tuple[int, ...] = (), family: int = _FAMILY_IPV4
+) -> Request:
+    payload = _FAMILY_HEADER.pack(family, 0, 0) + b"".join(attributes)
     return Request(name=name, kind=_SUBSYSTEM << 8 | kind, flags=flags, payload=payload, tolerated=tolerated)
 
 
@@ -257,118 +297,162 @@ def _batch(*requests: Request) -> tuple[Request, ...]:
     return (begin, *requests, end)
 
 
-def _base_chain(table: str, name: str, kind: str, hook: int, priority: int) -> Request:
-    return _request(
-        f"add the chain {name} to the table {table} (NFT_MSG_NEWCHAIN)",
-        _NEWCHAIN,
-        NLM_F_ACK | NLM_F_CREATE,
-        text(_CHAIN_TABLE, table),
-        text(_CHAIN_NAME, name),
-        nested(_CHAIN_HOOK, attribute(_HOOK_NUMBER, _number(hook)), attribute(_HOOK_PRIORITY, _number(priority))),
-        attribute(_CHAIN_POLICY, _number(_ACCEPT)),
-        text(_CHAIN_TYPE, kind),
-    )
+class _Table:
+    """One table's requests: its name and family are said once."""
+
+    def __init__(self, name: str, family: int) -> None:
+        self._name, self._family = name, family
+
+    def make(self) -> Request:
+        what = f"add the table {self._name} (NFT_MSG_NEWTABLE)"
+        flags = NLM_F_ACK | NLM_F_CREATE
+        return _request(what, _NEWTABLE, flags, text(_TABLE_NAME, self._name), family=self._family)
+
+    def remove(self, *, tolerated: tuple[int, ...] = ()) -> Request:
+        what = f"delete the table {self._name} (NFT_MSG_DELTABLE)"
+        return _request(what, _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, self._name), tolerated=tolerated, family=self._family)
+
+    def base_chain(self, name: str, kind: str, hook: int, priority: int) -> Request:
+        return self._chain(
+            name,
+            nested(_CHAIN_HOOK, attribute(_HOOK_NUMBER, _number(hook)), attribute(_HOOK_PRIORITY, _number(priority))),
+            attribute(_CHAIN_POLICY, _number(_ACCEPT)),
+            text(_CHAIN_TYPE, kind),
+        )
+
+    def chain(self, name: str) -> Request:
+        return self._chain(name)
+
+    def _chain(self, name: str, *more: bytes) -> Request:
+        return _request(
+            f"add the chain {name} to the table {self._name} (NFT_MSG_NEWCHAIN)",
+            _NEWCHAIN,
+            NLM_F_ACK | NLM_F_CREATE,
+            text(_CHAIN_TABLE, self._name),
+            text(_CHAIN_NAME, name),
+            *more,
+            family=self._family,
+        )
+
+    def rule(self, chain: str, what: str, *expressions: bytes) -> Request:
+        return _request(
+            f"add the rule '{what}' to the table {self._name} (NFT_MSG_NEWRULE)",
+            _NEWRULE,
+            NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
+            text(_RULE_TABLE, self._name),
+            text(_RULE_CHAIN, chain),
+            nested(_RULE_EXPRESSIONS, *expressions),
+            family=self._family,
+        )
+
+    def flush(self, chain: str) -> Request:
+        return _request(
+            f"empty the chain {chain} of the table {self._name} (NFT_MSG_DELRULE)",
+            _DELRULE,
+            NLM_F_ACK,
+            text(_RULE_TABLE, self._name),
+            text(_RULE_CHAIN, chain),
+            family=self._family,
+        )
 
 
-def _rule(table: str, chain: str, what: str, *expressions: bytes) -> Request:
-    return _request(
-        f"add the rule '{what}' to the table {table} (NFT_MSG_NEWRULE)",
-        _NEWRULE,
-        NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
-        text(_RULE_TABLE, table),
-        text(_RULE_CHAIN, chain),
-        nested(_RULE_EXPRESSIONS, *expressions),
-    )
-
-
-def _published_rules(table: str, published: Sequence[Forwarding]) -> list[Request]:
+def _published_rules(table: _Table, published: Sequence[Forwarding]) -> list[Request]:
     rules = []
     for port in published:
         where = () if port.host_address == _ANY_ADDRESS else (_destination(_EQUAL, port.host_address, 32),)
         what = f"{port.host_address}:{port.host_port}/{port.protocol} to {port.container_address}:{port.container_port}"
         target = _redirect(port.container_address, port.container_port)
-        rules.append(_rule(table, _PUBLISHED, what, *where, _to_port(port.protocol, port.host_port), target))
+        rules.append(table.rule(_PUBLISHED, what, *where, _to_port(port.protocol, port.host_port), target))
     return rules
 
 
 def plan_published(table: str, published: Sequence[Forwarding]) -> tuple[Request, ...]:
     """The transaction after which exactly these ports are published."""
-    flush = _request(
-        f"empty the chain {_PUBLISHED} of the table {table} (NFT_MSG_DELRULE)",
-        _DELRULE,
-        NLM_F_ACK,
-        text(_RULE_TABLE, table),
-        text(_RULE_CHAIN, _PUBLISHED),
-    )
-    return _batch(flush, *_published_rules(table, published))
+    own = _Table(table, _FAMILY_IPV4)
+    return _batch(own.flush(_PUBLISHED), *_published_rules(own, published))
 
 
-def plan_table(
-    table: str,
-    *,
-    bridge: str,
-    pool_address: str,
-    prefix_length: int,
-    exists: bool,
-    published: Sequence[Forwarding] = (),
-) -> tuple[Request, ...]:
+def plan_table(table: str, rules: BridgeRules, *, exists: bool) -> tuple[Request, ...]:
     """The transaction after which the table is exactly as this module's head shows it, whatever it was before."""
-    new = _request(f"add the table {table} (NFT_MSG_NEWTABLE)", _NEWTABLE, NLM_F_ACK | NLM_F_CREATE, text(_TABLE_NAME, table))
-    old = _request(f"empty the table {table} (NFT_MSG_DELTABLE)", _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table))
+    own = _Table(table, rules.family)
+    ways_out = () if rules.internal else (*_plan_source_nat(own, rules), *_plan_published_chains(own, rules))
     return _batch(
-        *((old,) if exists else ()),
-        new,
-        _base_chain(table, "forward", "filter", _HOOK_FORWARD, _PRIORITY_FILTER),
-        _rule(
-            table,
-            "forward",
-            "foreign source address drop",
-            _input(bridge),
-            _source(_NOT_EQUAL, pool_address, prefix_length),
-            _verdict(_DROP),
-        ),
-        _rule(table, "forward", "answers accept", _output(bridge), _answers(), _verdict(_ACCEPT)),
-        _rule(table, "forward", "published ports accept", _output(bridge), _was_redirected(), _verdict(_ACCEPT)),
-        _rule(table, "forward", "unasked drop", _output(bridge), _verdict(_DROP)),
-        _base_chain(table, "postrouting", "nat", _HOOK_POSTROUTING, _PRIORITY_SOURCE_NAT),
-        _rule(
-            table,
-            "postrouting",
-            "masquerade",
-            _source(_EQUAL, pool_address, prefix_length),
-            _output(bridge, _NOT_EQUAL),
-            _expression("masq"),
-        ),
-        _rule(
-            table,
-            "postrouting",
-            "masquerade loopback",
-            _source(_EQUAL, *_LOOPBACK),
-            _output(bridge),
-            _expression("masq"),
-        ),
-        _base_chain(table, "loopback", "filter", _HOOK_PREROUTING, _PRIORITY_RAW),
-        _rule(table, "loopback", "loopback drop", _input(bridge), _destination(_EQUAL, *_LOOPBACK), _verdict(_DROP)),
-        _request(
-            f"add the chain {_PUBLISHED} to the table {table} (NFT_MSG_NEWCHAIN)",
-            _NEWCHAIN,
-            NLM_F_ACK | NLM_F_CREATE,
-            text(_CHAIN_TABLE, table),
-            text(_CHAIN_NAME, _PUBLISHED),
-        ),
-        *_published_rules(table, published),
-        _base_chain(table, "prerouting", "nat", _HOOK_PREROUTING, _PRIORITY_DESTINATION_NAT),
-        _rule(
-            table,
-            "prerouting",
-            "published ports",
-            _input(bridge, _NOT_EQUAL),
-            _to_this_machine(),
-            _destination(_NOT_EQUAL, *_LOOPBACK),
-            _verdict(_JUMP, _PUBLISHED),
-        ),
-        _base_chain(table, "output", "nat", _HOOK_OUTPUT, _PRIORITY_DESTINATION_NAT),
-        _rule(table, "output", "published ports", _to_this_machine(), _verdict(_JUMP, _PUBLISHED)),
+        *((own.remove(),) if exists else ()),
+        own.make(),
+        own.base_chain("forward", "filter", _HOOK_FORWARD, _PRIORITY_FILTER),
+        *_plan_forward(own, rules),
+        *ways_out,
+    )
+
+
+def _plan_forward(own: _Table, rules: BridgeRules) -> Iterator[Request]:
+    bridge = rules.bridge
+    chain = "forward"
+    if not rules.isolated:
+        yield own.rule(chain, "within the network accept", _input(bridge), _output(bridge), _verdict(_ACCEPT))
+    if rules.internal:
+        yield own.rule(chain, "nothing leaves drop", _input(bridge), _verdict(_DROP))
+        yield own.rule(chain, "unasked drop", _output(bridge), _verdict(_DROP))
+        return
+    foreign = _source(_NOT_EQUAL, rules.pool_address, rules.prefix_length)
+    yield own.rule(chain, "foreign source address drop", _input(bridge), foreign, _verdict(_DROP))
+    yield own.rule(chain, "answers accept", _output(bridge), _answers(), _verdict(_ACCEPT))
+    yield own.rule(chain, "published ports accept", _output(bridge), _was_redirected(), _verdict(_ACCEPT))
+    for asking, answering in rules.linked:
+        pair = (_source(_EQUAL, asking, 32), _destination(_EQUAL, answering, 32))
+        yield own.rule(chain, "link accept", _input(bridge), _output(bridge), *pair, _verdict(_ACCEPT))
+    yield own.rule(chain, "unasked drop", _output(bridge), _verdict(_DROP))
+
+
+def _plan_source_nat(own: _Table, rules: BridgeRules) -> Iterator[Request]:
+    yield own.base_chain("postrouting", "nat", _HOOK_POSTROUTING, _PRIORITY_SOURCE_NAT)
+    if rules.masquerade:
+        inside = _source(_EQUAL, rules.pool_address, rules.prefix_length)
+        yield own.rule("postrouting", "masquerade", inside, _output(rules.bridge, _NOT_EQUAL), _expression("masq"))
+
+
+def _plan_published_chains(own: _Table, rules: BridgeRules) -> Iterator[Request]:
+    """Of IPv4 only: what is published at IPv6 addresses is carried by a process (`contain.container.relay`)."""
+    if rules.family != _FAMILY_IPV4:
+        return
+    bridge = rules.bridge
+    from_loopback = _source(_EQUAL, *_LOOPBACK)
+    yield own.rule("postrouting", "masquerade loopback", from_loopback, _output(bridge), _expression("masq"))
+    yield own.base_chain("loopback", "filter", _HOOK_PREROUTING, _PRIORITY_RAW)
+    yield own.rule("loopback", "loopback drop", _input(bridge), _destination(_EQUAL, *_LOOPBACK), _verdict(_DROP))
+    yield own.chain(_PUBLISHED)
+    yield from _published_rules(own, rules.published)
+    yield own.base_chain("prerouting", "nat", _HOOK_PREROUTING, _PRIORITY_DESTINATION_NAT)
+    yield own.rule(
+        "prerouting",
+        "published ports",
+        _input(bridge, _NOT_EQUAL),
+        _to_this_machine(),
+        _destination(_NOT_EQUAL, *_LOOPBACK),
+        _verdict(_JUMP, _PUBLISHED),
+    )
+    yield own.base_chain("output", "nat", _HOOK_OUTPUT, _PRIORITY_DESTINATION_NAT)
+    yield own.rule("output", "published ports", _to_this_machine(), _verdict(_JUMP, _PUBLISHED))
+
+
+def plan_resolver_redirect(table: str, address: str, ports: Mapping[str, int], *, exists: bool) -> tuple[Request, ...]:
+    """The transaction after which the namespace's own packets to port 53 of ``address`` go to these ports of it, by protocol."""
+    own = _Table(table, _FAMILY_IPV4)
+    rules = [
+        own.rule(
+            "output",
+            f"{protocol} resolver",
+            _destination(_EQUAL, address, 32),
+            _to_port(protocol, _DOMAIN_PORT),
+            _redirect(address, port),
+        )
+        for protocol, port in ports.items()
+    ]
+    return _batch(
+        *((own.remove(),) if exists else ()),
+        own.make(),
+        own.base_chain("output", "nat", _HOOK_OUTPUT, _PRIORITY_DESTINATION_NAT),
+        *rules,
     )
 
 
@@ -380,45 +464,33 @@ def replace_published(kernel: NetlinkSocket, table: str, published: Sequence[For
     _transact(kernel, plan_published(table, published))
 
 
-def replace_table(
-    kernel: NetlinkSocket,
-    table: str,
-    *,
-    bridge: str,
-    pool_address: str,
-    prefix_length: int,
-    published: Sequence[Forwarding] = (),
-) -> None:
+def replace_table(kernel: NetlinkSocket, table: str, rules: BridgeRules) -> None:
     """Make the table or replace it, in one transaction. Raises `HostError` when the kernel lacks nf_tables or a part of it.
 
     All functions here take a socket of `NETLINK_NETFILTER`. Closing one after something was deleted waits for the kernel to
     have freed it, 10 ms and more: so delete early, close late, and delete nothing that is not there.
     """
-    exists = table_exists(kernel, table)
-    _transact(
-        kernel,
-        plan_table(
-            table,
-            bridge=bridge,
-            pool_address=pool_address,
-            prefix_length=prefix_length,
-            exists=exists,
-            published=published,
-        ),
-    )
+    exists = table_exists(kernel, table, ipv6=rules.family == _FAMILY_IPV6)
+    _transact(kernel, plan_table(table, rules, exists=exists))
 
 
-def table_exists(kernel: NetlinkSocket, table: str) -> bool:
-    """Whether there is a table of this name in the family ``ip``. Raises `HostError`."""
+def redirect_resolver(kernel: NetlinkSocket, table: str, address: str, ports: Mapping[str, int]) -> None:
+    """Let the socket's network namespace find its resolver at port 53 of ``address``. Raises `HostError`."""
+    _transact(kernel, plan_resolver_redirect(table, address, ports, exists=table_exists(kernel, table)))
+
+
+def table_exists(kernel: NetlinkSocket, table: str, *, ipv6: bool = False) -> bool:
+    """Whether there is a table of this name in the family ``ip`` or ``ip6``. Raises `HostError`."""
     name = f"look up the table {table} (NFT_MSG_GETTABLE)"
-    question = _request(name, _GETTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,))
+    family = _FAMILY_IPV6 if ipv6 else _FAMILY_IPV4
+    question = _request(name, _GETTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,), family=family)
     return bool(_transact(kernel, (question,))[0])
 
 
-def delete_table(kernel: NetlinkSocket, table: str) -> None:
+def delete_table(kernel: NetlinkSocket, table: str, *, ipv6: bool = False) -> None:
     """Remove the table with everything in it; nothing to do if there is none. Raises `HostError`."""
-    name = f"delete the table {table} (NFT_MSG_DELTABLE)"
-    _transact(kernel, _batch(_request(name, _DELTABLE, NLM_F_ACK, text(_TABLE_NAME, table), tolerated=(ENOENT,))))
+    own = _Table(table, _FAMILY_IPV6 if ipv6 else _FAMILY_IPV4)
+    _transact(kernel, _batch(own.remove(tolerated=(ENOENT,))))
 
 
 def list_base_chains(kernel: NetlinkSocket) -> tuple[BaseChain, ...]:

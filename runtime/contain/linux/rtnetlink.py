@@ -51,6 +51,7 @@ _VETH_INFO_PEER = 1
 _BRPORT_LEARNING, _BRPORT_UNICAST_FLOOD, _BRPORT_ISOLATED = 8, 9, 33
 _INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_NOARP, _NUD_PERMANENT, _NTF_MASTER = 0x40, 0x80, 0x04
@@ -186,18 +187,27 @@ def create_veth(
     )
 
 
-def isolate_port(name: str, *, alias: str) -> Request:
-    """Let a bridge port talk to the bridge only: not to the other isolated ports, no addresses learnt from what it sends, no
-    frames for unknown addresses. ``alias`` says in ``ip link`` whose it is. The isolation flag needs Linux 4.18."""
+def set_port(name: str, *, alias: str, isolated: bool) -> Request:
+    """Let a bridge port learn no addresses from what it sends, and get no frames for unknown addresses; ``isolated``: and talk to
+    the bridge only, not to other isolated ports. ``alias`` says in ``ip link`` whose it is. The isolation flag needs Linux 4.18."""
     on, off = b"\x01", b"\x00"
-    flags = (attribute(_BRPORT_ISOLATED, on), attribute(_BRPORT_LEARNING, off), attribute(_BRPORT_UNICAST_FLOOD, off))
+    flags = (
+        attribute(_BRPORT_ISOLATED, on if isolated else off),
+        attribute(_BRPORT_LEARNING, off),
+        attribute(_BRPORT_UNICAST_FLOOD, off),
+    )
     payload = (
         _LINK.pack(0, 0, 0, 0, 0)
         + text(_IFLA_IFNAME, name)
         + attribute(_IFLA_IFALIAS, alias.encode())
         + nested(_IFLA_LINKINFO, text(_INFO_SLAVE_KIND, "bridge"), nested(_INFO_SLAVE_DATA, *flags))
     )
-    return Request(name=f"isolate the bridge port {name} (RTM_NEWLINK)", kind=_RTM_NEWLINK, flags=NLM_F_ACK, payload=payload)
+    return Request(
+        name=f"{'isolate' if isolated else 'set'} the bridge port {name} (RTM_NEWLINK)",
+        kind=_RTM_NEWLINK,
+        flags=NLM_F_ACK,
+        payload=payload,
+    )
 
 
 def set_master(name: str, *, bridge_index: int) -> Request:
@@ -239,16 +249,23 @@ def delete_link(name: str) -> Request:
 # Requests: addresses, routes, neighbours
 
 
+def _packed(address: str) -> tuple[int, bytes]:
+    """The family of an address, and its bytes."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.inet_pton(family, address)
+
+
 def add_address(index: int, *, address: str, prefix_length: int) -> Request:
-    """Give an interface an IPv4 address and the route to its subnet."""
-    packed = socket.inet_aton(address)
-    broadcast = int.from_bytes(packed, "big") | ((1 << (32 - prefix_length)) - 1)
+    """Give an interface an address and the route to its subnet. An IPv6 one is not asked for on the link before it is used: it was
+    given out by whoever gives out all of them there."""
+    family, packed = _packed(address)
+    flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
     payload = (
-        _ADDRESS.pack(socket.AF_INET, prefix_length, 0, 0, index)
-        + attribute(_IFA_LOCAL, packed)
-        + attribute(_IFA_ADDRESS, packed)
-        + attribute(_IFA_BROADCAST, broadcast.to_bytes(4, "big"))
+        _ADDRESS.pack(family, prefix_length, flags, 0, index) + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     )
+    if family == socket.AF_INET:
+        broadcast = int.from_bytes(packed, "big") | ((1 << (32 - prefix_length)) - 1)
+        payload += attribute(_IFA_BROADCAST, broadcast.to_bytes(4, "big"))
     return Request(
         name=f"give the address {address}/{prefix_length} (RTM_NEWADDR)",
         kind=_RTM_NEWADDR,
@@ -259,10 +276,11 @@ def add_address(index: int, *, address: str, prefix_length: int) -> Request:
 
 
 def add_default_route(index: int, *, gateway: str) -> Request:
-    """Send everything that has no better route to ``gateway``."""
+    """Send everything of its family that has no better route to ``gateway``, unless there is such a route."""
+    family, packed = _packed(gateway)
     payload = (
-        _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
-        + attribute(_RTA_GATEWAY, socket.inet_aton(gateway))
+        _ROUTE.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
+        + attribute(_RTA_GATEWAY, packed)
         + attribute(_RTA_OIF, struct.pack("=i", index))
     )
     return Request(
@@ -281,10 +299,11 @@ def list_routes() -> Request:
 
 
 def pin_neighbour(index: int, *, address: str, hardware_address: bytes) -> Request:
-    """Fix which hardware address an IPv4 address has on an interface, so that no ARP answer can change it."""
+    """Fix which hardware address an address has on an interface, so that nobody's answer can change it."""
+    family, packed = _packed(address)
     payload = (
-        _NEIGHBOUR.pack(socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
-        + attribute(_NDA_DST, socket.inet_aton(address))
+        _NEIGHBOUR.pack(family, index, _NUD_PERMANENT, 0, 0)
+        + attribute(_NDA_DST, packed)
         + attribute(_NDA_LLADDR, hardware_address)
     )
     return Request(
@@ -297,7 +316,8 @@ def pin_neighbour(index: int, *, address: str, hardware_address: bytes) -> Reque
 
 def unpin_neighbour(index: int, *, address: str) -> Request:
     """Forget what `pin_neighbour` fixed."""
-    payload = _NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + attribute(_NDA_DST, socket.inet_aton(address))
+    family, packed = _packed(address)
+    payload = _NEIGHBOUR.pack(family, index, 0, 0, 0) + attribute(_NDA_DST, packed)
     return Request(
         name=f"unpin the neighbour {address} (RTM_DELNEIGH)",
         kind=_RTM_DELNEIGH,

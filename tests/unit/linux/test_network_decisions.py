@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contain.linux import network
+from contain.linux import network, resolver
 from contain.linux.rtnetlink import Link, Route
 
 
@@ -39,24 +39,24 @@ def test_a_hardware_address_is_local_and_unicast() -> None:
 
 def test_a_routable_nameserver_is_taken_over_with_the_options() -> None:
     text = "# made by hand\nsearch example.org corp\nnameserver 10.255.255.53\noptions ndots:2 timeout:1\n"
-    resolver = network.plan_resolver(text, "")
-    assert resolver.text == "search example.org corp\noptions ndots:2 timeout:1\nnameserver 10.255.255.53\n"
-    assert resolver.warnings == ()
+    planned = resolver.plan_resolver(text, "")
+    assert planned.text == "search example.org corp\noptions ndots:2 timeout:1\nnameserver 10.255.255.53\n"
+    assert planned.warnings == ()
 
 
 def test_behind_a_stub_on_loopback_the_real_servers_are_taken() -> None:
-    resolver = network.plan_resolver("nameserver 127.0.0.53\n", "nameserver 192.0.2.53\nsearch lan\n")
-    assert resolver.text == "search lan\nnameserver 192.0.2.53\n"
-    assert resolver.warnings == ()
+    planned = resolver.plan_resolver("nameserver 127.0.0.53\n", "nameserver 192.0.2.53\nsearch lan\n")
+    assert planned.text == "search lan\nnameserver 192.0.2.53\n"
+    assert planned.warnings == ()
 
 
 def test_without_a_reachable_nameserver_a_warning_names_those_that_are_not() -> None:
-    resolver = network.plan_resolver("nameserver 127.0.0.1\nnameserver fd00::53%eth0\n", "nameserver ::1\n")
-    assert "nameserver" not in resolver.text
-    assert len(resolver.warnings) == 1
-    assert "127.0.0.1, fd00::53%eth0, ::1 cannot be reached" in resolver.warnings[0]
+    planned = resolver.plan_resolver("nameserver 127.0.0.1\nnameserver fd00::53%eth0\n", "nameserver ::1\n")
+    assert "nameserver" not in planned.text
+    assert len(planned.warnings) == 1
+    assert "127.0.0.1, fd00::53%eth0, ::1 cannot be reached" in planned.warnings[0]
 
 
 def test_no_public_nameserver_is_made_up() -> None:
-    assert network.plan_resolver("", "").text == ""
-    assert network.plan_resolver("", "").warnings != ()
+    assert resolver.plan_resolver("", "").text == ""
+    assert resolver.plan_resolver("", "").warnings != ()

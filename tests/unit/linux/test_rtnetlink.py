@@ -70,7 +70,7 @@ def test_a_bridge_has_a_fixed_hardware_address() -> None:
 
 
 def test_an_isolated_port_learns_nothing_and_floods_nothing() -> None:
-    link = decode(ifinfmsg, rtnetlink.isolate_port("ct0", alias="contain0 container a"))
+    link = decode(ifinfmsg, rtnetlink.set_port("ct0", alias="contain0 container a", isolated=True))
     information = link.get_attr("IFLA_LINKINFO")
     assert information.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge"
     port = information.get_attr("IFLA_INFO_SLAVE_DATA")
@@ -120,9 +120,12 @@ def test_a_link_is_read_from_the_kernels_bytes() -> None:
     assert link.master_index == 0
 
 
+RULES = nftables.BridgeRules(bridge="contain0", pool_address="172.30.0.0", prefix_length=16)
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_the_table_is_one_transaction_that_starts_from_nothing(exists: bool) -> None:
-    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16, exists=exists)
+    requests = nftables.plan_table("contain", RULES, exists=exists)
     kinds = [request.kind for request in requests]
     new, delete = 10 << 8, 10 << 8 | 2
     assert kinds[0] == 0x10
@@ -134,7 +137,7 @@ def test_the_table_is_one_transaction_that_starts_from_nothing(exists: bool) -> 
 
 
 def test_the_rules_say_what_the_module_says() -> None:
-    requests = nftables.plan_table("contain", bridge="contain0", pool_address="172.30.0.0", prefix_length=16, exists=False)
+    requests = nftables.plan_table("contain", RULES, exists=False)
     chains = [decode(nft_chain_msg, request) for request in requests if request.kind == 10 << 8 | 3]
     assert [(chain.get_attr("NFTA_CHAIN_NAME"), chain.get_attr("NFTA_CHAIN_TYPE")) for chain in chains] == [
         ("forward", "filter"),
