@@ -19,11 +19,12 @@ BEGIN, END = "<!-- holes: begin -->", "<!-- holes: end -->"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One replacement in a file below the project's root; ``old`` stands there exactly once."""
+    """One replacement in a file below the project's root; ``old`` stands there exactly once. ``mode``: what the file gets, octal."""
 
     file: str
     old: str
     new: str
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class Hole:
 
 
 def _changes(rows: list[Mapping[str, str]]) -> tuple[Change, ...]:
-    return tuple(Change(file=row["file"], old=row["old"], new=row["new"]) for row in rows)
+    return tuple(Change(file=row["file"], old=row["old"], new=row["new"], mode=row.get("mode", "")) for row in rows)
 
 
 def _mutation(row: Mapping[str, Any], tests: tuple[str, ...]) -> Mutation:

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[2]))
 
-from holes import ROOT, Change, Hole, Mutation, read_holes, render_table, replace_table  # noqa: E402
+from tests.security.holes import ROOT, Change, Hole, Mutation, read_holes, render_table, replace_table  # noqa: E402
 
 COPIED = ("runtime", "pytest_contain", "tests", "pyproject.toml", "README.md")
 WRITABLE = ("/tmp", "/run", "/dev/shm")
@@ -137,14 +137,30 @@ def run_inside(tree: str, outcomes: str, tests: list[str]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """What became of a run: for each test function named, its cases that passed and failed, and the first failure's words."""
+    """What became of a run: by node id, what a test said; and all that was printed."""
 
-    passed: dict[str, int]
-    failed: dict[str, int]
+    passed: set[str]
+    failed: dict[str, str]
     skipped: dict[str, str]
     broken: dict[str, str]  # failed outside of the test itself
-    words: dict[str, str]
     output: str
+
+    def of(self, test: str) -> tuple[str, str]:
+        """The verdict on a test, or on all cases of it: ``red`` if one failed, else ``broken``, ``green``, ``skipped``."""
+        for verdict, found in (("red", self.failed), ("broken", self.broken)):
+            for node, words in found.items():
+                if _is_case(node, test):
+                    return verdict, words
+        if any(_is_case(node, test) for node in self.passed):
+            return "green", ""
+        for node, words in self.skipped.items():
+            if _is_case(node, test):
+                return "skipped", words
+        return "broken", self.output[-300:]
+
+
+def _is_case(node: str, test: str) -> bool:
+    return node == test or node.startswith(test + "[")
 
 
 def copy_tree(place: Path) -> None:
@@ -173,15 +189,13 @@ class Mutated:
                 raise LookupError(f"{change.file} holds {text.count(change.old)} times: {change.old!r}")
             self._before.setdefault(path, text)
             path.write_text(text.replace(change.old, change.new), encoding="utf-8")
+            if change.mode:
+                path.chmod(int(change.mode, 8))
 
     def __exit__(self, *_: object) -> None:
         for path, text in self._before.items():
             path.write_text(text, encoding="utf-8")
-
-
-def function_of(node: str) -> str:
-    """A node id without the parameters."""
-    return node.partition("[")[0]
+            path.chmod(0o644)
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> Outcomes:
@@ -209,20 +223,18 @@ def run_tests(tree: Path, tests: Sequence[str]) -> Outcomes:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         output, _ = child.communicate()
-    found = Outcomes(passed={}, failed={}, skipped={}, broken={}, words={}, output=output.decode(errors="replace"))
+    found = Outcomes(passed=set(), failed={}, skipped={}, broken={}, output=output.decode(errors="replace"))
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        test = function_of(row["test"])
         match row["when"], row["outcome"]:
             case "call", "passed":
-                found.passed[test] = found.passed.get(test, 0) + 1
+                found.passed.add(row["test"])
             case "call", "failed":
-                found.failed[test] = found.failed.get(test, 0) + 1
-                found.words.setdefault(test, row["message"])
+                found.failed[row["test"]] = row["message"]
             case _, "skipped":
-                found.skipped[test] = row["message"]
+                found.skipped[row["test"]] = row["message"]
             case _, "failed":
-                found.broken.setdefault(test, f"{row['when']}: {row['message']}")
+                found.broken[row["test"]] = f"{row['when']}: {row['message']}"
     os.unlink(path)
     shutil.rmtree(scratch, ignore_errors=True)
     return found
@@ -247,15 +259,14 @@ class Session:
             found = run_tests(self.tree, tests)
         good = set()
         for test in tests:
-            name = function_of(test)
-            if name in found.skipped and name not in found.passed and name not in found.failed:
-                self.rows.append((what, test, "skipped", _one_line(found.skipped[name])))
-            elif name in found.failed or name in found.broken or name not in found.passed:
-                self.bad += 1
-                words = found.words.get(name) or found.broken.get(name) or found.output[-300:]
-                self.rows.append((what, test, "RED WITHOUT A MUTATION", _one_line(words)))
-            else:
+            verdict, words = found.of(test)
+            if verdict == "green":
                 good.add(test)
+            elif verdict == "skipped":
+                self.rows.append((what, test, "skipped", _one_line(words)))
+            else:
+                self.bad += 1
+                self.rows.append((what, test, "RED WITHOUT A MUTATION", _one_line(words)))
         return good
 
     def mutate(self, hole: Hole, mutation: Mutation, passing: set[str]) -> None:
@@ -275,13 +286,12 @@ class Session:
             self.rows.append((what, "", "DOES NOT APPLY", str(error)))
             return
         for test in tests:
-            name = function_of(test)
-            if name in found.failed:
-                self.rows.append((what, test, "red", _one_line(found.words[name])))
+            verdict, words = found.of(test)
+            if verdict == "red":
+                self.rows.append((what, test, "red", _one_line(words)))
             else:
                 self.bad += 1
-                words = found.broken.get(name) or (found.output[-300:] if name not in found.passed else "")
-                self.rows.append((what, test, "NOT RED", _one_line(words)))
+                self.rows.append((what, test, "NOT RED", _one_line(f"{verdict} {words}")))
 
     def show(self, since: int) -> None:
         """Print the rows that came."""

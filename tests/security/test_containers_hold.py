@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
+import resource
 import shutil
+import signal
 import stat
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,133 +19,62 @@ import pytest
 
 import contain
 import pytest_contain
-from contain.container.execute import ExecRequest, execute
 from contain.container.identity import resolve_identity
 from contain.container.launch import Launched
-from contain.container.lifecycle import remove_container, run_detached
-from contain.container.records import ContainerRecord, Records
 from contain.container.resolve import RunRequest, resolve_spec
 from contain.container.run import open_workspace, run, start
 from contain.errors import ContainError, UsageError
 from contain.oci import ImageConfig, Platform
 from contain.spec import Bind, Identity, Network
+from tests.security.attacks import WORKER, attempt, detached, digest, exec_in, flipping, left_open, output_of, untouched
 
 if TYPE_CHECKING:
-    from tests.conftest import Ground, Outcome
+    from tests.conftest import Ground
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="starts containers: needs root"),
 ]
-ROOT = Identity()
-WORKER = Identity(user_id=1000, group_id=1000, groups=(2000,))
 ON_X86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
-
-
-def digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def image(ground: Ground) -> Path:
-    """A copy of the small image that the test may spoil."""
-    tree = ground.directory / "image"
-    shutil.copytree(ground.tree, tree, symlinks=True)
-    return tree
-
-
-@pytest.fixture
-def outside(ground: Ground) -> Path:
-    """A directory of the host with one file in it, which must stay as it is."""
-    directory = ground.directory / "outside"
-    directory.mkdir()
-    (directory / "canary").write_text("alive")
-    return directory
-
-
-def untouched(outside: Path) -> bool:
-    return os.listdir(outside) == ["canary"] and (outside / "canary").read_text() == "alive"
-
-
-def attempt(ground: Ground, script: str, **changes: Any) -> Outcome | None:
-    """Run a script; None where the container is refused with an error of ours."""
-    try:
-        return ground.sh(script, **changes)
-    except ContainError:
-        return None
-
-
-@contextlib.contextmanager
-def detached(ground: Ground, *arguments: str, **changes: Any) -> Iterator[tuple[Records, ContainerRecord]]:
-    spec = ground.spec(*arguments, **changes)
-    identifier = run_detached(spec, store_home=ground.home, home=ground.run_home, remove=False)
-    records = Records(ground.home)
-    try:
-        yield records, records.find(identifier)
-    finally:
-        remove_container(records, records.find(identifier), force=True)
-
-
-def exec_in(
-    record: ContainerRecord, *arguments: str, output: int | None = None, identity: Identity = ROOT, cwd: str = "/"
-) -> int:
-    request = ExecRequest(
-        arguments=arguments, environment=(("PATH", "/bin:/usr/bin"),), working_directory=cwd, identity=identity
-    )
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        return execute(record, request, stdin=null, stdout=null if output is None else output, stderr=null).status
-    finally:
-        os.close(null)
-
-
-def output_of(record: ContainerRecord, *arguments: str, identity: Identity = ROOT) -> str:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    with os.fdopen(read) as reader:
-        try:
-            exec_in(record, *arguments, output=write, identity=identity)
-        finally:
-            os.close(write)
-        return reader.read()
 
 
 # -- 1 -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_cve_2019_5736_no_program_of_the_host_can_be_opened_for_writing(ground: Ground) -> None:
-    python = os.path.realpath(sys.executable)
-    before = digest(python)
-    outcome = ground.python(
-        """
-        import os
-        for path in ("/proc/self/exe", "/proc/1/exe", os.path.realpath("/proc/self/exe")):
-            for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):
-                try:
-                    os.open(path, flags)
-                    print("opened", path)
-                except OSError as error:
-                    pass
-        print("tried")
-        """
+def test_cve_2019_5736_no_program_of_the_host_can_be_opened_for_writing(ground: Ground, outside: Path) -> None:
+    """While it runs nobody can write it (ETXTBSY); who holds a descriptor of it until it has ended, can, if the mount lets him."""
+    shutil.copy((ground.tree / "bin/sleep").resolve(), outside / "sleep")
+    before = digest(outside / "sleep")
+    outcome = ground.sh(
+        "/app/sleep 0.3 & until [ $(readlink /proc/$!/exe) = /app/sleep ]; do :; done; exec 5</proc/$!/exe; wait; "
+        "echo tried; echo owned > /proc/self/fd/5 && echo opened",
+        mounts=(Bind(source=outside, target=PurePosixPath("/app"), read_only=True),),
     )
     assert outcome.out == "tried\n"
-    assert digest(python) == before
+    assert digest(outside / "sleep") == before
 
 
 def test_cve_2019_5736_and_2016_9962_a_process_on_its_way_in_cannot_be_looked_into(ground: Ground) -> None:
     spy = """
-        import os
+        import ctypes, os
+        libc = ctypes.CDLL(None)
         seen = set()
         print("ready", flush=True)
         while not os.path.exists("/stop"):
             for name in os.listdir("/proc"):
                 if name.isdigit() and int(name) > 1:
+                    traced = libc.ptrace(0x4206, int(name), 0, 0) == 0  # PTRACE_SEIZE, _INTERRUPT, and in the end _DETACH
                     try:
+                        if traced:
+                            libc.ptrace(0x4207, int(name), 0, 0)
+                            os.waitpid(int(name), 0x40000000)
                         seen.add(os.readlink(f"/proc/{name}/exe"))
                         open(f"/proc/{name}/mem", "r+b", buffering=0).close()
                         seen.update(os.readlink(f"/proc/{name}/fd/{n}") for n in os.listdir(f"/proc/{name}/fd"))
                     except OSError:
                         pass
+                    if traced:
+                        libc.ptrace(17, int(name), 0, 0)
         open("/seen", "w").write("\\n".join(sorted(seen)))
     """
     python = os.path.realpath(sys.executable)
@@ -161,7 +89,7 @@ def test_cve_2019_5736_and_2016_9962_a_process_on_its_way_in_cannot_be_looked_in
             assert time.monotonic() < deadline
             time.sleep(0.02)
         seen = (ground.directory / "upper/seen").read_text().splitlines()
-    of_the_image = ("/bin/", "/lib", "/usr/lib", "/etc/ld.so", "/dev/null", "pipe:")
+    of_the_image = ("/bin/", "/lib", "/usr/lib", "/etc/ld.so", "/dev/null", "pipe:", "/stop")
     assert [path for path in seen if not path.startswith(of_the_image)] == []
 
 
@@ -185,22 +113,40 @@ def test_cve_2024_21626_such_a_working_directory_is_refused(directory: str) -> N
         )
 
 
-@pytest.mark.parametrize("number", [*range(3, 12), 200, 201, 202, 203])
+LEFT_OPEN = 57
+
+
+@pytest.mark.parametrize("number", [*range(3, 12), LEFT_OPEN, 200, 201, 202, 203])
 def test_cve_2024_21626_a_link_to_a_descriptor_of_ours_is_no_working_directory(
-    ground: Ground, image: Path, number: int
+    ground: Ground, image: Path, outside: Path, number: int
 ) -> None:
     (image / "work").symlink_to(f"/proc/self/fd/{number}")
-    outcome = attempt(
-        ground, "cat etc/hostname ../etc/hostname; pwd", layers=(image,), working_directory=PurePosixPath("/work")
-    )
+    with left_open(outside, LEFT_OPEN):
+        outcome = attempt(ground, "cat canary; pwd", layers=(image,), working_directory=PurePosixPath("/work"))
     assert outcome is None
 
 
-def test_cve_2024_21626_exec_refuses_a_directory_outside(ground: Ground) -> None:
-    with detached(ground, "sleep", "100", upper=ground.directory / "upper") as (_, record):
-        for number in (*range(3, 12), 200, 201, 202, 203):
+def test_cve_2024_21626_exec_refuses_a_directory_outside(ground: Ground, outside: Path) -> None:
+    with (
+        detached(ground, "sleep", "100", upper=ground.directory / "upper") as (_, record),
+        left_open(outside, LEFT_OPEN),
+    ):
+        for number in (*range(3, 12), LEFT_OPEN, 200, 201, 202, 203):
             with pytest.raises(ContainError):
                 exec_in(record, "pwd", cwd=f"/proc/self/fd/{number}")
+
+
+SHOW_DESCRIPTORS = "for n in /proc/self/fd/*; do readlink $n; cat $n/canary 2>/dev/null; done; true"
+
+
+def test_cve_2024_21626_a_descriptor_left_open_reaches_no_program(ground: Ground, outside: Path) -> None:
+    with left_open(outside, LEFT_OPEN):
+        outcome = ground.sh(SHOW_DESCRIPTORS)
+        with detached(ground, "sleep", "100", upper=ground.directory / "upper") as (_, record):
+            executed = output_of(record, "sh", "-c", SHOW_DESCRIPTORS)
+    for text in (outcome.out, executed):
+        assert "alive" not in text
+        assert str(outside) not in text
 
 
 # -- 3, 4 ----------------------------------------------------------------------------------------------------------------------
@@ -299,49 +245,22 @@ def test_links_in_a_circle_end(ground: Ground, image: Path) -> None:
 # -- 7, 8 ----------------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def flipping(path: Path, target: str) -> Iterator[None]:
-    """A directory that is exchanged for a symbolic link, over and over."""
-    stop = threading.Event()
-    path.mkdir()
-    link = path.with_name("link")
-    link.symlink_to(target)
-    away = path.with_name("away")
-
-    def flip() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(OSError):
-                os.rename(path, away)
-                os.rename(link, path)
-                os.rename(path, link)
-                os.rename(away, path)
-
-    thread = threading.Thread(target=flip)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork with threads: Python 3.12 warns, the flipper is harmless
 def test_cve_2021_30465_and_2024_45310_a_link_that_flips_during_set_up_leads_nowhere(ground: Ground, outside: Path) -> None:
     shared = ground.directory / "shared"
     shared.mkdir()
     mounted = ground.directory / "mounted"
     mounted.mkdir()
-    with flipping(shared / "place", f"/../../../../../../..{outside}"):
-        for _ in range(8):
-            attempt(
-                ground,
-                "true",
-                mounts=(
-                    Bind(source=shared, target=PurePosixPath("/shared")),
-                    Bind(source=mounted, target=PurePosixPath("/shared/place")),
-                    Bind(source=mounted, target=PurePosixPath("/shared/place/deep/er")),
-                ),
-            )
+    (shared / "place").mkdir()
+    (shared / "link").symlink_to(f"/../../../../../../..{outside}")
+    inner = Bind(source=mounted, target=PurePosixPath("/shared/place/deep/er"))
+    with flipping(shared / "place", shared / "link"):
+        for number in range(12):
+            over = (Bind(source=mounted, target=PurePosixPath("/shared/place")),) if number % 3 == 0 else ()
+            attempt(ground, "true", mounts=(Bind(source=shared, target=PurePosixPath("/shared")), *over, inner))
+            for made in ("place", "link"):  # so that there is again something to be made
+                with contextlib.suppress(OSError):
+                    (shared / made / "deep/er").rmdir()
+                    (shared / made / "deep").rmdir()
     assert untouched(outside)
 
 
@@ -423,10 +342,19 @@ def test_cve_2022_29162_exec_has_the_capabilities_of_run(ground: Ground, identit
     assert rows["Groups"].split() == [str(group) for group in identity.groups]
 
 
-@pytest.mark.parametrize("user", ["4294967296", "2147483648", "1000:", ":", ":0", "-1", "+0", "0x0", " 0", "\u0661"])
+@pytest.mark.parametrize(
+    "user", ["4294967296", "2147483648", "1000:", ":", ":0", "-1", "+0", "0x0", " 0", "\u0661", "1000:4294967296", "1_0"]
+)
 def test_cve_2024_40635_and_2026_30892_odd_users_are_refused_and_never_root(ground: Ground, user: str) -> None:
     with pytest.raises(UsageError):
         resolve_identity(user, (ground.tree,))
+
+
+def test_cve_2026_30892_leading_zeros_are_decimal_and_an_empty_user_is_the_images(ground: Ground) -> None:
+    assert resolve_identity("01000", (ground.tree,)).user_id == 1000
+    assert resolve_identity("", (ground.tree,)) == resolve_identity("0", (ground.tree,))
+    outcome = ground.sh("id -u", identity=resolve_identity("01000:02000", (ground.tree,)))
+    assert outcome.out == "1000\n"
 
 
 def spoil_with_fifo(path: Path, outside: Path) -> None:
@@ -440,7 +368,7 @@ def spoil_with_sparse_file(path: Path, outside: Path) -> None:
 
 def spoil_with_link(path: Path, outside: Path) -> None:
     (outside / "canary").write_text("intruder:x:0:0::/:/bin/sh\n")
-    path.symlink_to(f"../../../../../..{outside}/canary")
+    path.symlink_to(outside / "canary")
 
 
 def spoil_with_directory(path: Path, outside: Path) -> None:
@@ -453,9 +381,15 @@ def test_cve_2024_9676_and_2026_47262_account_files_are_read_from_the_image_only
 ) -> None:
     (image / "etc/passwd").unlink()
     spoil(image / "etc/passwd", outside)
-    with pytest.raises(UsageError, match="no matching entries"):
-        resolve_identity("intruder", (image,))
-    assert resolve_identity("1000", (image,)) == Identity(user_id=1000, group_id=0, groups=(0,))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    signal.setitimer(signal.ITIMER_REAL, 10)  # who opens a FIFO waits
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, before[1]))  # who reads without end gets no memory
+    try:
+        with pytest.raises(UsageError, match="no matching entries"):
+            resolve_identity("intruder", (image,))
+        assert resolve_identity("1000", (image,)) == Identity(user_id=1000, group_id=0, groups=(0,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_cve_2022_36109_supplementary_groups_are_the_images(ground: Ground) -> None:
@@ -484,8 +418,9 @@ def test_cve_2020_15257_and_2024_25621_no_abstract_socket_and_no_open_directory(
 def test_cve_2017_5226_and_2019_10063_nothing_is_typed_into_a_terminal(ground: Ground, request_number: int) -> None:
     outcome = ground.python(
         f"""
-        import ctypes, os, pty
+        import ctypes, fcntl, os, pty, termios
         main, peer = pty.openpty()
+        fcntl.ioctl(peer, termios.TIOCSCTTY, 0)  # into one's own terminal the kernel lets anybody type
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p)
         print(libc.ioctl(peer, {request_number}, b"\\x02"), ctypes.get_errno())

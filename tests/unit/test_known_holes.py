@@ -48,10 +48,10 @@ def test_a_hole_has_tests_and_a_mutation_or_says_why_not(hole: Any) -> None:
 @BY_NAME
 def test_every_test_of_a_hole_exists_and_turns_red_by_some_mutation(hole: Any) -> None:
     for test in hole.tests:
-        path, _, name = test.partition("::")
+        path, _, name = test.partition("[")[0].partition("::")
         assert name in functions(ROOT / path), test
-    red = {test for mutation in hole.mutations for test in mutation.red}
-    assert red == set(hole.tests)
+    red = {test.partition("[")[0] for mutation in hole.mutations for test in mutation.red}
+    assert red == {test.partition("[")[0] for test in hole.tests}
 
 
 @BY_NAME
@@ -60,7 +60,7 @@ def test_every_change_can_be_applied(hole: Any) -> None:
         for change in (*mutation.changes, *mutation.aids):
             text = (ROOT / change.file).read_text(encoding="utf-8")
             assert text.count(change.old) == 1, f"{hole.name}: {mutation.name}: {change.file} has not once: {change.old}"
-            assert change.old != change.new
+            assert change.old != change.new or change.mode
             if change.file.endswith(".py"):
                 ast.parse(text.replace(change.old, change.new))
 
