@@ -20,6 +20,7 @@ import pytest
 from contain.declared import EnvironmentSettings
 from contain.engine import Engine, ReadyImage
 from contain.errors import UsageError
+from contain.linux.cgroups import can_limit
 from contain.paths import ContainerPath
 from contain.progress import Progress
 from contain.spec import Bind, CopyOnWrite
@@ -85,7 +86,7 @@ class ContainBackend:
             build_seconds = time.monotonic() - started
             request = engine.environment_request(settings, ready)
             limits = request.limits
-            if limits.memory_bytes is None:
+            if limits.memory_bytes is None and can_limit("memory"):
                 available = available_memory_bytes(Path("/proc/meminfo").read_text(encoding="ascii"))
                 if available is not None:
                     limits = replace(limits, memory_bytes=int(available * BACKSTOP_SHARE))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contain.container.door import enter_store
 from contain.declared import EnvironmentSettings
 from contain.errors import BuildStepFailed, ContainError, InternalError, UsageError, WorkerLost
 from pytest_contain.backend import Backend, Suite
@@ -57,6 +58,10 @@ def take_over(early_config: pytest.Config, parser: pytest.Parser, args: list[str
         split = split_arguments(args, option_shapes(parser))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
+    try:
+        enter_store()
+    except ContainError as error:
+        raise pytest.UsageError(f"{error} ({error.code})") from error
     early_config.stash[CONTROLLER] = Controller(split)
     args[:] = split.host
     namespace = early_config.known_args_namespace

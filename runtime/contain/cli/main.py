@@ -83,7 +83,9 @@ def run_command(arguments: Sequence[str]) -> int:
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
     if os.geteuid() != 0 and command.needs_root:
-        _become_root()
+        from contain.container.door import enter_store
+
+        enter_store()
     module = importlib.import_module(f"contain.cli.{command.module}")
     parser = Parser(prog=f"contain {name}", description=command.summary)
     getattr(module, f"add_{command.function.rstrip('_')}_arguments")(parser)
@@ -91,15 +93,6 @@ def run_command(arguments: Sequence[str]) -> int:
     options.command_line = rest
     status: int = getattr(module, command.function)(options)
     return status
-
-
-def _become_root() -> None:
-    """An ordinary user works as root of a user namespace; the store stays the user's own."""
-    from contain.container.door import enter
-    from contain.paths import run_home, store_home
-
-    os.environ["CONTAIN_HOME"] = str(store_home())
-    enter(run_home())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

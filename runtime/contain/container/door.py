@@ -18,9 +18,18 @@ import sys
 import time
 from pathlib import Path
 
-from contain.errors import Conflict
-from contain.linux.usernamespace import become_root, is_rootless, join_as_root, open_namespace, start_ticks
-from contain.paths import HostPath
+from contain.errors import Conflict, HostError
+from contain.linux.usernamespace import (
+    MORE_IDS,
+    become_root,
+    is_rootless,
+    join_as_root,
+    open_namespace,
+    read_id_maps,
+    start_ticks,
+)
+from contain.paths import HostPath, run_home, store_home
+from contain.spec import Identity
 
 _PATIENCE_SECONDS = 20.0
 _PAUSE_SECONDS = 0.005
@@ -53,18 +62,30 @@ def _lock(home: HostPath) -> int:
 
 def _find_inside(home: HostPath) -> int | None:
     """The namespace in which this store's containers are, if anybody is there; notes of who is gone are removed."""
+    found: int | None = None
     for name in sorted(os.listdir(_notes(home))):
         number, _, ticks = name.partition("-")
         namespace = None
         if number.isdigit() and ticks.isdigit() and start_ticks(int(number)) == int(ticks):
+            if found is not None:
+                continue
             namespace = open_namespace(int(number))
             if namespace is not None and start_ticks(int(number)) == int(ticks):
-                return namespace
+                found = namespace
+                continue
         if namespace is not None:
             os.close(namespace)
         with contextlib.suppress(OSError):
             os.unlink(_notes(home) / name)
-    return None
+    return found
+
+
+def enter_store() -> None:
+    """`enter` for the store that the environment names, which stays this user's."""
+    if os.geteuid() != 0:
+        home = store_home()
+        os.environ["CONTAIN_HOME"] = str(home)
+        enter(run_home())
 
 
 def enter(home: HostPath) -> None:
@@ -95,6 +116,24 @@ def note_inside(home: HostPath) -> None:
     if ticks is None or not _notes(home).is_dir() or not is_rootless():
         return
     Path(_notes(home), f"{process_id}-{ticks}").touch(mode=0o600)
+
+
+def verify_identity(identity: Identity) -> None:
+    """Raise `HostError` (code ``id-not-mapped``) if a program's user does not exist in this user namespace."""
+    users, groups = read_id_maps()
+    if users.has(identity.user_id) and groups.has(identity.group_id) and all(map(groups.has, identity.groups)):
+        return
+    raise HostError(
+        f"the program's user is {identity.user_id}:{identity.group_id}, and there is no such id here: this user has "
+        f"{users.count} of them",
+        code="id-not-mapped",
+        remedy=f"run it as root of the container (--user 0), who is nobody but you outside; or {MORE_IDS}",
+    )
+
+
+def has_tty_group() -> bool:
+    """Whether terminals can belong to the group ``tty``, which is 5 everywhere."""
+    return read_id_maps()[1].has(5)
 
 
 def warn_once(home: HostPath, name: str, text: str) -> None:

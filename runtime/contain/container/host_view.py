@@ -44,8 +44,11 @@ def plan_host_view(
     read_link: Callable[[str], str],
     layers: Callable[[str], tuple[HostPath, ...] | None],
 ) -> HostView:
-    """The view of a machine with these mount points. ``layers``: the directories of an image's layers that lie over a path, highest
-    first; None where the machine's own does not show, since a layer has taken or replaced it. Pure but for what the given functions look at."""
+    """The view of a machine with these mount points. Pure but for what the given functions look at.
+
+    ``layers``: the directories of an image's layers that lie over a path, highest first; None where the machine's own does not show,
+    since a layer has taken or replaced it.
+    """
     mounts: list[Mount] = []
     links: list[tuple[str, str]] = []
 
@@ -78,7 +81,7 @@ def plan_host_view(
                 target = ContainerPath(place)
                 mounts.append(
                     Tmpfs(target=target, mode=stat.S_IMODE(os.lstat(place).st_mode))
-                    if place in ("/tmp", "/var/tmp", "/run")  # noqa: S108 - names of this machine's, not files of ours
+                    if place in ("/tmp", "/var/tmp", "/run")
                     else Bind(source=HostPath(place), target=target, read_only=True)
                 )
                 return

@@ -73,6 +73,8 @@ class SessionConfiguration:
     scratch_inodes: int
     seccomp: bytes
     worker_seccomp: bytes
+    links: tuple[tuple[str, str], ...] = ()  # symbolic links of the root that no layer has
+    tty_group: bool = True  # whether there is a group 5 for terminals
     on_disk: bool = False  # keep what is written on the store's disk although memory would do
 
 
@@ -87,6 +89,7 @@ class _Builder:
         self.cgroups: dict[int, Cgroup] = {}
         self.dying: set[int] = set()
         self.finished: set[int] = set()  # told to end, not dead yet
+        self.pid_namespaces: dict[int, int] = {}  # sandbox number -> its inode
         self.counted: dict[int, CgroupCounters] = {}  # of sandboxes that died before they were told to
         self.frozen = False
         self.number = 0
@@ -164,6 +167,7 @@ class _Builder:
             if remove_cgroup(self.cgroups[number], patience_seconds=0):
                 self.dying.discard(number)
                 del self.cgroups[number]
+                self.pid_namespaces.pop(number, None)
                 if not self.in_memory:
                     with contextlib.suppress(OSError):
                         remove_tree(self.sandbox_place(number))
@@ -181,7 +185,9 @@ class _Builder:
         )
         workspace = Workspace(directory=self.worker_home, skeleton=self.skeleton)
         os.makedirs(workspace.etc, exist_ok=True)
-        root = self.plan_etc(workspace) + plan_root(spec, workspace, configuration.hierarchies)
+        root = self.plan_etc(workspace) + plan_root(
+            spec, workspace, configuration.hierarchies, tty_group=configuration.tty_group
+        )
         start: list[Operation] = [
             StartSession(terminal=False),
             ChangeDirectory(path=str(spec.working_directory)),
@@ -254,7 +260,7 @@ class _Builder:
             scratch_inodes=configuration.scratch_inodes,
             volatile=True,
         )
-        plan = plan_root(self.spec, workspace, configuration.hierarchies)
+        plan = plan_root(self.spec, workspace, configuration.hierarchies, tty_group=configuration.tty_group)
         first = 2 if self.in_memory else 1  # private mounts, the memory, then the files of /etc in it
         return [*plan[:first], MakeHostDirectory(path=str(workspace.etc)), *self.plan_etc(workspace), *plan[first:]]
 
@@ -293,10 +299,20 @@ class _Builder:
             return
         opened = [os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("pid", *dict(_NAMESPACES))]
         os.close(go_write)
+        self.pid_namespaces[number] = os.fstat(opened[0]).st_ino
         joins = cgroup.open_joins()
         self.send({"kind": "sandbox", "sandbox": number, "joins": len(joins)}, [*opened, *joins])
         for descriptor in (*opened, *joins):
             os.close(descriptor)
+
+    def processes_of(self, number: int) -> list[int]:
+        """The processes of a sandbox without control groups, by its PID namespace."""
+        found = []
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if name.isdigit() and os.stat(f"/proc/{name}/ns/pid").st_ino == self.pid_namespaces.get(number):
+                    found.append(int(name))
+        return found
 
     def finish(self, number: int, *, tell: bool) -> None:
         """Say what happened in a sandbox, and end it."""
@@ -306,7 +322,8 @@ class _Builder:
         if tell:
             if counters is None and cgroup is not None:
                 counters = read_counters(cgroup)
-            alive = [pid for pid in processes_in(cgroup) if pid != process_id] if cgroup is not None else []
+            inside = processes_in(cgroup) if cgroup is not None and cgroup.places else self.processes_of(number)
+            alive = [pid for pid in inside if pid != process_id]
             self.send(
                 {
                     "kind": "verdict",
@@ -395,11 +412,13 @@ def link_tree(source: HostPath, target: HostPath) -> bool:
 
 def make_directories(configuration: SessionConfiguration) -> None:
     """The session's directories: mount points for scratch memory, and the skeleton."""
+    from contain.container.host_view import make_links
     from contain.container.run import make_skeleton
 
     for name in ("worker", "sandbox"):
         (configuration.directory / name).mkdir()
     make_skeleton(configuration.directory / "skeleton", configuration.spec)
+    make_links(configuration.directory / "skeleton", configuration.links)
 
 
 def _inside(configuration: SessionConfiguration, control: socket.socket, channel: socket.socket) -> None:

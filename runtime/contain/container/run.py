@@ -6,14 +6,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from contain.container.door import has_tty_group, verify_identity
 from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.workspaces import hold_directory, workspaces
-from contain.errors import HostError
+from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
 from contain.linux.ports import hold_ports
 from contain.linux.seccomp import compile_default_policy
+from contain.linux.usernamespace import is_rootless
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, IdMapping, Network
 from contain.values import dataclass, replace
@@ -153,6 +155,12 @@ def hold_ids(spec: ContainerSpec, workspace: Workspace, home: HostPath) -> Itera
     from contain.linux.idmap import refuse_old_kernel
     from contain.linux.idranges import hold_range
 
+    if is_rootless():
+        raise NotSupported(
+            "--userns=auto as an ordinary user: ids are handed out by the machine's root only",
+            code="userns-not-supported",
+            remedy="leave it out: every container has a user namespace of its own, with your ids",
+        )
     refuse_old_kernel(parse_kernel_release(os.uname().release))
     with hold_range(workspace.directory, spec.user_namespace.size, run_home=home) as ids:
         yield ids
@@ -172,6 +180,7 @@ def start(
     A skeleton that is there already is used: containers with the same mount points can share one.
     """
     hierarchies = probe_hierarchies()
+    verify_identity(spec.identity)
     spec, links = divide_host_root(spec)
     if not workspace.skeleton.exists():
         make_skeleton(workspace.skeleton, spec)
@@ -184,7 +193,7 @@ def start(
     with contextlib.ExitStack() as cleanup:
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
-        plan = plan_launch(spec, workspace, hierarchies, seccomp_program())
+        plan = plan_launch(spec, workspace, hierarchies, seccomp_program(), tty_group=has_tty_group())
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits)
         cleanup.callback(remove_cgroup, cgroup)
         joins = cgroup.open_joins()

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from contain.container.door import has_tty_group, verify_identity
+from contain.container.host_view import divide_host_root
 from contain.container.keeper import HELD, SessionConfiguration
 from contain.container.launch import raise_failure
 from contain.container.run import new_container_id, render_hosts, seccomp_program
@@ -240,6 +242,8 @@ def open_session(
     """
     home = run_home() if home is None else home
     sweep(home)
+    verify_identity(spec.identity)
+    spec, links = divide_host_root(spec)
     session_id = new_container_id()
     configuration = SessionConfiguration(
         session_id=session_id,
@@ -251,6 +255,8 @@ def open_session(
         scratch_inodes=max(_FEWEST_INODES, scratch_bytes // _BYTES_PER_INODE),
         seccomp=seccomp_program(),
         worker_seccomp=compile_default_policy(allow_setns=True),
+        links=links,
+        tty_group=has_tty_group(),
         on_disk=on_disk,
     )
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -102,6 +102,11 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
     return tuple(replace(each, mount=place) for each in found if (place := places.get(each.mount)) is not None)
 
 
+def can_limit(controller: str) -> bool:
+    """Whether a container of this process can have a limit of this kind: ``memory``, ``pids`` or ``cpu``."""
+    return any(controller in each.controllers for each in probe_hierarchies())
+
+
 def _delegated_places(mountinfo: str) -> dict[str, str]:
     """Where this process may make groups, for each mounted hierarchy where it may: see `contain.linux.delegation`."""
     own: dict[str, str] = {}

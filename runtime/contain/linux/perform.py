@@ -401,7 +401,11 @@ class Performer:
             syscalls.join_new_session_keyring()
         if who.held:
             syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-        os.setgroups(list(who.groups))
+        try:
+            os.setgroups(list(who.groups))
+        except PermissionError:  # with one id only, nobody may: the user's own groups stay, which nothing inside can name
+            if _may_set_groups():
+                raise
         os.setresgid(who.group_id, who.group_id, who.group_id)
         os.setresuid(who.user_id, who.user_id, who.user_id)
         effective = who.effective if who.user_id == 0 else 0
@@ -415,6 +419,11 @@ class Performer:
         # Until execve(2), which sets it back, nobody inside may trace this process or reach its program file, which is the host's
         # (CVE-2016-9962, CVE-2019-5736).
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _may_set_groups() -> bool:
+    with open("/proc/self/setgroups") as file:
+        return file.read().strip() != "deny"
 
 
 def _write_memory_file(operation: WriteMemoryFile) -> None:

@@ -19,6 +19,11 @@ from contain.values import dataclass
 _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704  # ioctl_ns(2)
 _EVERY_ID = (1 << 32) - 1
 
+MORE_IDS = (
+    "install newuidmap (Debian: uidmap), and as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+)
+"""The remedy where one id is not enough."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdMap:
@@ -106,8 +111,19 @@ def _map_with_programs(process_id: int, user_id: int, group_id: int, ranges: tup
     return True
 
 
+def verify_one_thread() -> None:
+    """Raise `HostError` where this process has several threads: it cannot enter a user namespace then (unshare(2), setns(2))."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise HostError(
+            "this process has several threads, so it cannot become root of a user namespace",
+            code="several-threads",
+            remedy="start it inside: contain unshare PROGRAM ...",
+        )
+
+
 def become_root() -> None:
     """Enter a new user and mount namespace as its root. The process must have one thread. Raises `HostError`."""
+    verify_one_thread()
     user_id, group_id, ranges = os.geteuid(), os.getegid(), subordinate_ranges()
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
@@ -186,6 +202,7 @@ def _is_child(namespace: int) -> bool:
 def join_as_root(namespace: int) -> bool:
     """Enter a user namespace of this user's as its root, with a mount namespace of this machine's mounts of now. The process must have
     one thread. False if the kernel refuses."""
+    verify_one_thread()
     try:
         syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
     except OSError as error:

@@ -388,7 +388,7 @@ class _Extractor:
             return HostError(
                 f"this user may not make {shown(path)} as the layer says",
                 errno=error.errno,
-                remedy="run as root",
+                remedy="run as root, or have subordinate ids: see docs/rootless.md",
                 code="store-needs-root",
             )
         if error.errno == errno.EOPNOTSUPP:
