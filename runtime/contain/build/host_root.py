@@ -6,7 +6,6 @@ used where the fingerprint is the same. Light: every command that starts a conta
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -29,6 +28,8 @@ def host_fingerprint(root: HostPath = Path("/")) -> str:
 
     Not every file: a change that no package database notices is not seen. That is the price of a base without a copy.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     for name in ("etc/os-release", "var/lib/dpkg/status", "lib/apk/db/installed", "var/lib/pacman/local/ALPM_DB_VERSION"):
         path = root / name
@@ -65,14 +66,18 @@ def is_on_host(config: ImageConfig) -> bool:
 
 
 def image_trees(image: Image, store: Store) -> tuple[HostPath, ...]:
-    """All trees that make an image's root, lowest first; ``/`` itself below those of an image built ``FROM host``.
+    """All trees that make an image's root, lowest first: `with_host_root`."""
+    return with_host_root(image.config, store.layer_trees(image))
+
+
+def with_host_root(config: ImageConfig, trees: tuple[HostPath, ...]) -> tuple[HostPath, ...]:
+    """An image's trees, with ``/`` itself below those of an image built ``FROM host``.
 
     Raises `Conflict` (code ``host-changed``) if such an image was built on another state of the machine or another machine.
     """
-    trees = store.layer_trees(image)
-    if not is_on_host(image.config):
+    if not is_on_host(config):
         return trees
-    if image.config.labels[HOST_LABEL] != host_fingerprint():
+    if config.labels[HOST_LABEL] != host_fingerprint():
         raise Conflict(
             "this image was built on another machine's root, or this machine's packages have changed since",
             code="host-changed",

@@ -23,11 +23,11 @@ import stat
 from collections.abc import Mapping
 
 from contain.errors import NotSupported
-from contain.store.marks import is_opaque, is_overlays, is_whiteout
+from contain.store.marks import is_opaque, is_overlays, is_whiteout, read_xattrs
 from contain.store.ownership import Ownership
-from contain.store.rooted import DirectoryCache, Root
+from contain.store.rooted import DirectoryCache, Root, join, list_names
 from contain.store.rootview import Entry, Kind, RootView
-from contain.store.tree import iterate_tree, join, list_names, read_xattrs
+from contain.store.tree import iterate_tree
 from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20

@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARK = b".wh..wh..opq"
 OPAQUE_XATTR = "user.overlay.opaque"
+_CAPABILITY = b"security.capability"
 _OVERLAY_PREFIXES = (b"user.overlay.", b"trusted.overlay.")
 
 
@@ -46,3 +48,29 @@ def keeps_xattr(name: bytes) -> bool:
     if name.startswith(b"security."):
         return name == b"security.capability"
     return not is_overlays(name)
+
+
+def read_xattrs(parent: int, name: bytes) -> Mapping[bytes, bytes]:
+    """The attributes that a layer keeps, sorted by name; capabilities in the form that does not depend on a user namespace."""
+    path = b"/proc/self/fd/%d/%s" % (parent, name)  # only the last component can be a link, and it is not followed
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return {}
+        raise
+    if not names:
+        return {}
+    kept = sorted(filter(keeps_xattr, map(os.fsencode, names)))
+    found = {key: os.getxattr(path, key, follow_symlinks=False) for key in kept}
+    if _CAPABILITY in found:
+        found[_CAPABILITY] = _portable_capability(found[_CAPABILITY])
+    return found
+
+
+def _portable_capability(value: bytes) -> bytes:
+    """Revision 3 with root id 0, which a container in a user namespace writes, as the equivalent revision 2
+    (capabilities(7), vfs_cap_data)."""
+    if len(value) == 24 and value[3] == 3 and value[20:24] == bytes(4):
+        return value[:3] + b"\x02" + value[4:20]
+    return value

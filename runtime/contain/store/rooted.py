@@ -170,3 +170,14 @@ class DirectoryCache:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """A path below a directory, where ``b""`` is the root."""
+    return directory + b"/" + name if directory else name
+
+
+def list_names(descriptor: int) -> list[bytes]:
+    """The names in a directory, sorted bytewise."""
+    with os.scandir(descriptor) as entries:
+        return sorted(os.fsencode(entry.name) for entry in entries)

@@ -19,10 +19,9 @@ from typing import BinaryIO
 
 from contain.errors import IntegrityError, NotFound
 from contain.paths import HostPath
-from contain.store.marks import is_opaque, is_whiteout
+from contain.store.marks import is_opaque, is_whiteout, read_xattrs
 from contain.store.ownership import Ownership
-from contain.store.rooted import DirectoryCache, Root, split_path
-from contain.store.tree import join, list_names, read_xattrs
+from contain.store.rooted import DirectoryCache, Root, join, list_names, split_path
 
 _HOPS = 40
 _DIRECTORIES_REMEMBERED = 4096

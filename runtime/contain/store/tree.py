@@ -8,22 +8,20 @@ Times are written as whole seconds as they are on disk: clamping them is `contai
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from contain.errors import IntegrityError, NotSupported
-from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, keeps_xattr
+from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, read_xattrs
 from contain.store.ownership import Ownership
-from contain.store.rooted import DirectoryCache, Root
+from contain.store.rooted import DirectoryCache, Root, join, list_names
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
 from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
 _JOINED_BYTES = 1 << 16  # so much is given out as one piece
 _LONGEST_PATH = 4095
-_CAPABILITY = b"security.capability"
 
 _KINDS = {
     stat.S_IFREG: TarKind.FILE,
@@ -44,17 +42,6 @@ class Node:
     parent: int
     name: bytes
     found: os.stat_result
-
-
-def join(directory: bytes, name: bytes) -> bytes:
-    """A path below a directory, where ``b""`` is the root."""
-    return directory + b"/" + name if directory else name
-
-
-def list_names(descriptor: int) -> list[bytes]:
-    """The names in a directory, sorted bytewise."""
-    with os.scandir(descriptor) as entries:
-        return sorted(os.fsencode(entry.name) for entry in entries)
 
 
 def iterate_tree(root: Root) -> Iterator[Node]:
@@ -87,32 +74,6 @@ def iterate_tree(root: Root) -> Iterator[Node]:
                 enter(path)
     finally:
         directories.forget()
-
-
-def read_xattrs(parent: int, name: bytes) -> Mapping[bytes, bytes]:
-    """The attributes that a layer keeps, sorted by name; capabilities in the form that does not depend on a user namespace."""
-    path = b"/proc/self/fd/%d/%s" % (parent, name)  # only the last component can be a link, and it is not followed
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            return {}
-        raise
-    if not names:
-        return {}
-    kept = sorted(filter(keeps_xattr, map(os.fsencode, names)))
-    found = {key: os.getxattr(path, key, follow_symlinks=False) for key in kept}
-    if _CAPABILITY in found:
-        found[_CAPABILITY] = _portable_capability(found[_CAPABILITY])
-    return found
-
-
-def _portable_capability(value: bytes) -> bytes:
-    """Revision 3 with root id 0, which a container in a user namespace writes, as the equivalent revision 2
-    (capabilities(7), vfs_cap_data)."""
-    if len(value) == 24 and value[3] == 3 and value[20:24] == bytes(4):
-        return value[:3] + b"\x02" + value[4:20]
-    return value
 
 
 def describe(node: Node, ownership: Ownership) -> TarEntry:

@@ -16,10 +16,10 @@ from enum import Enum
 
 from contain.build.normalise.rules import find_rule
 from contain.paths import HostPath
-from contain.store.marks import is_whiteout
+from contain.store.marks import is_whiteout, read_xattrs
 from contain.store.ownership import Ownership
 from contain.store.rooted import Root
-from contain.store.tree import Node, iterate_tree, read_xattrs
+from contain.store.tree import Node, iterate_tree
 from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
