@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -71,8 +72,7 @@ class Completed:
 class Engine:
     """One store and one place for run-time state, with everything that can be done to them."""
 
-    def __init__(self, store: Store, *, home: HostPath, run: HostPath, progress: Progress) -> None:
-        self.store = store
+    def __init__(self, *, home: HostPath, run: HostPath, progress: Progress) -> None:
         self.home = home
         self.run_home = run
         self.progress = progress
@@ -82,13 +82,22 @@ class Engine:
     def open(
         cls, home: HostPath | None = None, *, run: HostPath | None = None, progress: Progress | None = None
     ) -> Iterator[Engine]:
-        """Open the store (default: `contain.paths.store_home`)."""
-        from contain.store import Store
-
+        """Use the store at ``home`` (default: `contain.paths.store_home`)."""
         home = store_home() if home is None else home
         run = run_home() if run is None else run
-        with Store.open(home) as store:
-            yield cls(store, home=home, run=run, progress=progress or Silent())
+        engine = cls(home=home, run=run, progress=progress or Silent())
+        try:
+            yield engine
+        finally:
+            if "store" in vars(engine):
+                engine.store.close()
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, opened when it is first wanted: to start a container of an image that is here takes `contain.store.lookup`."""
+        from contain.store.store import Store
+
+        return Store.open(self.home)
 
     # -- images --------------------------------------------------------------------------------------------------------------
 
@@ -124,10 +133,14 @@ class Engine:
 
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
-        from contain.build.host_root import image_trees
+        from contain.build.host_root import image_trees, with_host_root
+        from contain.store.lookup import find_named
 
         if name == HOST_IMAGE:
             return self._base(parse_reference(HOST_IMAGE), name)
+        if (found := find_named(self.home, name)) is not None:
+            trees = with_host_root(found.image.config, found.trees)
+            return ReadyImage(name=name, image=found.image, trees=trees, source=found.source)
         image = self.store.find_image(name)
         source = ""
         with contextlib.suppress(ContainError):
