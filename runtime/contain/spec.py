@@ -108,12 +108,85 @@ class ResourceLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockLimit:
+    """A limit for one block device: ``kind`` is ``weight``, ``read_bps``, ``write_bps``, ``read_iops`` or ``write_iops``."""
+
+    kind: str
+    device: HostPath
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a container may use. None: no limit of its own."""
+    """What a container may use. None or empty: no limit of its own. Docker's meanings and units.
+
+    ``memory_swap_bytes``: memory and swap together, -1 for no limit; None: no swap where memory is limited. ``cpu_shares`` and
+    ``block_weight``: relative to other groups (1024, 500). ``processors`` and ``memory_nodes``: lists as cpuset(7) has them.
+    """
 
     memory_bytes: int | None = None
     cpus: float | None = None
     pids: int | None = DEFAULT_PIDS_LIMIT
+    memory_swap_bytes: int | None = None
+    memory_reservation_bytes: int | None = None
+    memory_swappiness: int | None = None
+    out_of_memory_kill: bool = True
+    cpu_shares: int | None = None
+    cpu_period_microseconds: int | None = None
+    cpu_quota_microseconds: int | None = None
+    processors: str = ""
+    memory_nodes: str = ""
+    block_weight: int | None = None
+    block: tuple[BlockLimit, ...] = ()
+
+
+MASKED_PATHS = (
+    *(
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+    ),
+    *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"),
+    "/sys/devices/system/cpu/cpu*/thermal_throttle",
+)
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+SECCOMP_BUILTIN, SECCOMP_UNCONFINED = "builtin", "unconfined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What holds a program besides namespaces and capabilities. ``seccomp``: the default policy (`SECCOMP_BUILTIN`), none
+    (`SECCOMP_UNCONFINED`), or the text of a profile. ``apparmor``: a profile's name, empty for none. ``privileged``: all of this
+    machine's devices, and /sys can be written, as far as the user namespace lets it."""
+
+    seccomp: str = SECCOMP_BUILTIN
+    no_new_privileges: bool = True
+    masked_paths: tuple[str, ...] = MASKED_PATHS
+    read_only_paths: tuple[str, ...] = READ_ONLY_PATHS
+    apparmor: str = ""
+    privileged: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device node of the host at a path inside; ``access`` is made of ``r``, ``w`` and ``m``, for the device control group."""
+
+    source: HostPath
+    target: ContainerPath
+    access: str = "rwm"
+
+
+class Sharing(Enum):
+    """Whose namespace of a kind a container is in."""
+
+    PRIVATE = "private"  # its own
+    NONE = "none"  # its own, and without /dev/shm (IPC only)
+    HOST = "host"  # this machine's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +289,22 @@ class ContainerSpec:
     resource_limits: tuple[ResourceLimit, ...] = ()
     ports: tuple[PortRequest, ...] = ()
     name_servers: tuple[str, ...] = ()
+    interactive: bool = False  # its input is kept open, for whoever attaches
+    input_once: bool = False  # ... and ends with the input of the first one
     restart: RestartPolicy = RestartPolicy()
     health: HealthCheck | None = None
     log: LogSettings = LogSettings()
     stop_grace_seconds: float | None = None  # None: as whoever stops it says, else ten
     init: bool = False  # a first process of ours that reaps and passes signals on
     user_namespace: UserNamespace = UserNamespace()
+    confinement: Confinement = Confinement()  # where ``confined``
+    sysctls: tuple[tuple[str, str], ...] = ()  # names with dots
+    devices: tuple[Device, ...] = ()
+    device_rules: tuple[str, ...] = ()  # of the device control group: type, major:minor, access
+    ipc: Sharing = Sharing.PRIVATE
+    uts: Sharing = Sharing.PRIVATE
+    cgroup_namespace: Sharing = Sharing.PRIVATE
+    domain_name: str = ""
+    umask: int = 0o022
+    out_of_memory_score: int | None = None  # None: 0 where that may be written
+    annotations: tuple[tuple[str, str], ...] = ()
