@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contain.build.request import BuildRequest, BuildResult
     from contain.build.verify.report import Verification
     from contain.container.execute import ExecRequest
+    from contain.container.joined import Joined
     from contain.container.records import ContainerRecord, Records
     from contain.container.sessions import Session
     from contain.container.volumes import Volumes
@@ -507,8 +508,11 @@ class Engine:
             render_operation(operation) + "\n" for part in (plan.outside, plan.root, plan.start) for operation in part
         )
 
-    def run(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> ExitState:
-        """``contain run`` in the foreground, on the caller's standard descriptors."""
+    def run(
+        self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool, joined: Joined | None = None
+    ) -> ExitState | None:
+        """``contain run`` in the foreground, on the caller's standard descriptors; None if they were let go of before its end."""
+        from contain.container.joined import Joined
         from contain.container.lifecycle import run_foreground
 
         return run_foreground(
@@ -516,7 +520,7 @@ class Engine:
             store_home=self.home,
             home=self.run_home,
             remove=remove,
-            interactive=request.interactive,
+            joined=joined or Joined(stdin=request.interactive),
         )
 
     def run_detached(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> str:

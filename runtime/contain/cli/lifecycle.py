@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 
+from contain.cli.attachment import add_detach_keys_argument, add_signal_argument, parse_joined, tell_detached
 from contain.cli.containers import each_container
-from contain.errors import NotSupported, UsageError
+from contain.errors import UsageError
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-a", "--attach", action="store_true", help="show its output, and end with its exit status")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on, and show its output")
+    add_detach_keys_argument(parser)
+    add_signal_argument(parser)
     parser.add_argument("containers", nargs="+", metavar="CONTAINER")
 
 
@@ -28,7 +31,10 @@ def start(options: argparse.Namespace) -> int:
         records = engine.records
         if attached:
             record = records.find(options.containers[0])
-            return start_foreground(records, record, home=engine.run_home, interactive=options.interactive).status
+            options.attach = []
+            joined = parse_joined(options, stdin=options.interactive)
+            state = start_foreground(records, record, home=engine.run_home, joined=joined)
+            return tell_detached() if state is None else state.status
         return each_container(
             options.containers, lambda name: start_detached(records, records.find(name), home=engine.run_home)
         )
@@ -77,23 +83,19 @@ def rename(options: argparse.Namespace) -> int:
 
 def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
-    parser.add_argument("--no-stdin", action="store_true", help="do not pass standard input on (must be given)")
-    parser.add_argument("--sig-proxy", action="store_true", default=True, help="pass signals on (default)")
-    parser.add_argument("--no-sig-proxy", dest="sig_proxy", action="store_false", help=argparse.SUPPRESS)
+    parser.add_argument("--no-stdin", action="store_true", help="do not pass standard input on")
+    add_detach_keys_argument(parser)
+    add_signal_argument(parser)
     parser.add_argument("container", metavar="CONTAINER")
 
 
 def attach(options: argparse.Namespace) -> int:
-    """What it prints from now on; ends with its exit status."""
-    from contain.container.lifecycle import follow_output
+    """What it prints from now on, and what is typed; ends with its exit status."""
+    from contain.container.foreground import attach_to
+    from contain.container.processes import is_paused
     from contain.engine import Engine
 
-    if not options.no_stdin:
-        raise NotSupported(
-            "attach without --no-stdin: standard input of a running container cannot be reached yet",
-            code="flag-not-supported",
-            remedy="give --no-stdin, or run one more program in it with `contain exec -it`",
-        )
+    joined = parse_joined(options, stdin=not options.no_stdin)
     with Engine.open() as engine:
         records = engine.records
         record = records.find(options.container)
@@ -103,10 +105,18 @@ def attach(options: argparse.Namespace) -> int:
                 code="not-running",
                 remedy=f"contain start {record.name}",
             )
-
-        def show(stream: str, text: str) -> None:
-            target = sys.stderr if stream == "stderr" else sys.stdout
-            target.write(text)
-            target.flush()
-
-        return follow_output(records, record, show, signals=options.sig_proxy)
+        if is_paused(record):
+            raise UsageError(
+                "You cannot attach to a paused container, unpause it first",
+                code="paused",
+                remedy=f"contain unpause {record.name}",
+            )
+        takes_input = joined.stdin and record.details.get("interactive") and record.details.get("terminal")
+        if takes_input and not os.isatty(0):
+            raise UsageError(
+                "the input device is not a TTY",
+                code="no-terminal",
+                remedy="give --no-stdin",
+            )
+        state = attach_to(records, record, joined=joined)
+    return tell_detached() if state is None else state.status

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
+from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.output import TerminalProgress
 from contain.declared import parse_size_bytes
 from contain.errors import Conflict, NotSupported, UsageError
@@ -26,6 +27,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags; everything after IMAGE is the program's."""
     parser.usage = "contain run [OPTIONS] IMAGE [COMMAND] [ARG...]"
     parser.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
+    add_attachment_arguments(parser)
     parser.add_argument("--plan", action="store_true", help="show what would be asked of the kernel, and do nothing")
     _add_container_arguments(parser)
 
@@ -175,6 +177,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--plan excludes -d", code="bad-arguments")
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
+    joined = parse_joined(options, stdin=options.interactive)
     request = _parse_request(options)
     progress = TerminalProgress()
     with Engine.open(progress=progress) as engine:
@@ -188,7 +191,9 @@ def run(options: argparse.Namespace) -> int:
         if options.detach:
             sys.stdout.write(engine.run_detached(request, ready, remove=options.rm) + "\n")
             return 0
-        state = engine.run(request, ready, remove=options.rm)
+        state = engine.run(request, ready, remove=options.rm, joined=joined)
+    if state is None:
+        return tell_detached()
     if state.out_of_memory:
         sys.stderr.write(f"contain: {state.describe()}\n")
     return state.status
@@ -238,6 +243,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         user_namespace=parse_user_namespace(options.userns),
         terminal=options.tty,
         interactive=options.interactive,
+        input_once=options.interactive and not getattr(options, "detach", False),
         labels=parse_pairs(options.label, flag="--label"),
         publish=parse_published(options),
         publish_all=options.publish_all,
@@ -249,6 +255,10 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
 def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags; everything after COMMAND is the program's."""
     parser.usage = "contain exec [OPTIONS] CONTAINER COMMAND [ARG...]"
+    parser.add_argument("-d", "--detach", action="store_true", help="leave it running, and show nothing of it")
+    add_detach_keys_argument(parser)
+    parser.add_argument("--env-file", action="append", default=[], metavar="FILE", help="a file of variables")
+    parser.add_argument("--privileged", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
@@ -260,13 +270,21 @@ def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
 
 def exec_(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
-    from contain.container.execute import execute
+    from contain.cli.restrictions import read_env_files
+    from contain.container.execute import execute, execute_apart, execute_on_terminal
     from contain.container.processes import is_paused
     from contain.engine import Engine
 
     if not options.arguments:
         raise UsageError('"contain exec" requires COMMAND', code="no-command", remedy="see `contain exec --help`")
-    if options.tty and options.interactive and not os.isatty(0):
+    if options.privileged:
+        raise NotSupported(
+            "exec --privileged: what a container may do is decided when it is made, and nothing in it may do more",
+            code="flag-not-supported",
+            remedy="make the container with the capabilities it needs (--cap-add)",
+        )
+    joined = parse_joined(options, stdin=options.interactive)
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
     with Engine.open() as engine:
         record = engine.records.find(options.container)
@@ -279,10 +297,16 @@ def exec_(options: argparse.Namespace) -> int:
         request = engine.specify_exec(
             record,
             options.arguments,
-            environment=dict(parse_variables(options.env)),
+            environment=dict((*read_env_files(options.env_file), *parse_variables(options.env))),
             user=options.user,
             working_directory=options.workdir,
-            terminal=options.tty,
+            terminal=options.tty and not options.detach,
         )
+        if options.detach:
+            execute_apart(record, request)
+            return 0
+        if options.tty:
+            state = execute_on_terminal(record, request, joined=joined)
+            return tell_detached() if state is None else state.status
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return execute(record, request, stdin=stdin, stdout=1, stderr=2).status

@@ -10,9 +10,11 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from contain.container.attachments import Attachments, open_pair
+from contain.container.joined import Joined
 from contain.container.launch import (
     Launched,
     describe_failure,
@@ -23,10 +25,11 @@ from contain.container.launch import (
     raise_failure,
     reset_signals,
 )
+from contain.container.left_behind import leave_behind
 from contain.container.records import ContainerRecord, open_process
 from contain.container.run import ExitState, exit_state, seccomp_program
 from contain.container.streams import JoinedStreams, may_be_handed_over, writer_to
-from contain.container.terminal import raw_mode, relay
+from contain.container.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
 from contain.linux.capabilities import mask_of
@@ -78,6 +81,7 @@ def _enter(
     channel: socket.socket,
     reports: socket.socket,
     stdio: Sequence[int],
+    window: tuple[int, int] | None,
 ) -> None:
     operation: Operation | None = None
     try:
@@ -102,6 +106,8 @@ def _enter(
         performer.terminal_socket = channel
         for operation in plan[:-1]:
             performer.perform(operation)
+            if isinstance(operation, StartSession) and operation.terminal and window is not None:
+                set_window_size(0, *window)
         die_with_starter(channel)
         operation = plan[-1]
         performer.perform(operation)
@@ -112,90 +118,155 @@ def _enter(
         os._exit(125)
 
 
-def execute(record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout: int, stderr: int) -> ExitState:
-    """Run a program in a running container on the caller's descriptors until it ends.
+def _launch(
+    cleanup: contextlib.ExitStack,
+    record: ContainerRecord,
+    request: ExecRequest,
+    stdio: Sequence[int],
+    window: tuple[int, int] | None = None,
+    *,
+    group: str = "",
+) -> Launched:
+    """Start the program in the container; what is open meanwhile is closed with ``cleanup``."""
+    plan = plan_exec(request, record.details, seccomp_program())
+
+    def opened(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        cleanup.callback(os.close, descriptor)
+        return descriptor
+
+    cleanup.callback(os.close, open_process(record))  # while it is held, the number stays this process's
+    try:
+        verify_own_root(record)
+        namespaces = [(opened(f"/proc/{record.process_id}/ns/user", os.O_RDONLY), syscalls.CLONE_NEWUSER)]
+        for name, kind in _JOINED:
+            shared = os.readlink(f"/proc/{record.process_id}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+            if not shared:
+                namespaces.append((opened(f"/proc/{record.process_id}/ns/{name}", os.O_RDONLY), kind))
+    except FileNotFoundError:
+        raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
+    joins = []
+    for hierarchy in probe_hierarchies():
+        path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/{group}/{hierarchy.join_file}"
+        if os.path.exists(path):
+            joins.append(opened(path, os.O_WRONLY))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    caller = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setpgid(0, 0)
+            die_with_parent(caller)
+            reset_signals()
+            ours.close()
+            channel.close()
+            _enter(namespaces, joins, plan, inner, theirs, stdio, window)
+        finally:
+            os._exit(125)
+    theirs.close()
+    inner.close()
+    terminal: int | None = None
+    try:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(channel, _PACKET, 1)
+            if data == b"t" and descriptors:
+                terminal = descriptors[0]
+                continue
+            if data.startswith(b"e"):
+                raise_failure(data[1:], request.arguments[0])
+            break
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        ours.close()
+        raise
+    finally:
+        channel.close()
+    first, descriptors, _, _ = socket.recv_fds(ours, _PACKET, 1)
+    if not first.startswith(b"pid ") or not descriptors:
+        ours.close()
+        raise InternalError("the program's starter ended before it had started anything")
+    launched = Launched(
+        process_id=int(first.split()[1]),
+        process_descriptor=descriptors[0],
+        monitor_id=child,
+        _reports=ours,
+        terminal=terminal,
+    )
+    cleanup.callback(launched.close)
+    return launched
+
+
+def verify_own_root(record: ContainerRecord) -> None:
+    """`Conflict` while a container that is being started still has this machine's root: nobody may enter it then."""
+    theirs, ours = os.stat(f"/proc/{record.process_id}/root/"), os.stat("/")
+    if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+        raise Conflict(f"container {record.name} is just being started", code="container-busy", remedy="try again in a moment")
+
+
+def execute(
+    record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout: int, stderr: int, group: str = ""
+) -> ExitState:
+    """Run a program without a terminal in a running container on the caller's descriptors until it ends. ``group``: a control
+    group below the container's that is there already, for the program.
 
     Raises `Conflict` if the container does not run, `CommandNotStarted` (126 or 127).
     """
-    plan = plan_exec(request, record.details, seccomp_program())
+    sinks = {
+        number: writer_to(descriptor) for number, descriptor in ((1, stdout), (2, stderr)) if not may_be_handed_over(descriptor)
+    }
+    direct = {number: descriptor for number, descriptor in ((1, stdout), (2, stderr)) if number not in sinks}
     with contextlib.ExitStack() as cleanup:
-
-        def opened(path: str, flags: int) -> int:
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
-            cleanup.callback(os.close, descriptor)
-            return descriptor
-
-        cleanup.callback(os.close, open_process(record))  # while it is held, the number stays this process's
-        try:
-            namespaces = [(opened(f"/proc/{record.process_id}/ns/user", os.O_RDONLY), syscalls.CLONE_NEWUSER)]
-            for name, kind in _JOINED:
-                shared = os.readlink(f"/proc/{record.process_id}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
-                if not shared:
-                    namespaces.append((opened(f"/proc/{record.process_id}/ns/{name}", os.O_RDONLY), kind))
-        except FileNotFoundError:
-            raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
-        joins = []
-        for hierarchy in probe_hierarchies():
-            path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/{hierarchy.join_file}"
-            if os.path.exists(path):
-                joins.append(opened(path, os.O_WRONLY))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sinks = {
-            number: writer_to(descriptor)
-            for number, descriptor in ((1, stdout), (2, stderr))
-            if request.terminal or not may_be_handed_over(descriptor)
-        }
-        direct = {number: descriptor for number, descriptor in ((1, stdout), (2, stderr)) if number not in sinks}
         streams = cleanup.enter_context(JoinedStreams(stdin, sinks, direct=direct))
-        caller = os.getpid()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.setpgid(0, 0)
-                die_with_parent(caller)
-                reset_signals()
-                ours.close()
-                channel.close()
-                _enter(namespaces, joins, plan, inner, theirs, streams.inner)
-            finally:
-                os._exit(125)
-        theirs.close()
-        inner.close()
-        terminal: int | None = None
-        try:
-            while True:
-                data, descriptors, _, _ = socket.recv_fds(channel, _PACKET, 1)
-                if data == b"t" and descriptors:
-                    terminal = descriptors[0]
-                    continue
-                if data.startswith(b"e"):
-                    raise_failure(data[1:], request.arguments[0])
-                break
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            ours.close()
-            raise
-        finally:
-            channel.close()
-        first, descriptors, _, _ = socket.recv_fds(ours, _PACKET, 1)
-        if not first.startswith(b"pid ") or not descriptors:
-            ours.close()
-            raise InternalError("the program's starter ended before it had started anything")
-        process_id = int(first.split()[1])
-        launched = Launched(
-            process_id=process_id,
-            process_descriptor=descriptors[0],
-            monitor_id=child,
-            _reports=ours,
-            terminal=terminal,
-        )
-        cleanup.callback(launched.close)
-        if terminal is not None:
-            with raw_mode(stdin):
-                relay(terminal, stdin=stdin, stdout=stdout, ended=lambda: True, watch=launched.fileno())
-        else:
-            streams.copy(launched)
+        launched = _launch(cleanup, record, request, streams.inner, group=group)
+        streams.copy(launched)
         return exit_state(launched.wait(), CgroupCounters(), None)
+
+
+def execute_apart(
+    record: ContainerRecord,
+    request: ExecRequest,
+    *,
+    first: socket.socket | None = None,
+    window: tuple[int, int] | None = None,
+) -> None:
+    """Run a program in a running container that goes on without the caller: a small process stays with it. ``first``: who is attached
+    to it; ``window``: rows and columns of his terminal. Raises what the start raised."""
+    leave_behind(lambda ready: _hold(record, request, first, window, ready), kept=() if first is None else (first.fileno(),))
+
+
+def _hold(
+    record: ContainerRecord,
+    request: ExecRequest,
+    first: socket.socket | None,
+    window: tuple[int, int] | None,
+    started: Callable[[], None],
+) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.ExitStack() as cleanup:
+        attachments = cleanup.enter_context(Attachments(None, first=first, once=True))
+        sinks = {number: lambda _: None for number in (1, 2)} if first is not None else {}
+        null = {} if first is not None else {1: 1, 2: 2}
+        streams = cleanup.enter_context(JoinedStreams(0, sinks, direct=null, attachments=attachments, fed=first is not None))
+        launched = _launch(cleanup, record, request, streams.inner, window)
+        started()
+        streams.copy(launched)
+        attachments.tell_end(exit_state(launched.wait(), CgroupCounters(), None))
+
+
+def execute_on_terminal(record: ContainerRecord, request: ExecRequest, *, joined: Joined) -> ExitState | None:
+    """Run a program with a terminal in a running container; None when the caller let go of it, and it goes on."""
+    from contain.container.attach import attach
+
+    stdin, stdout, stderr = joined.descriptors
+    ours, theirs = open_pair()
+    with ours:
+        with theirs:
+            execute_apart(record, request, first=theirs, window=window_size(1))
+        end = attach(ours, stdin=stdin, stdout=stdout, stderr=stderr, terminal=True, keys=joined.keys)
+    if end.state is None and not end.detached:
+        raise Conflict(f"container {record.container_id[:12]} has ended", code="not-running")
+    return end.state

@@ -30,11 +30,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from contain.container.plan import LaunchPlan
+from contain.container.terminal import set_window_size
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace
 from contain.linux.perform import Performer, ProgramNotStarted
-from contain.operations import BecomeUser, ConfigureInterface, Operation, render_operation
+from contain.operations import BecomeUser, ConfigureInterface, Operation, StartSession, render_operation
 from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
 
@@ -199,6 +200,8 @@ def _first_process(
         performer.terminal_socket = channel
         for operation in plan.start[:-1]:
             performer.perform(operation)
+            if isinstance(operation, StartSession) and operation.terminal and go.get("window"):
+                set_window_size(0, *go["window"])  # before the program can ask for it
         die_with_starter(channel)  # credential changes clear it, so now
         operation = plan.start[-1]
         performer.perform(operation)

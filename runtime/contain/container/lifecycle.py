@@ -9,14 +9,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 
-from contain.container.logs import read_log
+from contain.container.joined import Joined
 from contain.container.plan import HOST_ROOT
 from contain.container.records import ContainerRecord, Records, new_record, open_process
 from contain.container.respecify import parse_spec
 from contain.container.run import ExitState
-from contain.container.supervisor import handling_signals, supervise_apart, supervise_here
+from contain.container.supervisor import supervise_apart, supervise_here
 from contain.container.workspaces import sweep
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.freezer import probe_freezer, thaw
@@ -27,12 +26,32 @@ from contain.values import replace
 GRACE_SECONDS = 10.0
 
 
-def run_foreground(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool, interactive: bool) -> ExitState:
-    """``contain run``: the caller's standard descriptors are the container's. Returns when it has ended."""
-    records = Records(store_home)
+def run_foreground(
+    spec: ContainerSpec,
+    *,
+    store_home: HostPath,
+    home: HostPath,
+    remove: bool,
+    joined: Joined,
+) -> ExitState | None:
+    """``contain run``: the caller's standard descriptors are the container's. Returns when it has ended, or None when the caller let
+    go of it with the detach keys."""
+    records = Records(store_home.absolute())
     record = new_record(spec, remove=remove)
     sweep(home)
-    return supervise_here(spec, records, record, records.create(record), home, stdin=0 if interactive else None)
+    return _in_front(spec, records, record, records.create(record), home, joined)
+
+
+def _in_front(
+    spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath, joined: Joined
+) -> ExitState | None:
+    """What has a terminal can be let go of, so its supervisor is another process; else this one is it, which is quicker."""
+    if spec.terminal:
+        from contain.container.foreground import run_on_terminal
+
+        return run_on_terminal(spec, records, record, held, home, joined=joined)
+    stdin, stdout, stderr = joined.descriptors
+    return supervise_here(spec, records, record, held, home, stdin=stdin, stdout=stdout, stderr=stderr, signals=joined.signals)
 
 
 def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool) -> str:
@@ -94,15 +113,15 @@ def start_detached(records: Records, record: ContainerRecord, *, home: HostPath)
         supervise_apart(taken[0], records, record, taken[1], home)
 
 
-def start_foreground(records: Records, record: ContainerRecord, *, home: HostPath, interactive: bool) -> ExitState:
-    """``contain start -a``: the same on the caller's standard descriptors, until it has ended."""
+def start_foreground(records: Records, record: ContainerRecord, *, home: HostPath, joined: Joined) -> ExitState | None:
+    """``contain start -a``: the same on the caller's standard descriptors, until it has ended; None if they were let go of."""
     sweep(home)
     taken = _hold_to_start(records, record)
     if taken is None:
         raise UsageError(
-            f"container {record.name} runs already", code="container-running", remedy=f"contain attach --no-stdin {record.name}"
+            f"container {record.name} runs already", code="container-running", remedy=f"contain attach {record.name}"
         )
-    return supervise_here(taken[0], records, record, taken[1], home, stdin=0 if interactive else None)
+    return _in_front(taken[0], records, record, taken[1], home, joined)
 
 
 def restart_container(
@@ -115,29 +134,6 @@ def restart_container(
         )
     stop_container(records, record, grace_seconds=grace_seconds, number=number)
     start_detached(records, records.find(record.container_id), home=home)
-
-
-def follow_output(records: Records, record: ContainerRecord, show: Callable[[str, str], None], *, signals: bool) -> int:
-    """``contain attach --no-stdin``: show what a running container prints from now on; its exit status. ``signals``: those that
-    this process gets are passed on."""
-    with open_forwarding(record) if signals else contextlib.nullcontext():
-        for stream, text in read_log(records, record, follow=True, from_now=True):
-            show(stream, text)
-    with contextlib.suppress(NotFound):
-        return records.find(record.container_id).status or 0
-    return 0  # it was made with --rm, and its status is gone
-
-
-@contextlib.contextmanager
-def open_forwarding(record: ContainerRecord) -> Iterator[None]:
-    """Pass signals of this process on to a container's first process."""
-
-    def forward(number: int, _: object) -> None:
-        with contextlib.suppress(Conflict):
-            signal_container(record, number)
-
-    with handling_signals(forward):
-        yield
 
 
 def signal_container(record: ContainerRecord, number: int) -> None:

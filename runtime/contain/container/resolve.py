@@ -54,6 +54,7 @@ class RunRequest:
     read_only: bool = False
     terminal: bool = False
     interactive: bool = False
+    input_once: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = DEFAULT_CAPABILITIES
     resource_limits: tuple[ResourceLimit, ...] = ()
@@ -161,6 +162,8 @@ def resolve_spec(
         limits=request.limits,
         read_only=request.read_only,
         terminal=request.terminal,
+        interactive=request.interactive,
+        input_once=request.input_once,
         stop_signal=parse_signal(request.stop_signal or config.stop_signal or "SIGTERM"),
         capabilities=request.capabilities,
         resource_limits=request.resource_limits,

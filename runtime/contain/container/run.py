@@ -174,10 +174,12 @@ def start(
     stdio: tuple[int, int, int],
     home: HostPath,
     started: Callable[[int], None] | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Iterator[Running]:
     """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network.
 
-    A skeleton that is there already is used: containers with the same mount points can share one.
+    A skeleton that is there already is used: containers with the same mount points can share one. ``window``: rows and columns of
+    its terminal.
     """
     hierarchies = probe_hierarchies()
     verify_identity(spec.identity)
@@ -201,7 +203,7 @@ def start(
             cleanup.callback(_close_quietly, descriptor)
 
         def prepare(process_id: int) -> dict[str, object]:
-            answer: dict[str, object] = {}
+            answer: dict[str, object] = {} if window is None else {"window": window}
             address: str | None = None
             gateway = "127.0.0.1"
             if spec.network is Network.BRIDGE:

@@ -10,9 +10,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 
+from contain.container.attachments import Attachments
 from contain.container.door import note_inside
 from contain.container.launch import Launched
 from contain.container.logs import Log
@@ -20,7 +22,6 @@ from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.records import ContainerRecord, Records, begun, ended, failed
 from contain.container.run import ExitState, Running, finish, open_workspace, start
 from contain.container.streams import JoinedStreams
-from contain.container.terminal import raw_mode, relay
 from contain.container.workspaces import memory_takes_attributes
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import remove_freezer_group
@@ -80,7 +81,12 @@ def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerS
 
 @contextlib.contextmanager
 def _started(
-    spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, stdio: tuple[int, int, int]
+    spec: ContainerSpec,
+    records: Records,
+    record: ContainerRecord,
+    home: HostPath,
+    stdio: tuple[int, int, int],
+    window: tuple[int, int] | None,
 ) -> Iterator[Running]:
     def note(process_id: int) -> None:
         records.update(record.container_id, lambda written: begun(written, process_id))
@@ -89,7 +95,7 @@ def _started(
         # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
         spec, workspace = _workspace_of(spec, replace(plain, volatile=record.remove))
         try:
-            with start(spec, workspace, stdio=stdio, home=home, started=note) as running:
+            with start(spec, workspace, stdio=stdio, home=home, started=note, window=window) as running:
                 yield running
         finally:
             remove_freezer_group(spec.container_id)
@@ -111,13 +117,20 @@ def _supervise(
     stdout: int | None,
     stderr: int | None,
     started: Callable[[], None],
+    *,
+    attachments: Attachments,
+    fed: bool = False,
+    window: tuple[int, int] | None = None,
+    signals: bool = True,
 ) -> ExitState:
-    """Run the container with its output going to the log and, where given, to the caller."""
+    """Run the container with its output going to the log, to who is attached, and where given to the caller. ``signals``: those of
+    this process are the container's."""
     log = Log(records.place(record.container_id))
+    sinks = {1: log.writer("stdout", stdout), 2: log.writer("stderr", stderr)}
     with (
-        JoinedStreams(stdin, {1: log.writer("stdout", stdout), 2: log.writer("stderr", stderr)}) as streams,
-        _started(spec, records, record, home, streams.inner) as running,
-        _forward_signals(running.launched),
+        JoinedStreams(stdin, sinks, attachments=attachments, fed=fed) as streams,
+        _started(spec, records, record, home, streams.inner, window) as running,
+        _forward_signals(running.launched) if signals else contextlib.nullcontext(),
     ):
         started()
         streams.copy(running.launched)
@@ -132,26 +145,21 @@ def supervise_here(
     home: HostPath,
     *,
     stdin: int | None,
+    stdout: int | None = 1,
+    stderr: int | None = 2,
+    signals: bool = True,
 ) -> ExitState:
-    """Be the supervisor of a container that is held, until it has ended; then let go of it."""
+    """Be the supervisor of a container without a terminal that is held, until it has ended; then let go of it."""
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if spec.terminal:
-            with _started(spec, records, record, home, (null, null, null)) as running:
-                launched = running.launched
-                assert launched.terminal is not None
-                with raw_mode(stdin) if stdin is not None else contextlib.nullcontext():
-                    relay(
-                        launched.terminal,
-                        stdin=stdin,
-                        stdout=1,
-                        ended=lambda: True,
-                        watch=launched.fileno(),
-                    )
-                state = finish(running)
-        else:
-            state = _supervise(spec, records, record, home, null if stdin is None else stdin, 1, 2, lambda: None)
-        _end(records, record, state)
+        with Attachments(records.place(record.container_id)) as attachments:
+            state = _supervise(
+                *(spec, records, record, home, null if stdin is None else stdin, stdout, stderr, lambda: None),
+                attachments=attachments,
+                signals=signals,
+            )
+            _end(records, record, state)
+            attachments.tell_end(state)
     except BaseException:
         records.remove(record.container_id) if record.remove else _write_failed(records, record)
         raise
@@ -178,8 +186,18 @@ def _keep_only(*kept: int) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def supervise_apart(spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath) -> str:
-    """Leave a supervisor behind for a container that is held."""
+def supervise_apart(
+    spec: ContainerSpec,
+    records: Records,
+    record: ContainerRecord,
+    held: int,
+    home: HostPath,
+    *,
+    first: socket.socket | None = None,
+    window: tuple[int, int] | None = None,
+) -> str:
+    """Leave a supervisor behind for a container that is held. ``first``: who is attached from the beginning; ``window``: rows and
+    columns of his terminal."""
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -188,8 +206,8 @@ def supervise_apart(spec: ContainerSpec, records: Records, record: ContainerReco
         os.setsid()
         if os.fork():
             os._exit(0)
-        _keep_only(held, ready_write)
-        _supervise_detached(spec, records, record, home, ready_write)
+        _keep_only(held, ready_write, *(() if first is None else (first.fileno(),)))
+        _supervise_detached(spec, records, record, home, ready_write, first, window)
     os.close(ready_write)
     os.close(held)
     os.waitpid(child, 0)
@@ -201,7 +219,15 @@ def supervise_apart(spec: ContainerSpec, records: Records, record: ContainerReco
     return spec.container_id
 
 
-def _supervise_detached(spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, ready: int) -> None:
+def _supervise_detached(
+    spec: ContainerSpec,
+    records: Records,
+    record: ContainerRecord,
+    home: HostPath,
+    ready: int,
+    first: socket.socket | None,
+    window: tuple[int, int] | None,
+) -> None:
     try:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for number in range(3):
@@ -212,8 +238,15 @@ def _supervise_detached(spec: ContainerSpec, records: Records, record: Container
             os.write(ready, b"started")
             os.close(ready)
 
-        state = _supervise(spec, records, record, home, null, None, None, started)
-        _end(records, record, state)
+        with Attachments(records.place(record.container_id), first=first, once=spec.input_once) as attachments:
+            state = _supervise(
+                *(spec, records, record, home, null, None, None, started),
+                attachments=attachments,
+                fed=spec.interactive,
+                window=window,
+            )
+            _end(records, record, state)
+            attachments.tell_end(state)
     except BaseException as error:
         if record.remove:
             records.remove(record.container_id)

@@ -1,73 +1,75 @@
-"""The caller's terminal joined to a container's: raw mode, window size, bytes both ways; restored whatever happens."""
+"""The caller's terminal: raw mode that is taken back whatever happens, its window size, bytes written whole."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import select
 import signal
+import struct
 import termios
 import tty
 from collections.abc import Callable, Iterator
-
-_CHUNK = 65536
+from types import FrameType
 
 
 @contextlib.contextmanager
-def raw_mode(descriptor: int) -> Iterator[None]:
-    """The terminal passes every byte on and interprets none, until the block is left. Nothing if it is no terminal."""
+def raw_mode(descriptor: int, resumed: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The terminal passes every byte on and interprets none, until the block is left. Nothing if it is no terminal.
+
+    Who stops this process (SIGTSTP) gets the terminal as it was; when it goes on, the terminal is raw again and ``resumed`` called.
+    """
     if not os.isatty(descriptor):
         yield
         return
     before = termios.tcgetattr(descriptor)
+
+    def restore() -> None:
+        # TCSANOW: whoever waits for output to be taken waits for ever on a terminal that was stopped by ctrl-s
+        with contextlib.suppress(termios.error):  # it may have been closed
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        restore()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # stops here until SIGCONT
+        signal.signal(signal.SIGTSTP, stop)
+        with contextlib.suppress(termios.error):
+            tty.setraw(descriptor, termios.TCSANOW)
+        resumed()
+
     try:
         tty.setraw(descriptor, termios.TCSANOW)  # what was typed ahead is for the program
-        yield
+        handler = signal.signal(signal.SIGTSTP, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTSTP, handler)
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        restore()
 
 
-def copy_window_size(source: int, target: int) -> None:
-    """Give ``target`` the size of ``source``; nothing if that has none."""
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(target, termios.TIOCSWINSZ, fcntl.ioctl(source, termios.TIOCGWINSZ, b"\0" * 8))
-
-
-def relay(terminal: int, *, stdin: int | None, stdout: int, ended: Callable[[], bool], watch: int) -> None:
-    """Copy between the caller and a container's terminal until the container has ended and all it wrote was copied.
-
-    ``watch`` becomes readable at the end. Window size changes are passed on while this runs.
-    """
-    copy_window_size(stdout, terminal)
-    before = signal.signal(signal.SIGWINCH, lambda *_: copy_window_size(stdout, terminal))
+def window_size(descriptor: int) -> tuple[int, int] | None:
+    """Rows and columns of a terminal; None for what is none, or has no size."""
     try:
-        sources = [terminal, watch] + ([stdin] if stdin is not None else [])
-        while True:
-            ready, _, _ = select.select(sources, [], [])
-            if stdin is not None and stdin in ready:
-                data = os.read(stdin, _CHUNK)
-                if data:
-                    write_all(terminal, data)
-                else:
-                    sources.remove(stdin)
-                    write_all(terminal, b"\x04")  # end of input, as a terminal says it
-            if terminal in ready:
-                try:
-                    data = os.read(terminal, _CHUNK)
-                except OSError as error:
-                    if error.errno != errno.EIO:
-                        raise
-                    return  # nobody holds the other side any more
-                write_all(stdout, data)
-            elif watch in ready and ended():
-                return
-    finally:
-        signal.signal(signal.SIGWINCH, before)
+        rows, columns, _, _ = struct.unpack("4H", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
+    except OSError:
+        return None
+    return (rows, columns) if rows and columns else None
+
+
+def set_window_size(descriptor: int, rows: int, columns: int) -> None:
+    """Give a terminal a size; nothing if it has gone."""
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("4H", min(rows, 65535), min(columns, 65535), 0, 0))
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte."""
+    """Write every byte, also to a descriptor that somebody else made non-blocking."""
     while data:
-        data = data[os.write(descriptor, data) :]
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            import select
+
+            select.select([], [descriptor], [])
