@@ -99,12 +99,14 @@ class WriteMemoryFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
-    """The container's root: an overlay. ``lower`` is highest first. ``volatile``: what is written need not survive a crash."""
+    """The container's root: an overlay. ``lower`` is highest first. ``volatile``: what is written need not survive a crash.
+    ``no_devices``: device nodes in it cannot be opened, which a user namespace sees to itself."""
 
     lower: tuple[str, ...]
     upper: str
     work: str
     volatile: bool
+    no_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ from contain.spec import Identity
 from contain.values import dataclass
 
 _JOINED = (
+    ("user", syscalls.CLONE_NEWUSER),
     ("mnt", syscalls.CLONE_NEWNS),
     ("net", syscalls.CLONE_NEWNET),
     ("ipc", syscalls.CLONE_NEWIPC),
@@ -138,7 +139,7 @@ def _launch(
     cleanup.callback(os.close, open_process(record))  # while it is held, the number stays this process's
     try:
         verify_own_root(record)
-        namespaces = [(opened(f"/proc/{record.process_id}/ns/user", os.O_RDONLY), syscalls.CLONE_NEWUSER)]
+        namespaces = []
         for name, kind in _JOINED:
             shared = os.readlink(f"/proc/{record.process_id}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
             if not shared:

@@ -1,12 +1,13 @@
 """What ``--userns`` means: text to value, and whether a user fits into the ids that a container has. Pure.
 
-Words are Docker's (``host``, nothing) and podman's (``auto``, ``private``, ``host``; podman-run(1)). What we cannot do is refused by name.
+Words are Docker's (``host``, nothing) and podman's (``auto``, ``private``, ``host``; podman-run(1)). What we cannot do is refused by
+name.
 """
 
 from __future__ import annotations
 
 from contain.errors import NotSupported, UsageError
-from contain.spec import DEFAULT_ID_COUNT, IdMapping, Identity, UserNamespace
+from contain.spec import DEFAULT_ID_COUNT, Identity, IdMapping, UserNamespace
 
 _LARGEST_SIZE = 1 << 28
 _NOT_SUPPORTED = ("keep-id", "nomap", "container", "ns", "pod")

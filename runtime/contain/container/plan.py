@@ -194,7 +194,7 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
     if network is Network.HOST:  # a new sysfs would need the network namespace to be ours (sysfs(5))
         return [MountBind(source="/sys", target="/sys", read_only=True)]
     operations: list[Operation] = [MountFilesystem(kind="sysfs", target="/sys", attributes=("ro", *_SAFE))]
-    first = [hierarchy for hierarchy in hierarchies if hierarchy.version == 1]
+    first = [hierarchy for hierarchy in hierarchies if hierarchy.version == 1 and not hierarchy.only_devices]
     second = [hierarchy for hierarchy in hierarchies if hierarchy.version == 2]
     place = "/sys/fs/cgroup"
     if second and not first:
@@ -280,6 +280,7 @@ def plan_root(
             upper=str(upper),
             work=str(work),
             volatile=workspace.scratch is not None or workspace.volatile,
+            no_devices=spec.user_namespace.mapping is IdMapping.HOST,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
         *_plan_devices(spec.shared_memory_bytes, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),

@@ -115,13 +115,13 @@ def new_record(spec: ContainerSpec, *, remove: bool) -> ContainerRecord:
 def open_process(record: ContainerRecord) -> int:
     """A descriptor of the container's first process (pidfd_open(2)). `Conflict` if it does not run.
 
-    A process id that the kernel has given away again is told by its user namespace: a container's is never ours.
+    A process id that the kernel has given away again is told by its PID namespace: a container's is never ours.
     """
     if record.state == "running" and record.process_id is not None:
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(record.process_id)
             try:
-                if os.readlink(f"/proc/{record.process_id}/ns/user") != os.readlink("/proc/self/ns/user"):
+                if os.readlink(f"/proc/{record.process_id}/ns/pid") != os.readlink("/proc/self/ns/pid"):
                     return descriptor
             except OSError:
                 pass

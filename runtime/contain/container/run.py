@@ -22,6 +22,7 @@ from contain.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange
 
 HOST_GATEWAY = "host-gateway"
@@ -148,6 +149,15 @@ def plan_for(spec: ContainerSpec, workspace: Workspace) -> LaunchPlan:
     return plan_launch(spec, workspace, probe_hierarchies(), seccomp_program())
 
 
+def device_rules(spec: ContainerSpec) -> tuple[DeviceRule, ...] | None:
+    """Which devices a container may open; None where its user namespace is what forbids all others."""
+    if spec.user_namespace.mapping is not IdMapping.HOST:
+        return None
+    from contain.linux.devices import DEFAULT_DEVICE_RULES
+
+    return DEFAULT_DEVICE_RULES
+
+
 @contextlib.contextmanager
 def hold_ids(spec: ContainerSpec, workspace: Workspace, home: HostPath) -> Iterator[IdRange]:
     """This machine's ids for a container of its own range. Raises `HostError`."""
@@ -196,7 +206,7 @@ def start(
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
         plan = plan_launch(spec, workspace, hierarchies, seccomp_program(), tty_group=has_tty_group())
-        cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits)
+        cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits, devices=device_rules(spec))
         cleanup.callback(remove_cgroup, cgroup)
         joins = cgroup.open_joins()
         for descriptor in joins:

@@ -20,7 +20,12 @@ from contain.linux.delegation import find_delegated, may_make_groups, parse_own_
 from contain.spec import Limits
 from contain.values import dataclass, replace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.linux.devices import DeviceRule
+
 PARENT = "contain"
+DEVICES = "devices"
 _USED = ("memory", "pids", "cpu")
 _CPU_PERIOD_MICROSECONDS = 100_000
 
@@ -34,6 +39,11 @@ class Hierarchy:
     controllers: frozenset[str]
     mounted_with: tuple[str, ...] = ()  # v1: all controllers of the hierarchy, to mount it again inside
     withheld: frozenset[str] = frozenset()  # v2: there, but not for groups below, since the topmost group has processes
+
+    @property
+    def only_devices(self) -> bool:
+        """Whether it is there for containers without a user namespace only."""
+        return self.controllers == {DEVICES}
 
     @property
     def join_file(self) -> str:
@@ -86,6 +96,19 @@ def parse_hierarchies(
     return tuple(found)
 
 
+def parse_devices_hierarchy(mountinfo: str) -> Hierarchy | None:
+    """Version 1's ``devices`` from the text of ``mountinfo`` (proc(5)), where it is a hierarchy of its own. It limits nothing: only
+    containers without a user namespace get a group there."""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup "):
+            words = tuple(word for word in right.split(" ", 2)[2].split(",") if word not in ("rw", "ro"))
+            if DEVICES in words and not set(words) & set(_USED):
+                controllers = frozenset((DEVICES,))
+                return Hierarchy(version=1, mount=unescape_mount(left.split()[4]), controllers=controllers, mounted_with=words)
+    return None
+
+
 def probe_hierarchies() -> tuple[Hierarchy, ...]:
     """The hierarchies in which this process may make groups; ``mount``: below which directory. Empty where there are none."""
     mountinfo = Path("/proc/self/mountinfo").read_text()
@@ -98,7 +121,8 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
             with contextlib.suppress(OSError):
                 controllers = _words(f"{place}/cgroup.controllers")
                 withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(str(place)) else frozenset()
-    found = parse_hierarchies(mountinfo, controllers, withheld)
+    devices = parse_devices_hierarchy(mountinfo)
+    found = (*parse_hierarchies(mountinfo, controllers, withheld), *(() if devices is None else (devices,)))
     return tuple(replace(each, mount=place) for each in found if (place := places.get(each.mount)) is not None)
 
 
@@ -205,8 +229,11 @@ def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
     return hierarchy
 
 
-def make_cgroup(hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits) -> Cgroup:
-    """Make a container's groups, with its limits written. ``name`` may have several parts.
+def make_cgroup(
+    hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits, *, devices: tuple[DeviceRule, ...] | None = None
+) -> Cgroup:
+    """Make a container's groups, with its limits written. ``name`` may have several parts. ``devices``: which it may open; None: a
+    user namespace forbids it all others anyway.
 
     Raises HostError when a limit was asked for whose controller is missing, or the kernel refuses.
     """
@@ -234,10 +261,16 @@ def make_cgroup(hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits) -
         for found in hierarchies:
             if found.version == 1 and found.controllers == {"cpu"} and limits.cpus is None:
                 continue  # joining costs a third of a millisecond per v1 hierarchy
+            if found.only_devices and devices is None:
+                continue
             places.append((found, _make_directory(found, name)))
             used = _enabled(found, name, limits) if found.version == 2 else found
             places[-1] = (used, _make_directory(used, name))
             _write_limits(used, places[-1][1], limits)
+        if devices is not None:
+            from contain.linux.devices import restrict_devices
+
+            restrict_devices([(each.version, place, DEVICES in each.mounted_with) for each, place in places], devices)
     except HostError:
         remove_cgroup(Cgroup(places=tuple(places)))
         raise

@@ -241,20 +241,30 @@ class Performer:
 
     # -- mounts --------------------------------------------------------------------------------------------------------------
 
-    def _overlay(self, lower: tuple[str, ...], upper: str, work: str, target: str, *, volatile: bool) -> None:
+    def _overlay(
+        self, lower: tuple[str, ...], upper: str, work: str, target: str, *, volatile: bool, no_devices: bool = False
+    ) -> None:
         # mount(2) takes one page of options, so the directories go in as short descriptor paths
         opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*lower, upper, work)]
         try:
             names = [f"/proc/self/fd/{descriptor}" for descriptor in opened]
             data = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]},userxattr"
-            syscalls.mount("overlay", target, "overlay", 0, data + (",volatile" if volatile else ""))
+            flags = syscalls.MS_NODEV if no_devices else 0
+            syscalls.mount("overlay", target, "overlay", flags, data + (",volatile" if volatile else ""))
         finally:
             for descriptor in opened:
                 os.close(descriptor)
 
     def _mount_root(self, operation: MountRoot) -> None:
         # the overlay covers its own upper directory: any directory of this container's would do as the mount point
-        self._overlay(operation.lower, operation.upper, operation.work, operation.upper, volatile=operation.volatile)
+        self._overlay(
+            operation.lower,
+            operation.upper,
+            operation.work,
+            operation.upper,
+            volatile=operation.volatile,
+            no_devices=operation.no_devices,
+        )
         self._root = os.open(operation.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _mount_filesystem(self, operation: MountFilesystem) -> None:
