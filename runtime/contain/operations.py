@@ -163,10 +163,12 @@ class MaskPath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetSysctl:
-    """A namespaced kernel parameter, by its path below /proc/sys; where the kernel refuses it, it stays as it is."""
+    """A namespaced kernel parameter, by its path below /proc/sys; where the kernel refuses it, it stays as it is, unless it is
+    ``required``."""
 
     name: str
     value: str
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,32 @@ class SetHostname:
     """sethostname(2) in the container's UTS namespace."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDomainName:
+    """setdomainname(2) in the container's UTS namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartKeyring:
+    """A session keyring of the container's own (session-keyring(7)), before a filter forbids to ask for one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetUmask:
+    """umask(2) for the program."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseAppArmor:
+    """The AppArmor profile that holds from the next execve(2) on (``/proc/self/attr/apparmor/exec``)."""
+
+    profile: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +319,10 @@ Operation = (
     | MakeDirectory
     | EnterRoot
     | SetHostname
+    | SetDomainName
+    | StartKeyring
+    | SetUmask
+    | UseAppArmor
     | BringLoopbackUp
     | ConfigureInterface
     | ChangeDirectory
@@ -316,7 +348,7 @@ def render_operation(operation: Operation) -> str:
                 value = [name for name, _ in value]
             case (("bounding" | "effective" | "held"), int()):
                 value = f"{value:#x}"
-            case "mode", int():
+            case (("mode" | "mask"), int()):
                 value = f"{value:o}"
             case _, tuple():
                 value = list(value)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
 )
+SHAREABLE = {"ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS, "cgroup": syscalls.CLONE_NEWCGROUP}
 _MESSAGE_LIMIT = 65536
 _SHOWN_LIMIT = 2000  # characters of a step or path in an error: all of it fits into one message, escaped too
 
@@ -65,7 +66,7 @@ class CommandNotStarted(ContainError):
         self.exit_status = 127 if number == errno.ENOENT else 126
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Launched:
     """A started container: what its caller holds of it."""
 
@@ -198,13 +199,12 @@ def _first_process(
             performer.perform(operation)
         channel = socket.socket(fileno=place_descriptors(stdio, kept, channel.detach()))
         performer.terminal_socket = channel
-        for operation in plan.start[:-1]:
+        for operation in plan.start:
             performer.perform(operation)
+            if isinstance(operation, BecomeUser):
+                die_with_starter(channel)  # credential changes clear it; a filter may forbid to ask for it
             if isinstance(operation, StartSession) and operation.terminal and go.get("window"):
                 set_window_size(0, *go["window"])  # before the program can ask for it
-        die_with_starter(channel)  # credential changes clear it, so now
-        operation = plan.start[-1]
-        performer.perform(operation)
     except BaseException as error:
         with contextlib.suppress(OSError):
             channel.send(b"e" + describe_failure(error, operation))
@@ -273,7 +273,8 @@ def _monitor(
             os.setresuid(0, 0, 0)
         for descriptor in joins:
             os.write(descriptor, b"0")
-        syscalls.unshare(NAMESPACES | (0 if network is Network.HOST else syscalls.CLONE_NEWNET))
+        shared = sum(SHAREABLE[kind] for kind in plan.shared)
+        syscalls.unshare(NAMESPACES & ~shared | (0 if network is Network.HOST else syscalls.CLONE_NEWNET))
         me = os.getpid()
         child = os.fork()
         if child == 0:

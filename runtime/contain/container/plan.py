@@ -30,15 +30,34 @@ from contain.operations import (
     MountRoot,
     MountScratch,
     Operation,
+    SetDomainName,
     SetHostname,
     SetResourceLimit,
     SetSysctl,
+    SetUmask,
+    StartKeyring,
     StartSession,
+    UseAppArmor,
     WriteHostFile,
     WriteMemoryFile,
 )
 from contain.paths import ContainerPath, HostPath
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, IdMapping, MemoryFile, Mount, Network, Tmpfs, Volume
+from contain.spec import (
+    MASKED_PATHS,
+    READ_ONLY_PATHS,
+    SECCOMP_UNCONFINED,
+    Bind,
+    Confinement,
+    ContainerSpec,
+    CopyOnWrite,
+    IdMapping,
+    MemoryFile,
+    Mount,
+    Network,
+    Sharing,
+    Tmpfs,
+    Volume,
+)
 from contain.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -47,20 +66,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))
-MASKED = (
-    *(
-        "/proc/acpi",
-        "/proc/asound",
-        "/proc/interrupts",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/sched_debug",
-    ),
-    *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap"),
-    "/sys/devices/system/cpu/cpu*/thermal_throttle",
-)
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+MASKED, READ_ONLY = MASKED_PATHS, READ_ONLY_PATHS
+DEFAULT_UMASK = 0o022
 ETC_FILES = ("hosts", "hostname", "resolv.conf")
 STUBS = ("proc", "sys", "dev", "etc")
 _MEMORY_FILES_BYTES = 16 << 20
@@ -106,6 +113,7 @@ class LaunchPlan:
     outside: tuple[Operation, ...]
     root: tuple[Operation, ...]
     start: tuple[Operation, ...]
+    shared: frozenset[str] = frozenset()
     mapping: IdMapping = IdMapping.PRIVATE
     ids: IdRange | None = None
 
@@ -170,7 +178,34 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
     return replace(spec, layers=layers, mounts=tuple(mounts)), operations
 
 
-def _plan_devices(shared_memory_bytes: int, *, tty_group: bool) -> list[Operation]:
+UNCONFINED = Confinement(seccomp=SECCOMP_UNCONFINED, no_new_privileges=False, masked_paths=(), read_only_paths=())
+
+
+def confinement_of(spec: ContainerSpec) -> Confinement:
+    """What holds its program."""
+    return spec.confinement if spec.confined else UNCONFINED
+
+
+def shared_namespaces(spec: ContainerSpec) -> frozenset[str]:
+    """The kinds of namespace in which a container is this machine's own, by their names below /proc/PID/ns."""
+    kinds = (("ipc", spec.ipc), ("uts", spec.uts), ("cgroup", spec.cgroup_namespace))
+    return frozenset(kind for kind, sharing in kinds if sharing is Sharing.HOST)
+
+
+def _plan_shared_memory(spec: ContainerSpec) -> list[Operation]:
+    """/dev/shm and the message queues."""
+    if spec.ipc is Sharing.HOST:
+        return [
+            MountBind(source="/dev/shm", target="/dev/shm", read_only=False, optional=True),
+            MountBind(source="/dev/mqueue", target="/dev/mqueue", read_only=False, optional=True),
+        ]
+    size = (("mode", "1777"), ("size", str(spec.shared_memory_bytes)))
+    shared = [MountFilesystem(kind="tmpfs", target="/dev/shm", options=size, attributes=_SAFE)]
+    queues = MountFilesystem(kind="mqueue", target="/dev/mqueue", attributes=_SAFE, optional=True)
+    return [*(shared if spec.ipc is not Sharing.NONE else ()), queues]
+
+
+def _plan_devices(spec: ContainerSpec, *, tty_group: bool) -> list[Operation]:
     tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
     return [
         MountFilesystem(kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid",)),
@@ -183,22 +218,25 @@ def _plan_devices(shared_memory_bytes: int, *, tty_group: bool) -> list[Operatio
             options=(("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), *tty),
             attributes=("nosuid", "noexec"),
         ),
-        MountFilesystem(
-            kind="tmpfs", target="/dev/shm", options=(("mode", "1777"), ("size", str(shared_memory_bytes))), attributes=_SAFE
-        ),
-        MountFilesystem(kind="mqueue", target="/dev/mqueue", attributes=_SAFE, optional=True),
+        *_plan_shared_memory(spec),
+        *(MountBind(source=str(each.source), target=str(each.target), read_only=True) for each in spec.devices),
     ]
 
 
-def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Operation]:
-    if network is Network.HOST:  # a new sysfs would need the network namespace to be ours (sysfs(5))
-        return [MountBind(source="/sys", target="/sys", read_only=True)]
-    operations: list[Operation] = [MountFilesystem(kind="sysfs", target="/sys", attributes=("ro", *_SAFE))]
+def _plan_sys(spec: ContainerSpec, hierarchies: tuple[Hierarchy, ...]) -> list[Operation]:
+    privileged = spec.confinement.privileged
+    if spec.network is Network.HOST:  # a new sysfs would need the network namespace to be ours (sysfs(5))
+        return [MountBind(source="/sys", target="/sys", read_only=not privileged)]
+    read_only = () if privileged else ("ro",)
+    operations: list[Operation] = [MountFilesystem(kind="sysfs", target="/sys", attributes=(*read_only, *_SAFE))]
+    if spec.cgroup_namespace is Sharing.HOST:  # what is mounted anew shows the groups of its own namespace only
+        bound = MountBind(source="/sys/fs/cgroup", target="/sys/fs/cgroup", read_only=not privileged, optional=True)
+        return [*operations, bound]
     first = [hierarchy for hierarchy in hierarchies if hierarchy.version == 1 and not hierarchy.only_devices]
     second = [hierarchy for hierarchy in hierarchies if hierarchy.version == 2]
     place = "/sys/fs/cgroup"
     if second and not first:
-        operations.append(MountFilesystem(kind="cgroup2", target=place, attributes=("ro", *_SAFE), optional=True))
+        operations.append(MountFilesystem(kind="cgroup2", target=place, attributes=(*read_only, *_SAFE), optional=True))
     if first:
         operations.append(MountFilesystem(kind="tmpfs", target=place, options=(("mode", "755"),), attributes=_SAFE))
         operations += [
@@ -206,16 +244,17 @@ def _plan_sys(network: Network, hierarchies: tuple[Hierarchy, ...]) -> list[Oper
                 kind="cgroup",
                 target=f"{place}/{','.join(hierarchy.mounted_with)}",
                 options=tuple((word, "") for word in hierarchy.mounted_with),
-                attributes=("ro", *_SAFE),
+                attributes=(*read_only, *_SAFE),
                 optional=True,
             )
             for hierarchy in first
         ]
         if second:  # where systemd has it on such machines
             operations.append(
-                MountFilesystem(kind="cgroup2", target=f"{place}/unified", attributes=("ro", *_SAFE), optional=True)
+                MountFilesystem(kind="cgroup2", target=f"{place}/unified", attributes=(*read_only, *_SAFE), optional=True)
             )
-        operations.append(MakePathReadOnly(target=place))
+        if not privileged:
+            operations.append(MakePathReadOnly(target=place))
     return operations
 
 
@@ -283,8 +322,8 @@ def plan_root(
             no_devices=spec.user_namespace.mapping is IdMapping.HOST,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
-        *_plan_devices(spec.shared_memory_bytes, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
-        *_plan_sys(spec.network, hierarchies),
+        *_plan_devices(spec, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
+        *_plan_sys(spec, hierarchies),
     ]
     if any(isinstance(mount, MemoryFile) for mount in spec.mounts):
         operations += [
@@ -304,33 +343,40 @@ def plan_root(
             SetSysctl(name="net/ipv4/ip_unprivileged_port_start", value="0"),
             SetSysctl(name="net/ipv4/ping_group_range", value=f"0 {_last_group(spec)}"),
         ]
+    confinement = confinement_of(spec)
     return [
         *operations,
-        *(MaskPath(target=path) for path in MASKED if spec.confined),
-        *(MakePathReadOnly(target=path) for path in READ_ONLY if spec.confined),
+        *(SetSysctl(name=name.replace(".", "/"), value=value, required=True) for name, value in spec.sysctls),
+        *(MaskPath(target=path) for path in confinement.masked_paths),
+        *(MakePathReadOnly(target=path) for path in confinement.read_only_paths),
         MakeDirectory(target=str(spec.working_directory), user_id=spec.identity.user_id, group_id=spec.identity.group_id),
         EnterRoot(read_only=spec.read_only),
-        SetHostname(name=spec.hostname),
+        *(() if spec.uts is Sharing.HOST else (SetHostname(name=spec.hostname),)),
+        *((SetDomainName(name=spec.domain_name),) if spec.domain_name else ()),
         *(() if spec.network is Network.HOST else (BringLoopbackUp(),)),
     ]
 
 
 def plan_credentials(spec: ContainerSpec, seccomp: bytes, *, held: tuple[str, ...] = ()) -> list[Operation]:
-    """The operations that give up what the set-up needed."""
+    """The operations that give up what the set-up needed. The filter comes last; but where privileges may be gained later, only
+    who still has CAP_SYS_ADMIN may install it (seccomp(2))."""
     mask = mask_of(spec.capabilities)
     who = spec.identity
-    return [
-        BecomeUser(
-            user_id=who.user_id,
-            group_id=who.group_id,
-            groups=who.groups,
-            bounding=mask,
-            effective=mask,
-            held=mask_of(held),
-            no_new_privileges=spec.confined,
-        ),
-        *([InstallSeccomp(program=seccomp)] if spec.confined else []),
-    ]
+    confinement = confinement_of(spec)
+    become = BecomeUser(
+        user_id=who.user_id,
+        group_id=who.group_id,
+        groups=who.groups,
+        bounding=mask,
+        effective=mask,
+        held=mask_of(held),
+        no_new_privileges=confinement.no_new_privileges,
+    )
+    profile: list[Operation] = [UseAppArmor(profile=confinement.apparmor)] if confinement.apparmor else []
+    if confinement.seccomp == SECCOMP_UNCONFINED:
+        return [*profile, become]
+    install = InstallSeccomp(program=seccomp)
+    return [*profile, become, install] if confinement.no_new_privileges else [*profile, StartKeyring(), install, become]
 
 
 def plan_launch(
@@ -346,12 +392,14 @@ def plan_launch(
     return LaunchPlan(
         mapping=spec.user_namespace.mapping,
         ids=workspace.ids,
+        shared=shared_namespaces(spec),
         outside=staged,
         root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
         start=(
             StartSession(terminal=spec.terminal),
             ChangeDirectory(path=str(spec.working_directory)),
             *(SetResourceLimit(name=each.name, soft=each.soft, hard=each.hard) for each in spec.resource_limits),
+            *((SetUmask(mask=spec.umask),) if spec.umask != DEFAULT_UMASK else ()),
             *plan_credentials(spec, seccomp),
             Execute(arguments=spec.arguments, environment=spec.environment),
         ),

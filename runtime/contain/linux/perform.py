@@ -42,11 +42,15 @@ from contain.operations import (
     MountRoot,
     MountScratch,
     Operation,
+    SetDomainName,
     SetHostname,
     SetResourceLimit,
     SetSysctl,
+    SetUmask,
     StageHostPath,
+    StartKeyring,
     StartSession,
+    UseAppArmor,
     WriteHostFile,
     WriteMemoryFile,
 )
@@ -131,8 +135,8 @@ class Performer:
             case MaskPath(target=target):
                 for path in self._matches(target):
                     self._mask(path)
-            case SetSysctl(name=name, value=value):
-                with contextlib.suppress(OSError):
+            case SetSysctl(name=name, value=value, required=required):
+                with contextlib.nullcontext() if required else contextlib.suppress(OSError):
                     descriptor = syscalls.openat2(self._root, f"proc/sys/{name}", os.O_WRONLY)
                     os.write(descriptor, value.encode())
                     os.close(descriptor)
@@ -144,6 +148,15 @@ class Performer:
                 self._enter_root(read_only=read_only)
             case SetHostname(name=name):
                 syscalls.sethostname(name)
+            case SetDomainName(name=name):
+                syscalls.setdomainname(name)
+            case StartKeyring():
+                with contextlib.suppress(OSError):  # a kernel without keyrings
+                    syscalls.join_new_session_keyring()
+            case SetUmask(mask=mask):
+                os.umask(mask)
+            case UseAppArmor(profile=profile):
+                _use_apparmor(profile)
             case BringLoopbackUp():
                 _bring_loopback_up()
             case ConfigureInterface():
@@ -434,6 +447,11 @@ class Performer:
 def _may_set_groups() -> bool:
     with open("/proc/self/setgroups") as file:
         return file.read().strip() != "deny"
+
+
+def _use_apparmor(profile: str) -> None:
+    with open("/proc/self/attr/apparmor/exec", "wb", buffering=0) as file:
+        file.write(f"exec {profile}".encode())
 
 
 def _write_memory_file(operation: WriteMemoryFile) -> None:

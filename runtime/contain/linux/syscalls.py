@@ -51,6 +51,7 @@ libc.umount2.argtypes = (c_char_p, c_int)
 libc.unshare.argtypes = (c_int,)
 libc.setns.argtypes = (c_int, c_int)
 libc.sethostname.argtypes = (c_char_p, c_size_t)
+libc.setdomainname.argtypes = (c_char_p, c_size_t)
 libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 libc.syscall.restype = c_long
 
@@ -197,6 +198,12 @@ def sethostname(name: str) -> None:
     """sethostname(2)."""
     encoded = name.encode()
     _check(libc.sethostname(encoded, len(encoded)), "sethostname", name)
+
+
+def setdomainname(name: str) -> None:
+    """setdomainname(2)."""
+    encoded = name.encode()
+    _check(libc.setdomainname(encoded, len(encoded)), "setdomainname", name)
 
 
 def prctl(option: int, first: int = 0, second: int = 0) -> None:
