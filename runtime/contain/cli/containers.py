@@ -7,12 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from contain.cli.networks import describe_network, find_lease, render_ports
 from contain.cli.output import render_table
-from contain.errors import ContainError, NotFound, UsageError
+from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
     from contain.container.records import ContainerRecord
@@ -216,12 +216,11 @@ def add_grace_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--signal", metavar="SIGNAL", help="instead of the container's stop signal")
 
 
-def parse_grace(options: argparse.Namespace) -> tuple[float, int | None]:
-    """The grace time in seconds (below 0: no end), and a signal or None."""
-    from contain.container.lifecycle import GRACE_SECONDS
+def parse_grace(options: argparse.Namespace) -> tuple[float | None, int | None]:
+    """The grace time in seconds (below 0: no end; None: the container's own), and a signal or None."""
     from contain.container.resolve import parse_signal
 
-    seconds = GRACE_SECONDS if options.timeout is None else float(options.timeout)
+    seconds = None if options.timeout is None else float(options.timeout)
     return seconds, None if options.signal is None else parse_signal(options.signal)
 
 
@@ -260,7 +259,7 @@ def kill(options: argparse.Namespace) -> int:
     number = parse_signal(options.signal)
     with Engine.open() as engine:
         records = engine.records
-        return each_container(options.containers, lambda name: signal_container(records.find(name), number))
+        return each_container(options.containers, lambda name: signal_container(records.find(name), number, records))
 
 
 def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
@@ -269,28 +268,26 @@ def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wait(options: argparse.Namespace) -> int:
-    """Print each exit status when it has ended."""
-    from contain.container.lifecycle import wait_until_ended
+    """Print each exit status when it has ended. 1 if one of them could not be told."""
+    from contain.container.lifecycle import wait_for_status
     from contain.engine import Engine
 
+    failed = 0
     with Engine.open() as engine:
         records = engine.records
+        found = []
         for name in options.containers:
-            record = records.find(name)
-            wait_until_ended(records, record, None)
             try:
-                latest = records.find(record.container_id)
-            except NotFound:
-                raise UsageError(f"{name} was removed when it ended (--rm): its status is gone", code="removed") from None
-            sys.stdout.write(f"{_exit_status(latest)}\n")
-    return 0
-
-
-def _exit_status(record: ContainerRecord) -> int:
-    """As Docker tells it: 0 before the first start; who went with its supervisor was killed."""
-    if record.status is not None:
-        return record.status
-    return 137 if record.state == "dead" else 0
+                found.append(records.find(name))
+            except ContainError as error:
+                sys.stderr.write(f"Error: {error}\n")
+                failed = 1
+        with ExitStack() as ends:  # of all of them at once: one that is waited for later may end, and go, before
+            waiting = [ends.enter_context(wait_for_status(records, record)) for record in found]
+            for read_status in waiting:
+                sys.stdout.write(f"{read_status()}\n")
+                sys.stdout.flush()
+    return failed
 
 
 def add_rm_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,9 +39,11 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
+    from contain.cli.keeping import add_keeping_arguments
     from contain.cli.restrictions import add_restriction_arguments
 
     add_restriction_arguments(parser)
+    add_keeping_arguments(parser)
     parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
@@ -216,6 +218,7 @@ def create(options: argparse.Namespace) -> int:
 
 def _parse_request(options: argparse.Namespace) -> RunRequest:
     """What was asked, of a command line."""
+    from contain.cli.keeping import parse_keeping
     from contain.cli.restrictions import parse_capabilities, parse_resources, read_env_files
     from contain.container.hosts import parse_add_host, parse_dns
     from contain.container.idmapping import parse_user_namespace
@@ -227,6 +230,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         resource_limits=resource_limits,
         shared_memory_bytes=shared_memory_bytes,
         stop_signal=options.stop_signal,
+        keeping=parse_keeping(options),
         image=options.image,
         arguments=tuple(options.arguments),
         entrypoint=options.entrypoint,

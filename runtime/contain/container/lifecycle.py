@@ -9,21 +9,36 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 
 from contain.container.joined import Joined
 from contain.container.plan import HOST_ROOT
-from contain.container.records import ContainerRecord, Records, new_record, open_process
+from contain.container.processes import is_paused
+from contain.container.records import (
+    ContainerRecord,
+    Records,
+    boot_id,
+    lost,
+    new_record,
+    open_process,
+    restart_policy_of,
+)
 from contain.container.respecify import parse_spec
+from contain.container.restarts import should_come_back
 from contain.container.run import ExitState
-from contain.container.supervisor import supervise_apart, supervise_here
+from contain.container.states import Action, Event, State, Step, decide
+from contain.container.supervisor import GRACE_SECONDS, supervise_apart, supervise_here
+from contain.container.wake import wake
 from contain.container.workspaces import sweep
-from contain.errors import Conflict, NotFound, NotSupported, UsageError
+from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
 from contain.linux.freezer import probe_freezer, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
 from contain.values import replace
 
-GRACE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.02
+_LOST_STATUS = 137
 
 
 def run_foreground(
@@ -45,8 +60,9 @@ def run_foreground(
 def _in_front(
     spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath, joined: Joined
 ) -> ExitState | None:
-    """What has a terminal can be let go of, so its supervisor is another process; else this one is it, which is quicker."""
-    if spec.terminal:
+    """What has a terminal can be let go of, and what is started again goes on without the caller: then its supervisor is another
+    process; else this one is it, which is quicker."""
+    if spec.terminal or spec.restart.name != "no":
         from contain.container.foreground import run_on_terminal
 
         return run_on_terminal(spec, records, record, held, home, joined=joined)
@@ -74,12 +90,22 @@ def create_container(spec: ContainerSpec, *, store_home: HostPath, remove: bool)
     return record.container_id
 
 
+def see(record: ContainerRecord) -> State:
+    """The state of a container in the table's words: its record's, or paused, which only the kernel knows."""
+    return State.PAUSED if is_paused(record) else State(record.state)
+
+
+def decide_for(record: ContainerRecord, event: Event) -> Step:
+    """What the table says. Raises `Conflict`."""
+    return decide(see(record), event, name=record.name, container_id=record.container_id)
+
+
 def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[ContainerSpec, int] | None:
     """The spec of a container that does not run and a descriptor that holds it; None if it runs."""
-    if record.state == "running":
+    if Action.LAUNCH not in decide_for(record, Event.START).actions:
         return None
     spec = parse_spec(record.details)
-    if HOST_ROOT in spec.layers and record.state != "created":
+    if HOST_ROOT in spec.layers and record.started_seconds is not None and spec.restart.name == "no":
         raise NotSupported(
             f"{record.name} stands on this machine's root: what it wrote went with its end, so it cannot be started again",
             code="container-on-host",
@@ -95,9 +121,14 @@ def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[Container
     held = records.hold(record.container_id)
     if held is None:
         latest = records.find(record.container_id)
-        if latest.state == "running":
+        if latest.state in (State.RUNNING, State.RESTARTING):
             return None
         raise Conflict(f"container {record.name} is being started or removed by somebody else", code="container-busy")
+    try:
+        records.update(record.container_id, lambda written: replace(written, stop_asked=False, restart_count=0))
+    except BaseException:
+        os.close(held)
+        raise
     return replace(spec, name=record.name), held
 
 
@@ -125,48 +156,109 @@ def start_foreground(records: Records, record: ContainerRecord, *, home: HostPat
 
 
 def restart_container(
-    records: Records, record: ContainerRecord, *, home: HostPath, grace_seconds: float, number: int | None
+    records: Records, record: ContainerRecord, *, home: HostPath, grace_seconds: float | None, number: int | None
 ) -> None:
     """``contain restart``: stop it if it runs, and start it."""
     if record.remove:
         raise NotSupported(
             f"{record.name} was made with --rm and goes with its end: it cannot be restarted", code="restart-with-rm"
         )
-    stop_container(records, record, grace_seconds=grace_seconds, number=number)
-    start_detached(records, records.find(record.container_id), home=home)
+    step = decide_for(record, Event.RESTART)
+    _perform(step, records, record, number=number, grace_seconds=grace_seconds)
+    if Action.LAUNCH in step.actions:
+        start_detached(records, records.find(record.container_id), home=home)
 
 
-def signal_container(record: ContainerRecord, number: int) -> None:
-    """``contain kill``. `Conflict` if it does not run."""
-    try:
-        process = open_process(record)
-    except Conflict as error:
-        raise Conflict(
-            f"cannot kill container: {record.name}: container {record.container_id} is not running", code="not-running"
-        ) from error
+def _send(record: ContainerRecord, number: int) -> None:
+    """A signal to the first process. `Conflict` if it has none."""
+    process = open_process(record)
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, number)
-        if number in (signal.SIGKILL, record.stop_signal) and (freezer := probe_freezer()) is not None:
-            thaw(freezer, record.container_id)  # so that a paused one gets it
     finally:
         os.close(process)
 
 
-def stop_container(
-    records: Records, record: ContainerRecord, *, grace_seconds: float = GRACE_SECONDS, number: int | None = None
+def _note_stop(records: Records, record: ContainerRecord) -> None:
+    with contextlib.suppress(NotFound):
+        records.update(record.container_id, lambda written: replace(written, stop_asked=True))
+        wake(records.place(record.container_id))
+
+
+def _let_go_on(record: ContainerRecord) -> None:
+    freezer = probe_freezer()
+    if freezer is not None:
+        thaw(freezer, record.container_id)
+
+
+def _await_grace(records: Records, record: ContainerRecord, seconds: float) -> None:
+    if wait_until_ended(records, record, seconds if seconds >= 0 else None):
+        return
+    with contextlib.suppress(Conflict, NotFound):
+        _send(records.find(record.container_id), signal.SIGKILL)
+
+
+def _perform(
+    step: Step, records: Records, record: ContainerRecord, *, number: int | None = None, grace_seconds: float | None = None
 ) -> None:
-    """``contain stop``: the container's stop signal or another one, then SIGKILL after the grace time (below 0: never). Nothing if
-    it does not run."""
-    if record.state != "running":
-        return
-    with contextlib.suppress(Conflict):  # it may end at this very moment
-        signal_container(record, record.stop_signal if number is None else number)
-    if wait_until_ended(records, record, grace_seconds if grace_seconds >= 0 else None):
-        return
-    with contextlib.suppress(Conflict):
-        signal_container(record, signal.SIGKILL)
-    wait_until_ended(records, record, GRACE_SECONDS)
+    """Do what the table says, but for what stays with the caller: starting, joining, deleting. ``number``: the signal that was
+    named; ``grace_seconds``: the time that was, below 0 without end."""
+    fatal = number is None or number in (signal.SIGKILL, record.stop_signal)
+    for action in step.actions:
+        match action:
+            case Action.NOTE_STOP:
+                _note_stop(records, record)
+            case Action.NOTE_STOP_IF_FATAL:
+                if fatal:
+                    _note_stop(records, record)
+            case Action.SEND_STOP_SIGNAL:
+                with contextlib.suppress(Conflict):  # it may end at this very moment
+                    _send(record, record.stop_signal if number is None else number)
+            case Action.SEND_SIGNAL:
+                _send(record, signal.SIGKILL if number is None else number)
+            case Action.SEND_KILL:
+                with contextlib.suppress(Conflict):
+                    _send(record, signal.SIGKILL)
+            case Action.THAW:
+                _let_go_on(record)
+            case Action.THAW_IF_FATAL:
+                if fatal:
+                    _let_go_on(record)
+            case Action.AWAIT_GRACE:
+                _await_grace(records, record, grace_of(record) if grace_seconds is None else grace_seconds)
+            case Action.AWAIT_END:
+                wait_until_ended(records, record, _PATIENCE_SECONDS)
+            case Action.LAUNCH | Action.JOIN | Action.DELETE | Action.FREEZE:
+                pass
+
+
+def grace_of(record: ContainerRecord) -> float:
+    """How long a container gets between its stop signal and SIGKILL, in seconds; below 0: for ever."""
+    seconds = record.details.get("stop_grace_seconds")
+    return GRACE_SECONDS if seconds is None else float(seconds)
+
+
+def signal_container(record: ContainerRecord, number: int, records: Records | None = None) -> None:
+    """``contain kill``. `Conflict` if it does not run. ``records``: of the store; with them, SIGKILL and the stop signal end also
+    the restarts."""
+    step = decide_for(record, Event.KILL)
+    try:
+        if records is not None:
+            _perform(step, records, record, number=number)
+        else:
+            _send(record, number)
+            if number in (signal.SIGKILL, record.stop_signal):
+                _let_go_on(record)  # so that a paused one gets it
+    except Conflict:
+        decide(State.EXITED, Event.KILL, name=record.name, container_id=record.container_id)
+
+
+def stop_container(
+    records: Records, record: ContainerRecord, *, grace_seconds: float | None = None, number: int | None = None
+) -> None:
+    """``contain stop``: the container's stop signal or another one, then SIGKILL after the grace time (below 0: never; None: the
+    container's own). Nothing if it does not run."""
+    _perform(decide_for(record, Event.STOP), records, record, number=number, grace_seconds=grace_seconds)
 
 
 def wait_until_ended(records: Records, record: ContainerRecord, seconds: float | None) -> bool:
@@ -175,22 +267,37 @@ def wait_until_ended(records: Records, record: ContainerRecord, seconds: float |
     while records.is_held(record.container_id):
         if deadline is not None and time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(_LOOK_SECONDS)
     return True
+
+
+@contextlib.contextmanager
+def wait_for_status(records: Records, record: ContainerRecord) -> Iterator[Callable[[], int]]:
+    """``contain wait``: what blocks until the run that is on now has ended, also if another one follows, and gives its exit status;
+    of a container that has ended, at once.
+
+    0 before the first start, 137 of a container that went with its supervisor.
+    """
+    with records.open_end(record.container_id) as read_end:
+
+        def read() -> int:
+            while True:
+                alive = records.is_held(record.container_id)
+                latest = read_end()
+                if latest.restart_count > record.restart_count or latest.state == State.RESTARTING or not alive:
+                    break
+                time.sleep(_LOOK_SECONDS)
+            if latest.state in (State.RUNNING, State.RESTARTING) and not alive:
+                latest = lost(latest, boot_id())
+                return _LOST_STATUS if latest.status is None else latest.status
+            return latest.last_status or 0
+
+        yield read
 
 
 def remove_container(records: Records, record: ContainerRecord, *, force: bool) -> None:
     """``contain rm``. `Conflict` if it runs and ``force`` is not given."""
-    if record.state == "running":
-        if not force:
-            raise Conflict(
-                f'cannot remove container "/{record.name}": container is running: stop the container before removing or force remove',
-                code="container-running",
-                remedy=f"contain rm -f {record.name}",
-            )
-        with contextlib.suppress(Conflict):
-            signal_container(record, signal.SIGKILL)
-        wait_until_ended(records, record, GRACE_SECONDS)
+    _perform(decide_for(record, Event.REMOVE_FORCE if force else Event.REMOVE), records, record)
     try:
         held = records.hold(record.container_id)
     except NotFound:
@@ -203,3 +310,20 @@ def remove_container(records: Records, record: ContainerRecord, *, force: bool) 
         records.remove(record.container_id)
     finally:
         os.close(held)
+
+
+def come_back(records: Records, *, home: HostPath) -> Iterator[tuple[str, ContainError | None]]:
+    """``contain system start``: start each container that is to run after the machine was started, oldest first; each name, with
+    what its start raised."""
+    records.sweep()
+    for record in reversed(records.all()):
+        if record.state in (State.RUNNING, State.RESTARTING) or not should_come_back(
+            restart_policy_of(record.details), started=record.started_seconds is not None, stop_asked=record.stop_asked
+        ):
+            continue
+        try:
+            start_detached(records, record, home=home)
+        except ContainError as error:
+            yield record.name, error
+        else:
+            yield record.name, None

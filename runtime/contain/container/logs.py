@@ -17,56 +17,13 @@ from collections.abc import Callable, Iterator
 
 from contain.container.records import ContainerRecord, Records
 from contain.container.streams import writer_to
-from contain.declared import parse_size_bytes
-from contain.errors import NotSupported, UsageError
+from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.spec import LogSettings
 
-DRIVERS = ("json-file", "local", "none")
-_DOCKERS_DRIVERS = ("syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs")
-_DOCKERS_OPTIONS = ("compress", "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag")
 _LOOK_SECONDS = 0.1
 _READ_BYTES = 1 << 20
 _MOST_READS = 1_000_000
-
-
-def parse_log_settings(driver: str | None, options: list[tuple[str, str]]) -> LogSettings:
-    """``--log-driver`` and ``--log-opt``. Raises `UsageError`, `NotSupported`.
-
-    Docker's ``json-file`` keeps everything until the disk is full unless told otherwise; here both drivers that keep anything keep what
-    Docker's ``local`` does: five files of 20 MiB. ``max-size=-1`` keeps everything.
-    """
-    default = LogSettings()
-    driver = driver or default.driver
-    if driver in _DOCKERS_DRIVERS:
-        raise NotSupported(f"the log driver {driver!r} is not supported", code="log-driver", remedy=f"use {', '.join(DRIVERS)}")
-    if driver not in DRIVERS:
-        raise UsageError(
-            f'logger: no log driver named "{driver}" is registered', code="log-driver", remedy=f"use {', '.join(DRIVERS)}"
-        )
-    size, files = default.max_bytes, default.files
-    for name, value in options:
-        if name in _DOCKERS_OPTIONS:
-            raise NotSupported(
-                f"--log-opt {name} is not supported", code="log-option", remedy="there are max-size and max-file"
-            )
-        if name not in ("max-size", "max-file") or driver == "none":
-            raise UsageError(
-                f"unknown log opt '{name}' for {driver} log driver",
-                code="log-option",
-                remedy="`none` takes no options" if driver == "none" else "there are max-size and max-file",
-            )
-        if name == "max-size":
-            size = 0 if value == "-1" else parse_size_bytes(value, what="--log-opt max-size")
-            if size < 0 or (size == 0 and value != "-1"):
-                raise UsageError("max-size should be a positive number", code="log-option", remedy="-1 keeps everything")
-        else:
-            if not re.fullmatch(r"[0-9]{1,4}", value):
-                raise UsageError(f"invalid max-file {value[:20]!r}: it is a number", code="log-option")
-            files = int(value)
-            if files < 1:
-                raise UsageError("max-file cannot be less than 1", code="log-option")
-    return LogSettings(driver=driver, max_bytes=size, files=files)
 
 
 def _name(number: int) -> str:

@@ -229,6 +229,18 @@ def failed(record: ContainerRecord, status: int, reason: str) -> ContainerRecord
     )
 
 
+def _parse(data: bytes) -> ContainerRecord | None:
+    try:
+        value = json.loads(data)
+        return ContainerRecord(**{**value, "arguments": tuple(value["arguments"])})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _read_whole(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
 def _write_at_start(descriptor: int, data: bytes) -> None:
     done = 0
     while done < len(data):
@@ -258,6 +270,7 @@ class Records:
     def create(self, record: ContainerRecord) -> int:
         """Claim the name and make the directory, and the container's volumes; a descriptor that holds it. `Conflict` if the name is
         taken."""
+        self.sweep()
         with self._volumes(record), self._naming():
             self._verify_free(record.name)
             place = self.place(record.container_id)
@@ -367,6 +380,29 @@ class Records:
             raise no_such_container(container_id)
         return record
 
+    @contextlib.contextmanager
+    def open_end(self, container_id: str) -> Iterator[Callable[[], ContainerRecord]]:
+        """What reads a container's record, also after its removal: then as it was at the end. The two files that take turns in being
+        the record are held open for that. Raises `NotFound`."""
+        files: list[int] = []
+        try:
+            for name in ("record.json", "record.spare"):
+                with contextlib.suppress(FileNotFoundError):
+                    files.append(os.open(self.place(container_id) / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+
+            def read() -> ContainerRecord:
+                with contextlib.suppress(NotFound):
+                    return self.read(container_id)
+                found = [record for record in map(_parse, map(_read_whole, files)) if record is not None]
+                if not found:
+                    raise no_such_container(container_id)
+                return max(found, key=lambda record: (record.finished_seconds is not None, record.started_seconds or 0))
+
+            yield read
+        finally:
+            for descriptor in files:
+                os.close(descriptor)
+
     def update(self, container_id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
         """Change what is written of a container, as it is at this moment; nobody else writes meanwhile. Raises `NotFound`."""
         place = self.place(container_id)
@@ -403,9 +439,8 @@ class Records:
     @staticmethod
     def _read(path: Path) -> ContainerRecord | None:
         try:
-            value = json.loads((path / "record.json").read_text())
-            return ContainerRecord(**{**value, "arguments": tuple(value["arguments"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            return _parse((path / "record.json").read_bytes())
+        except OSError:
             return None
 
     def _load(self, path: Path) -> ContainerRecord | None:
@@ -458,7 +493,7 @@ class Records:
 
     def sweep(self) -> None:
         """Finish what the dead began: removals, containers that were just being made, and those with ``--rm`` that lost their
-        supervisor. Costs one directory listing and a look at each record with ``--rm``."""
+        supervisor. Costs a look at each record, which is not parsed."""
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
@@ -467,15 +502,25 @@ class Records:
             path = self.directory / name
             if name.endswith(".removed"):
                 self._finish_removal(path)
-            elif not (path / "record.json").exists():
+                continue
+            try:
+                data = (path / "record.json").read_bytes()
+            except FileNotFoundError:
                 with self._naming():  # a container is made under this lock
                     if path.is_dir() and not (path / "record.json").exists() and not self.is_held(name):
-                        with contextlib.suppress(OSError):
-                            remove_tree(path)
-        for record in self.all():
-            if record.remove and record.state in (State.DEAD, State.EXITED) and not self.is_held(record.container_id):
-                with contextlib.suppress(NotFound):
-                    held = self.hold(record.container_id)
-                    if held is not None:
-                        self.remove(record.container_id)
-                        os.close(held)
+                        remove_tree(path)
+            except OSError:
+                pass
+            else:
+                if b'"remove": true' in data and not self.is_held(name):
+                    self._sweep_one(name)
+
+    def _sweep_one(self, container_id: str) -> None:
+        record = self._load(self.place(container_id))
+        if record is None or not record.remove or record.state == State.CREATED:
+            return
+        with contextlib.suppress(NotFound):
+            held = self.hold(container_id)
+            if held is not None:
+                self.remove(container_id)
+                os.close(held)

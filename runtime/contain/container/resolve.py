@@ -10,6 +10,7 @@ import re
 import signal
 
 from contain.container.idmapping import check_identity
+from contain.container.keeping import Keeping
 from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
 from contain.container.ports import resolve_ports
 from contain.errors import UsageError
@@ -55,6 +56,7 @@ class RunRequest:
     terminal: bool = False
     interactive: bool = False
     input_once: bool = False
+    keeping: Keeping = Keeping()
     labels: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = DEFAULT_CAPABILITIES
     resource_limits: tuple[ResourceLimit, ...] = ()
@@ -164,6 +166,11 @@ def resolve_spec(
         terminal=request.terminal,
         interactive=request.interactive,
         input_once=request.input_once,
+        restart=request.keeping.restart,
+        health=request.keeping.check_of(config),
+        log=request.keeping.log,
+        stop_grace_seconds=request.keeping.stop_grace_seconds,
+        init=request.keeping.init,
         stop_signal=parse_signal(request.stop_signal or config.stop_signal or "SIGTERM"),
         capabilities=request.capabilities,
         resource_limits=request.resource_limits,

@@ -1,7 +1,12 @@
 """The process that stays with a container: starts it, copies its output to the log, and writes down how it ended.
 
 For ``contain run`` that is the command itself (`supervise_here`), for ``contain run -d`` a process that outlives it
-(`supervise_apart`). It holds the record's lock as long as it lives, and that is how everybody knows that it does.
+(`supervise_apart`). It holds the record's lock as long as it lives, and that is how everybody knows that it does. Killed by SIGKILL,
+it takes the container along: nothing runs that nobody watches.
+
+A supervisor apart starts the program again as the restart policy says (`contain.container.restarts` decides). Commands tell it what
+they want through the record and wake it (`contain.container.wake`). SIGTERM is the machine going down: the container is stopped as
+``contain stop`` does it, but not noted as stopped, so that ``contain system start`` brings it back.
 """
 
 from __future__ import annotations
@@ -12,16 +17,22 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from contain.container.attachments import Attachments
 from contain.container.door import note_inside
 from contain.container.launch import Launched
 from contain.container.logs import Log
+from contain.container.loop import Loop
 from contain.container.plan import HOST_ROOT, Workspace
-from contain.container.records import ContainerRecord, Records, begun, ended, failed
+from contain.container.probing import watching_health
+from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
+from contain.container.restarts import next_delay, should_restart
 from contain.container.run import ExitState, Running, finish, open_workspace, start
+from contain.container.states import State
 from contain.container.streams import JoinedStreams
+from contain.container.wake import drain, open_wake
 from contain.container.workspaces import memory_takes_attributes
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import remove_freezer_group
@@ -29,6 +40,7 @@ from contain.paths import HostPath
 from contain.spec import ContainerSpec
 from contain.values import replace
 
+GRACE_SECONDS = 10.0
 _ASKED_IN_EARNEST = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _HOST_SCRATCH_BYTES = 2 << 30
@@ -42,6 +54,10 @@ class StartFailed(ContainError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.exit_status = status
+
+
+class _NobodyWantsIt(Exception):
+    """It was to be started again, and somebody said stop."""
 
 
 @contextlib.contextmanager
@@ -70,8 +86,9 @@ def _forward_signals(launched: Launched) -> Iterator[None]:
 
 
 def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
-    """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root."""
-    if HOST_ROOT in spec.layers and memory_takes_attributes():
+    """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root.
+    Not one that is started again, which finds what it wrote."""
+    if HOST_ROOT in spec.layers and spec.restart.name == "no" and memory_takes_attributes():
         scratch = workspace.directory / "scratch"
         scratch.mkdir()
         workspace = replace(workspace, scratch=scratch, scratch_bytes=_HOST_SCRATCH_BYTES, scratch_inodes=1_000_000)
@@ -88,8 +105,13 @@ def _started(
     stdio: tuple[int, int, int],
     window: tuple[int, int] | None,
 ) -> Iterator[Running]:
+    def begin(written: ContainerRecord, process_id: int) -> ContainerRecord:
+        if written.stop_asked:
+            raise _NobodyWantsIt
+        return begun(written, process_id)
+
     def note(process_id: int) -> None:
-        records.update(record.container_id, lambda written: begun(written, process_id))
+        records.update(record.container_id, lambda written: begin(written, process_id))
 
     with open_workspace(spec, home) as plain:
         # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
@@ -101,11 +123,22 @@ def _started(
             remove_freezer_group(spec.container_id)
 
 
-def _end(records: Records, record: ContainerRecord, state: ExitState) -> None:
+def _end(records: Records, record: ContainerRecord, state: ExitState, *, restarts: bool = True) -> ContainerRecord:
+    """Write down how it ended; the record after that. ``restarts``: its policy may start it again."""
+
+    def end(written: ContainerRecord) -> ContainerRecord:
+        again = restarts and should_restart(
+            restart_policy_of(written.details),
+            status=state.status,
+            restarts=written.restart_count,
+            stop_asked=written.stop_asked,
+        )
+        return ended(written, state, restarts=again and not written.remove)
+
+    changed = records.update(record.container_id, end)  # with --rm too: who waits holds the file open
     if record.remove:
         records.remove(record.container_id)
-    else:
-        records.update(record.container_id, lambda written: ended(written, state))
+    return changed
 
 
 def _supervise(
@@ -116,24 +149,25 @@ def _supervise(
     stdin: int,
     stdout: int | None,
     stderr: int | None,
-    started: Callable[[], None],
+    started: Callable[[Launched], contextlib.AbstractContextManager[None]],
     *,
     attachments: Attachments,
     fed: bool = False,
     window: tuple[int, int] | None = None,
-    signals: bool = True,
+    beside: Loop | None = None,
 ) -> ExitState:
-    """Run the container with its output going to the log, to who is attached, and where given to the caller. ``signals``: those of
-    this process are the container's."""
-    log = Log(records.place(record.container_id))
+    """Run the container with its output going to the log, to whoever is attached and, where given, to the caller. ``fed``: its input
+    is what the attached type; ``beside``: what else is to be done while it runs."""
+    log = Log(records.place(record.container_id), spec.log)
     sinks = {1: log.writer("stdout", stdout), 2: log.writer("stderr", stderr)}
     with (
         JoinedStreams(stdin, sinks, attachments=attachments, fed=fed) as streams,
         _started(spec, records, record, home, streams.inner, window) as running,
-        _forward_signals(running.launched) if signals else contextlib.nullcontext(),
+        started(running.launched),
+        Loop() if beside is None else contextlib.nullcontext(beside) as loop,
+        watching_health(loop, spec, records, record.container_id),
     ):
-        started()
-        streams.copy(running.launched)
+        streams.copy(running.launched, beside=loop)
         return finish(running)
 
 
@@ -149,16 +183,23 @@ def supervise_here(
     stderr: int | None = 2,
     signals: bool = True,
 ) -> ExitState:
-    """Be the supervisor of a container without a terminal that is held, until it has ended; then let go of it."""
+    """Be the supervisor of a container without a terminal that is held, until it has ended; then let go of it. ``signals``: those of
+    this process are passed on."""
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with Attachments(records.place(record.container_id)) as attachments:
             state = _supervise(
-                *(spec, records, record, home, null if stdin is None else stdin, stdout, stderr, lambda: None),
+                spec,
+                records,
+                record,
+                home,
+                null if stdin is None else stdin,
+                stdout,
+                stderr,
+                _forward_signals if signals else lambda _: contextlib.nullcontext(),
                 attachments=attachments,
-                signals=signals,
             )
-            _end(records, record, state)
+            _end(records, record, state, restarts=False)
             attachments.tell_end(state)
     except BaseException:
         records.remove(record.container_id) if record.remove else _write_failed(records, record)
@@ -219,6 +260,113 @@ def supervise_apart(
     return spec.container_id
 
 
+class _Keeper:
+    """Runs a container's program, and runs it again, until nobody wants it or its policy is satisfied."""
+
+    def __init__(self, spec: ContainerSpec, records: Records, record: ContainerRecord, home: HostPath, loop: Loop) -> None:
+        self._spec, self._records, self._record, self._home, self._loop = spec, records, record, home, loop
+        self._launched: Launched | None = None
+        self._began_seconds = 0.0
+        self._going_down = False
+        self._wake = open_wake(records.place(record.container_id))
+        loop.watch(self._wake, lambda: drain(self._wake))
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._go_down)
+
+    def _go_down(self, *_: object) -> None:
+        if not self._going_down and self._launched is not None:
+            self._launched.send_signal(self._spec.stop_signal)
+            grace = GRACE_SECONDS if self._spec.stop_grace_seconds is None else self._spec.stop_grace_seconds
+            if grace >= 0:
+                self._loop.call_after(grace, self._kill)
+        self._going_down = True
+
+    def _kill(self) -> None:
+        if self._launched is not None:
+            self._launched.send_signal(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def _running(self, launched: Launched) -> Iterator[None]:
+        self._launched = launched
+        self._began_seconds = time.monotonic()
+        if self._going_down:
+            self._kill()
+        try:
+            yield
+        finally:
+            self._launched = None
+
+    def keep(
+        self,
+        null: int,
+        tell_started: Callable[[], None],
+        *,
+        first: socket.socket | None,
+        window: tuple[int, int] | None,
+    ) -> None:
+        """Until it has ended for good, and that is written down. Raises what a start raised."""
+
+        @contextlib.contextmanager
+        def first_run(launched: Launched) -> Iterator[None]:
+            tell_started()
+            with self._running(launched):
+                yield
+
+        state = self._run(null, first_run, first, window)
+        delay_seconds = 0.0
+        while state == State.RESTARTING:
+            delay_seconds = next_delay(delay_seconds, lasted_seconds=time.monotonic() - self._began_seconds)
+            try:
+                if not self._back_off(delay_seconds):
+                    raise _NobodyWantsIt
+                state = self._run(null, self._running, None, None)
+            except _NobodyWantsIt:
+                self._records.update(self._record.container_id, stays_ended)
+                return
+
+    def _run(
+        self,
+        null: int,
+        started: Callable[[Launched], contextlib.AbstractContextManager[None]],
+        first: socket.socket | None,
+        window: tuple[int, int] | None,
+    ) -> str:
+        """One run of the program; the record's state after it."""
+        spec, records, record = self._spec, self._records, self._record
+        with Attachments(records.place(record.container_id), first=first, once=spec.input_once) as attachments:
+            state = _supervise(
+                *(spec, records, record, self._home),
+                null,
+                None,
+                None,
+                started,
+                attachments=attachments,
+                fed=spec.interactive,
+                window=window,
+                beside=self._loop,
+            )
+            changed = _end(records, record, state, restarts=not self._going_down)
+            attachments.tell_end(state)
+        return changed.state
+
+    def _back_off(self, seconds: float) -> bool:
+        """Whether it is to be started after the time; at once False when nobody wants it any more."""
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            over = True
+
+        self._loop.call_after(seconds, end)
+        while not over:
+            if self._going_down or self._records.read(self._record.container_id).stop_asked:
+                return False
+            self._loop.turn()
+        return not self._going_down
+
+
 def _supervise_detached(
     spec: ContainerSpec,
     records: Records,
@@ -238,15 +386,8 @@ def _supervise_detached(
             os.write(ready, b"started")
             os.close(ready)
 
-        with Attachments(records.place(record.container_id), first=first, once=spec.input_once) as attachments:
-            state = _supervise(
-                *(spec, records, record, home, null, None, None, started),
-                attachments=attachments,
-                fed=spec.interactive,
-                window=window,
-            )
-            _end(records, record, state)
-            attachments.tell_end(state)
+        with Loop() as loop:
+            _Keeper(spec, records, record, home, loop).keep(null, started, first=first, window=window)
     except BaseException as error:
         if record.remove:
             records.remove(record.container_id)

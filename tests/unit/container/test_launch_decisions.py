@@ -81,6 +81,6 @@ def test_a_log_gives_back_what_was_printed_in_order_and_by_stream(tmp_path: Path
         assert copied.read() == b"one\ntwo\xc3\xa4\n"
     assert list(read_log(records, record, follow=True)) == [
         ("stdout", "one\ntwo"),
-        ("stderr", "\\xff\x00problem\n"),
+        ("stderr", "\udcff\x00problem\n"),
         ("stdout", "\u00e4\n"),
     ]
