@@ -17,8 +17,8 @@ from contain.values import dataclass, replace
 DEFAULT_NAME = "default"
 HOST_NAME = "host"
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?$", re.IGNORECASE)
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_SIZE = r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?"
 _LARGEST_SIZE_BYTES = 1 << 62
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -68,7 +68,7 @@ def parse_size_bytes(value: str | int, *, what: str) -> int:
         if value > 0:
             return value
     elif isinstance(value, str):
-        match = _SIZE.match(value.strip())
+        match = re.fullmatch(_SIZE, value.strip(), re.IGNORECASE)
         size = float(match[1]) * _SIZE_UNITS[match[2].lower()] if match else 0
         if 0 < size <= _LARGEST_SIZE_BYTES:
             return int(size)
@@ -127,7 +127,7 @@ def _parse_one(name: str, fields: Any, *, file: HostPath) -> EnvironmentSettings
             raise bad(f"{key} must be a table of strings", f'for example {key} = {{ TZ = "UTC" }}')
         return tuple((inner, str(item).lower() if isinstance(item, bool) else str(item)) for inner, item in value.items())
 
-    if not _NAME.match(name):
+    if not re.fullmatch(_NAME, name):
         raise UsageError(
             f"{file}: {name!r} is not a name for an environment",
             code="bad-environment",

@@ -10,11 +10,12 @@ import re
 from contain.errors import UsageError
 from contain.values import dataclass
 
+# Texts, compiled when they are first wanted: that takes longer than all else that is done with a name.
 _DOMAIN_PART = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = re.compile(rf"^(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?\Z")
-_PATH = re.compile(r"^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
-TAG_PATTERN = re.compile(r"^\w[\w.-]{0,127}\Z", re.ASCII)
-_DIGEST = re.compile(r"^sha256:[a-f0-9]{64}\Z")
+_DOMAIN = rf"(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_TAG = r"\w[\w.-]{0,127}"
+_DIGEST = r"sha256:[a-f0-9]{64}"
 _LONGEST_NAME = 255
 
 DEFAULT_DOMAIN = "docker.io"
@@ -52,6 +53,15 @@ class Reference:
         return text
 
 
+def is_tag(text: str) -> bool:
+    """Whether a registry can have it as a tag."""
+    return re.fullmatch(_TAG, text, re.ASCII) is not None
+
+
+def _is_path(text: str) -> bool:
+    return all(re.fullmatch(_COMPONENT, part) for part in text.split("/"))
+
+
 def parse_reference(text: str) -> Reference:
     """Parse ``python``, ``python:3.12-slim``, ``localhost:5000/app@sha256:…``.
 
@@ -66,7 +76,7 @@ def parse_reference(text: str) -> Reference:
     rest, digest = text, None
     if "@" in rest:
         rest, digest = rest.split("@", 1)
-        if not _DIGEST.match(digest):
+        if not re.fullmatch(_DIGEST, digest):
             raise bad("the digest must be sha256: and 64 hexadecimal digits")
     head, slash, tail = rest.partition("/")
     if slash and ("." in head or ":" in head or head == "localhost" or head.lower() != head):
@@ -78,13 +88,13 @@ def parse_reference(text: str) -> Reference:
     tag: str | None = None
     if ":" in remainder:
         remainder, tag = remainder.rsplit(":", 1)
-        if not TAG_PATTERN.match(tag):
+        if not is_tag(tag):
             raise bad(f"{tag!r} is not a tag", "a tag has letters, digits, '_', '.', '-', at most 128 of them")
-    if not _DOMAIN.match(domain):
+    if domain != DEFAULT_DOMAIN and not re.fullmatch(_DOMAIN, domain):
         raise bad(f"{domain!r} is not a registry host")
-    if remainder != remainder.lower() and _PATH.match(remainder.lower()):
+    if remainder != remainder.lower() and _is_path(remainder.lower()):
         raise bad("repository name must be lowercase", f"write {text.lower()!r}")
-    if not _PATH.match(remainder):
+    if not _is_path(remainder):
         raise bad(f"{remainder!r} is not a repository name")
     if domain == DEFAULT_DOMAIN and "/" not in remainder:
         remainder = f"library/{remainder}"

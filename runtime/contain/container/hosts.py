@@ -12,7 +12,7 @@ from ipaddress import AddressValueError, IPv4Address, ip_address
 from contain.container.run import HOST_GATEWAY
 from contain.errors import NotSupported, UsageError
 
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
 _MOST_SERVERS = 3
 
 
@@ -20,7 +20,7 @@ def parse_add_host(text: str) -> tuple[str, str]:
     """``NAME:ADDRESS`` or ``NAME=ADDRESS``; the address may be IPv6, in brackets too, or ``host-gateway``. Raises `UsageError`."""
     found = re.search("[:=]", text)
     name, address = (text[: found.start()], text[found.end() :]) if found else ("", "")
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise UsageError(f'bad format for add-host: "{text}"', code="bad-add-host", remedy="write --add-host NAME:ADDRESS")
     if address == HOST_GATEWAY:
         return name, address

@@ -18,7 +18,7 @@ from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, Mount, Tmpfs, Volume
 from contain.values import dataclass
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _LONGEST_NAME = 255  # of a file: the volume is a directory of its name
 _DEFAULT_MODE = 0o1777
 _KERNEL_PLACES = ("proc", "sys")
@@ -62,7 +62,7 @@ def check_volume_name(name: str) -> str:
         raise UsageError(
             "volume name is too short, names should be at least two alphanumeric characters", code="bad-volume-name"
         )
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+    if not re.fullmatch(_NAME, name) or len(name) > _LONGEST_NAME:
         raise UsageError(
             f'"{name[:80]}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
             "If you intended to pass a host directory, use absolute path",

@@ -4,7 +4,6 @@ Source of the rules: OCI image-spec 1.1 and, for the extra fields, the Docker im
 """
 
 from contain.oci.image import (
-    DIGEST_PATTERN,
     Descriptor,
     Healthcheck,
     History,
@@ -14,6 +13,7 @@ from contain.oci.image import (
     Platform,
     canonical_json,
     digest_of,
+    is_digest,
     parse_config,
     parse_index,
     parse_json,
@@ -23,7 +23,6 @@ from contain.oci.image import (
 )
 
 __all__ = [
-    "DIGEST_PATTERN",
     "Descriptor",
     "Healthcheck",
     "History",
@@ -33,6 +32,7 @@ __all__ = [
     "Platform",
     "canonical_json",
     "digest_of",
+    "is_digest",
     "parse_config",
     "parse_index",
     "parse_json",

@@ -9,7 +9,6 @@ other readers could understand in another way is refused: a key that stands twic
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +29,7 @@ MEDIA_DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MEDIA_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 _SMALL_BYTES = 1 << 16
-DIGEST_PATTERN = re.compile(r"^sha256:[a-f0-9]{64}\Z")
+_DIGEST_LENGTH = 71
 
 
 def _nothing() -> Mapping[str, str]:
@@ -63,6 +62,11 @@ def parse_json(data: bytes) -> Any:
 def digest_of(data: bytes) -> str:
     """``sha256:<hex>`` of bytes."""
     return "sha256:" + (_small_sha256 if len(data) < _SMALL_BYTES else _large_sha256)(data)
+
+
+def is_digest(text: str) -> bool:
+    """Whether it is ``sha256:`` and 64 small hexadecimal digits."""
+    return len(text) == _DIGEST_LENGTH and text.startswith("sha256:") and not text[7:].strip("0123456789abcdef")
 
 
 def _small_sha256(data: bytes) -> str:
@@ -333,7 +337,7 @@ class _Reader:
 
     def digest(self, value: Any, name: str) -> str:
         digest = self.text(value, name)
-        if not DIGEST_PATTERN.match(digest):
+        if not is_digest(digest):
             raise self.fail(f"{name} is not a sha256 digest: {digest[:80]!r}")
         return digest
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from contain.errors import IntegrityError, NotFound, NotSupported, RegistryError, UsageError
-from contain.oci import DIGEST_PATTERN, Descriptor, canonical_json, digest_of, parse_index
+from contain.oci import Descriptor, canonical_json, digest_of, is_digest, parse_index
 from contain.oci.image import MEDIA_DOCKER_INDEX, MEDIA_INDEX, MEDIA_MANIFEST
 from contain.paths import HostPath
 from contain.reference import Reference
@@ -250,7 +250,7 @@ def push_artifact(
 
 
 def _at(reference: Reference, digest: str) -> Reference:
-    if not DIGEST_PATTERN.match(digest):
+    if not is_digest(digest):
         raise UsageError(
             f"{digest[:80]!r} is not a digest", code="bad-digest", remedy="write sha256: and 64 hexadecimal digits"
         )

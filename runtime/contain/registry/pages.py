@@ -9,7 +9,7 @@ import json
 import re
 
 from contain.errors import IntegrityError
-from contain.reference import TAG_PATTERN, Reference
+from contain.reference import Reference, is_tag
 from contain.registry.client import ApiRequest
 from contain.registry.configuration import Endpoint
 from contain.registry.policy import plan_redirect
@@ -52,6 +52,6 @@ def parse_tags(data: bytes, *, name: str) -> tuple[str, ...]:
         tags = json.loads(data)["tags"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise IntegrityError(f"{name}: the registry's answer is no list", code="bad-tag-list") from error
-    if not isinstance(tags, list | None) or not all(isinstance(tag, str) and TAG_PATTERN.match(tag) for tag in tags or ()):
+    if not isinstance(tags, list | None) or not all(isinstance(tag, str) and is_tag(tag) for tag in tags or ()):
         raise IntegrityError(f"{name}: what the registry lists are no tags", code="bad-tag-list")
     return tuple(tags or ())

@@ -15,11 +15,11 @@ from contextlib import suppress
 
 from contain.errors import Conflict, IntegrityError, NotFound, UsageError
 from contain.oci import (
-    DIGEST_PATTERN,
     Descriptor,
     Image,
     ImageConfig,
     Manifest,
+    is_digest,
     parse_manifest,
     render_config,
     render_manifest,
@@ -151,7 +151,7 @@ class Images:
         return load_image(self._layout, digest)
 
     def _require(self, digest: str) -> None:
-        if not DIGEST_PATTERN.match(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
+        if not is_digest(digest) or not self._database.rows("SELECT 1 FROM images WHERE digest = ?", (digest,)):
             raise no_such_image(digest)
 
     def put_referrer(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import struct
@@ -21,19 +20,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from contain.errors import HostError, InternalError
-from contain.oci import DIGEST_PATTERN
+from contain.oci import is_digest
 from contain.paths import HostPath
 from contain.store.durable import explained, held_lock, remove_tree, spread_apart, try_lock, write_aside
 
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _WRITE_SECONDS = 600
 _KEY_DIGITS = 15
-_PLAIN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,80}$")
+_PLAIN_NAME = r"[a-z0-9][a-z0-9._-]{0,80}"
 
 
 def hex_of(digest: str) -> str:
     """The hexadecimal part of a digest, the only part that may become a file name."""
-    if not DIGEST_PATTERN.match(digest):
+    if not is_digest(digest):
         raise InternalError(f"not a sha256 digest: {digest[:100]!r}", code="bad-digest")
     return digest.removeprefix("sha256:")
 
@@ -215,4 +214,8 @@ class Layout:
 
 def _plain(name: str) -> str:
     """A file name for any text: itself when harmless, else a hash of it."""
-    return name if _PLAIN_NAME.match(name) else hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    if re.fullmatch(_PLAIN_NAME, name):
+        return name
+    import hashlib
+
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from contain.build.cache.keys import key_of
 from contain.build.cache.places import CachePlace
 from contain.errors import ContainError, HostError, IntegrityError, NotFound
-from contain.oci import DIGEST_PATTERN, Descriptor, Manifest, canonical_json, digest_of, parse_manifest
+from contain.oci import Descriptor, Manifest, canonical_json, digest_of, is_digest, parse_manifest
 from contain.oci.image import MEDIA_INDEX, MEDIA_MANIFEST
 from contain.paths import HostPath
 from contain.progress import Progress
@@ -207,7 +207,7 @@ def _parse_record(row: Any) -> StepRecord:
 
 
 def _digest(text: Any) -> str:
-    if not isinstance(text, str) or not DIGEST_PATTERN.match(text):
+    if not isinstance(text, str) or not is_digest(text):
         raise _bad(f"{str(text)[:80]!r} is no digest")
     return text
 

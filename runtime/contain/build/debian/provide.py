@@ -59,7 +59,7 @@ from contain.build.debian.release import (
 )
 from contain.build.debian.suites import RELEASES, WantedSuite, debian_architecture, resolve_suite
 from contain.errors import BuildStepFailed, HostError, IntegrityError, NotFound, RegistryError
-from contain.oci import DIGEST_PATTERN, Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of
+from contain.oci import Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of, is_digest
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
 from contain.progress import Progress
@@ -247,7 +247,7 @@ def _read_made(store: Store, record: HostPath) -> Image | None:
     """The image that an earlier bootstrap with the same inputs made, if the store still has it."""
     try:
         digest = record.read_text().strip()
-        return store.image(digest) if DIGEST_PATTERN.match(digest) else None
+        return store.image(digest) if is_digest(digest) else None
     except (OSError, NotFound):
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from contain.build.lock.compare import Lock, LockedBase, LockedStage, LockedStep, Versions
 from contain.errors import UsageError
-from contain.oci import DIGEST_PATTERN, digest_of
+from contain.oci import digest_of, is_digest
 
 FORMAT = 1
 LARGEST_BYTES = 64 << 20
@@ -168,7 +168,7 @@ class _Reader:
 
     def digest(self, value: Any, name: str) -> str:
         text = self.text(value, name)
-        if not DIGEST_PATTERN.match(text):
+        if not is_digest(text):
             raise self.bad(f"{name} is not a sha256 digest: {text[:80]!r}")
         return text
 
