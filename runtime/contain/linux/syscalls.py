@@ -211,6 +211,12 @@ def prctl(option: int, first: int = 0, second: int = 0) -> None:
     _check(libc.prctl(option, first, second, 0, 0), f"prctl({option})")
 
 
+def set_process_name(name: str) -> None:
+    """prctl(PR_SET_NAME): at most 15 bytes are kept; execve(2) replaces it."""
+    buffer = ctypes.create_string_buffer(name.encode())
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
 class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", c_int))
 
