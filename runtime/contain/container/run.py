@@ -128,7 +128,7 @@ def seccomp_program() -> bytes:
         ) from None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Running:
     """A container that runs now: what its starter holds."""
 
