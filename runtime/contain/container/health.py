@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 
 from contain.errors import UsageError
 from contain.oci import Healthcheck as ImageHealthcheck
 from contain.paths import HostPath
 from contain.spec import HealthCheck
-from contain.values import dataclass, replace
+from contain.values import asdict, dataclass, replace
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 KEPT_RESULTS = 5
@@ -152,9 +151,8 @@ def read_health(place: HostPath) -> Health | None:
         return None
 
 
-def describe_health(health: Health, render_time: object) -> dict[str, object]:
+def describe_health(health: Health, render_time: Callable[[float], str]) -> dict[str, object]:
     """``.State.Health`` of ``contain inspect``, in Docker's form. ``render_time``: of seconds since the epoch."""
-    assert callable(render_time)
     return {
         "Status": health.status,
         "FailingStreak": health.streak,
