@@ -109,6 +109,9 @@ COMMANDS = {
     "doctor": Command(
         module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
     ),
+    "system start": Command(
+        module="lifecycle", function="system_start", summary="Start the containers that are always to run", group=_SYSTEM
+    ),
     "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
     "builder prune": Command(module="builder", function="builder_prune", summary="Remove build cache", group=_SYSTEM),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
@@ -128,7 +131,7 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
         "list": ("volume ls",),
         "remove": ("volume rm",),
     },
-    "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",)},
+    "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",), "start": ("system start",)},
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 

@@ -27,9 +27,10 @@ CONTAINER_HEADINGS = {
 }
 _OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "State": "STATE", "Labels": "LABELS"}
 ALL_HEADINGS = {**CONTAINER_HEADINGS, **_OTHER_HEADINGS}
-_FILTERS = ("ancestor", "before", "exited", "id", "label", "name", "since", "status")
-_DOCKERS_FILTERS = ("expose", "health", "isolation", "is-task", "network", "publish", "volume")
+_FILTERS = ("ancestor", "before", "exited", "health", "id", "label", "name", "since", "status")
+_DOCKERS_FILTERS = ("expose", "isolation", "is-task", "network", "publish", "volume")
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_HEALTH = ("starting", "healthy", "unhealthy", "none")
 _COMMAND_WIDTH = 20
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -49,6 +50,8 @@ def parse_filters(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy=f"there are {', '.join(_FILTERS)}")
         if key == "status" and value not in _STATES:
             raise UsageError(f"invalid filter 'status={value}'", code="bad-filter", remedy=f"there are {', '.join(_STATES)}")
+        if key == "health" and value not in _HEALTH:
+            raise UsageError(f"invalid filter 'health={value}'", code="bad-filter", remedy=f"there are {', '.join(_HEALTH)}")
         if key == "exited" and not value.lstrip("-").isdigit():
             raise UsageError(f"invalid filter 'exited={value}'", code="bad-filter", remedy="write a number")
         if key == "name":
@@ -67,6 +70,7 @@ class Seen:
     record: ContainerRecord
     paused: bool = False
     ports: str = ""
+    health: str = ""  # starting, healthy, unhealthy, or nothing for one without a check
 
     @property
     def state(self) -> str:
@@ -96,10 +100,11 @@ def select_containers(
             "name": partial(_matches_name, record.name),
             "status": each.state.__eq__,
             "exited": partial(_ended_with, record),
+            "health": (each.health or "none").__eq__,
             "ancestor": partial(_stands_on, record, images),
         }
         if (
-            (everything or record.state == "running")
+            (everything or record.state in ("running", "restarting"))
             and all(any(map(test, filters[key])) for key, test in tests.items() if key in filters)
             and all(_has_label(labels, value) for value in filters.get("label", ()))
             and all(record.created_seconds < moment for moment in before)
@@ -132,7 +137,11 @@ def render_status(seen: Seen, now: float) -> str:
     record = seen.record
     match record.state:
         case "running" if record.started_seconds:
-            return f"Up {render_age(now - record.started_seconds)}" + (" (Paused)" if seen.paused else "")
+            health = "health: starting" if seen.health == "starting" else seen.health
+            remark = "Paused" if seen.paused else health
+            return f"Up {render_age(now - record.started_seconds)}" + (f" ({remark})" if remark else "")
+        case "restarting":
+            return f"Restarting ({record.status}) {render_age(now - (record.finished_seconds or now))} ago"
         case "exited":
             ago = render_age(now - (record.finished_seconds or now))
             return f"Exited ({record.status}) {ago} ago" + (" (out of memory)" if record.out_of_memory else "")

@@ -15,7 +15,7 @@ from contain.cli.output import render_table
 from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord
+    from contain.container.records import ContainerRecord, Records
     from contain.engine import Engine
     from contain.paths import HostPath
 
@@ -65,6 +65,7 @@ def ps(options: argparse.Namespace) -> int:
                 record=record,
                 paused=is_paused(record),
                 ports=render_ports(lease.ports) if (lease := leases.get(record.container_id)) else "",
+                health=_health_word(records, record),
             )
             for record in records.all()
         ]
@@ -89,6 +90,15 @@ def ps(options: argparse.Namespace) -> int:
     return 0
 
 
+def _health_word(records: Records, record: ContainerRecord) -> str:
+    if record.state != "running" or not record.details.get("health"):
+        return ""
+    from contain.container.health import read_health
+
+    health = read_health(records.place(record.container_id))
+    return "starting" if health is None else health.status
+
+
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
@@ -97,6 +107,16 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="only from then on: a time, or how long ago (10m)")
     parser.add_argument("--until", metavar="TIME", help="only up to then: a time, or how long ago (10m)")
     parser.add_argument("container", metavar="CONTAINER")
+
+
+def write_raw(stream: str, text: str) -> None:
+    """What a container printed, to the standard stream of the same name, byte for byte."""
+    from contain.container.logs import to_bytes
+
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    target.flush()
+    target.buffer.write(to_bytes(text))
+    target.flush()
 
 
 def logs(options: argparse.Namespace) -> int:
@@ -113,9 +133,7 @@ def logs(options: argparse.Namespace) -> int:
 
     def show(pieces: list[Piece]) -> None:
         for stream, moment, text in pieces:
-            target = sys.stderr if stream == "stderr" else sys.stdout
-            target.write(f"{render_moment(moment)} {text}" if options.timestamps else text)
-            target.flush()
+            write_raw(stream, f"{render_moment(moment)} {text}" if options.timestamps else text)
 
     with Engine.open() as engine:
         records = engine.records
@@ -159,14 +177,24 @@ def inspect(options: argparse.Namespace) -> int:
 def _describe(engine: Engine, name: str, kind: str | None) -> dict[str, object]:
     if kind != "image":
         with suppress(NotFound):
-            return _describe_container(engine.records.find(name), engine.run_home)
+            return _describe_container(engine.records, engine.records.find(name), engine.run_home)
     if kind != "container":
         with suppress(NotFound):
             return _describe_image(engine, name)
     raise NotFound(f"No such {kind or 'object'}: {name}", code="no-such-object")
 
 
-def _describe_container(record: ContainerRecord, run_home: HostPath) -> dict[str, object]:
+def _describe_health(records: Records, record: ContainerRecord) -> dict[str, object]:
+    if not record.details.get("health"):
+        return {}
+    from contain.cli.container_listing import render_moment
+    from contain.container.health import Health, describe_health, read_health
+
+    health = read_health(records.place(record.container_id)) or Health()
+    return {"Health": describe_health(health, render_moment)}
+
+
+def _describe_container(records: Records, record: ContainerRecord, run_home: HostPath) -> dict[str, object]:
     from contain.container.processes import is_paused
 
     paused = is_paused(record)
@@ -180,8 +208,10 @@ def _describe_container(record: ContainerRecord, run_home: HostPath) -> dict[str
         "ImageName": record.image_name,
         "State": {
             "Status": "paused" if paused else record.state,
-            "Running": record.state == "running",
+            "Running": record.state in ("running", "restarting"),
             "Paused": paused,
+            "Restarting": record.state == "restarting",
+            "Dead": record.state == "dead",
             "Pid": record.process_id or 0,
             "ExitCode": record.status,
             "Signal": record.signal,
@@ -189,7 +219,9 @@ def _describe_container(record: ContainerRecord, run_home: HostPath) -> dict[str
             "Reason": record.reason,
             "StartedAt": record.started_seconds,
             "FinishedAt": record.finished_seconds,
+            **_describe_health(records, record),
         },
+        "RestartCount": record.restart_count,
         "NetworkSettings": describe_network(record, run_home),
         "Mounts": describe_mounts(record.details),
         "Spec": record.details,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from contain.cli.attachment import add_detach_keys_argument, add_signal_argument, parse_joined, tell_detached
 from contain.cli.containers import each_container
@@ -120,3 +121,27 @@ def attach(options: argparse.Namespace) -> int:
             )
         state = attach_to(records, record, joined=joined)
     return tell_detached() if state is None else state.status
+
+
+def add_system_start_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing but the help."""
+    parser.description = (
+        "Start each container with --restart always, and with unless-stopped if nobody stopped it: after a boot."
+    )
+
+
+def system_start(options: argparse.Namespace) -> int:
+    """Print the name of each container that was started. 1 if one of them could not be."""
+    from contain.container.lifecycle import come_back
+    from contain.engine import Engine
+
+    del options
+    failed = 0
+    with Engine.open() as engine:
+        for name, error in come_back(engine.records, home=engine.run_home):
+            if error is None:
+                sys.stdout.write(f"{name}\n")
+            else:
+                sys.stderr.write(f"Error: {name}: {error}\n")
+                failed = 1
+    return failed
