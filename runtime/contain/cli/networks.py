@@ -20,9 +20,12 @@ def find_lease(record: ContainerRecord, run_home: HostPath) -> Lease | None:
     """A running container's address and ports; None for others, and for networks without."""
     if record.state != "running":
         return None
+    from contain.container.workspaces import workspaces
     from contain.linux.network import read_lease
+    from contain.linux.uplink import read_uplink_lease
 
-    return read_lease(record.container_id, run_home=run_home)
+    own = read_uplink_lease(workspaces(run_home) / record.container_id)
+    return own if own is not None else read_lease(record.container_id, run_home=run_home)
 
 
 def _order(port: PublishedPort) -> tuple[str, str, int, int]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from contain.container.door import has_tty_group, verify_identity
+from contain.container.door import has_tty_group, verify_identity, warn_once
 from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
@@ -15,6 +15,16 @@ from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
 from contain.linux.ports import hold_ports
 from contain.linux.seccomp import compile_default_policy
+from contain.linux.uplink import ADDRESS as UPLINK_ADDRESS
+from contain.linux.uplink import (
+    NAME_SERVER,
+    UplinkProgram,
+    find_uplink_program,
+    open_uplink,
+    own_address,
+    owns_network,
+    write_uplink_lease,
+)
 from contain.linux.usernamespace import is_rootless
 from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, IdMapping, Network
@@ -95,10 +105,16 @@ def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
-def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None, gateway: str = "127.0.0.1") -> None:
+def write_etc(
+    workspace: Workspace,
+    spec: ContainerSpec,
+    address: str | None,
+    gateway: str = "127.0.0.1",
+    name_servers: Sequence[str] = (),
+) -> None:
     """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network.
 
-    ``gateway``: this machine, seen from the container.
+    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's.
     """
     extra = [(name, gateway if where == HOST_GATEWAY else where) for name, where in spec.extra_hosts]
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
@@ -107,7 +123,7 @@ def write_etc(workspace: Workspace, spec: ContainerSpec, address: str | None, ga
         from contain.linux.resolver import read_resolver
 
         resolver = read_resolver().text
-    resolver = render_resolver(resolver, spec.name_servers)
+    resolver = render_resolver(resolver, spec.name_servers or name_servers)
     for name, text in (
         ("hosts", render_hosts(spec.hostname, address, extra)),
         ("hostname", spec.hostname + "\n"),
@@ -198,7 +214,16 @@ def start(
         make_skeleton(workspace.skeleton, spec)
         make_links(workspace.skeleton, links)
     configure = None
-    if spec.network is Network.BRIDGE:
+    program: UplinkProgram | None = None
+    if spec.network is Network.BRIDGE and is_rootless() and not owns_network():
+        program = find_uplink_program()
+        if not program.path:
+            if spec.ports:
+                raise HostError(
+                    f"ports cannot be published for an ordinary user: {program.why}", code="no-uplink", remedy=program.remedy
+                )
+            warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
+    elif spec.network is Network.BRIDGE:
         from contain.linux import network  # before the fork: the child may import nothing
 
         configure = network.configure_inside
@@ -216,7 +241,17 @@ def start(
             answer: dict[str, object] = {} if window is None else {"window": window}
             address: str | None = None
             gateway = "127.0.0.1"
-            if spec.network is Network.BRIDGE:
+            name_servers: tuple[str, ...] = ()
+            if program is not None:
+                if program.path:
+                    held = hold_ports(spec.ports)
+                    ports = held.ports
+                    held.close()  # the program binds them itself
+                    uplink = open_uplink(program, process_id, workspace.directory, ports)
+                    cleanup.callback(uplink.close)
+                    write_uplink_lease(workspace.directory, ports)
+                    address, gateway, name_servers = UPLINK_ADDRESS, own_address(), (NAME_SERVER,)
+            elif spec.network is Network.BRIDGE:
                 held = hold_ports(spec.ports)
                 cleanup.callback(held.close)
                 namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -232,7 +267,7 @@ def start(
                     "prefix": attachment.prefix,
                     "gateway": attachment.gateway,
                 }
-            write_etc(workspace, spec, address, gateway)
+            write_etc(workspace, spec, address, gateway, name_servers)
             if started is not None:
                 started(process_id)
             return answer
