@@ -17,6 +17,7 @@ from pathlib import Path
 
 from contain.errors import HostError
 from contain.linux.delegation import find_delegated, may_make_groups, parse_own_groups
+from contain.linux.limits import needed_controllers, plan_limits
 from contain.spec import Limits
 from contain.values import dataclass, replace
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 PARENT = "contain"
 DEVICES = "devices"
 _USED = ("memory", "pids", "cpu")
-_CPU_PERIOD_MICROSECONDS = 100_000
+EVERY = frozenset(("memory", "pids", "cpu", "cpuset", "blkio", "io"))
+"""All controllers that a limit may need. Groups of those that are not in `_USED` are made for who asks for them only: each group of
+version 1 that is joined costs a third of a millisecond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,12 @@ def unescape_mount(path: str) -> str:
 
 
 def parse_hierarchies(
-    mountinfo: str, controllers_of_v2: frozenset[str], withheld: frozenset[str] = frozenset()
+    mountinfo: str,
+    controllers_of_v2: frozenset[str],
+    withheld: frozenset[str] = frozenset(),
+    used: frozenset[str] = frozenset(_USED),
 ) -> tuple[Hierarchy, ...]:
-    """The hierarchies of `_USED` controllers from the text of ``mountinfo`` (proc(5)); v1 wins where a controller is on v1.
+    """The hierarchies of the ``used`` controllers from the text of ``mountinfo`` (proc(5)); v1 wins where a controller is on v1.
 
     Version 2 is used without any controller of ours where there is no version 1: its groups still tell whose a process is.
     """
@@ -85,12 +91,14 @@ def parse_hierarchies(
             second = mount
         elif kind == "cgroup":
             words = [word for word in options.split(" ", 1)[-1].split(",") if word not in ("rw", "ro")]
-            controllers = frozenset(words) & frozenset(_USED) - taken
+            controllers = frozenset(words) & used - taken
             if controllers:
                 taken |= controllers
                 found.append(Hierarchy(version=1, mount=mount, controllers=controllers, mounted_with=tuple(words)))
-    rest = (controllers_of_v2 & frozenset(_USED)) - taken
-    withheld = (withheld & frozenset(_USED)) - taken
+    if "blkio" in taken:
+        taken.add("io")
+    rest = (controllers_of_v2 & used) - taken
+    withheld = (withheld & used) - taken
     if second is not None and (rest or withheld or not found):
         found.append(Hierarchy(version=2, mount=second, controllers=rest - withheld, withheld=withheld))
     return tuple(found)
@@ -109,8 +117,15 @@ def parse_devices_hierarchy(mountinfo: str) -> Hierarchy | None:
     return None
 
 
-def probe_hierarchies() -> tuple[Hierarchy, ...]:
-    """The hierarchies in which this process may make groups; ``mount``: below which directory. Empty where there are none."""
+def used_controllers(limits: Limits) -> frozenset[str]:
+    """The controllers of a container with these limits."""
+    needed = needed_controllers(limits)
+    return frozenset((*_USED, *needed, *(("io",) if "blkio" in needed else ())))
+
+
+def probe_hierarchies(used: frozenset[str] = frozenset(_USED)) -> tuple[Hierarchy, ...]:
+    """The hierarchies of the ``used`` controllers in which this process may make groups; ``mount``: below which directory. Empty where
+    there are none."""
     mountinfo = Path("/proc/self/mountinfo").read_text()
     places = _delegated_places(mountinfo)
     controllers: frozenset[str] = frozenset()
@@ -122,7 +137,7 @@ def probe_hierarchies() -> tuple[Hierarchy, ...]:
                 controllers = _words(f"{place}/cgroup.controllers")
                 withheld = controllers - _words(f"{place}/cgroup.subtree_control") if _is_busy(str(place)) else frozenset()
     devices = parse_devices_hierarchy(mountinfo)
-    found = (*parse_hierarchies(mountinfo, controllers, withheld), *(() if devices is None else (devices,)))
+    found = (*parse_hierarchies(mountinfo, controllers, withheld, used), *(() if devices is None else (devices,)))
     return tuple(replace(each, mount=place) for each in found if (place := places.get(each.mount)) is not None)
 
 
@@ -216,7 +231,7 @@ def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
     try:
         _enable(hierarchy, name)
     except OSError as error:
-        if limits.memory_bytes is None and limits.cpus is None:
+        if not needed_controllers(limits):
             return replace(hierarchy, controllers=frozenset())
         raise HostError(
             "the control group controllers cannot be handed down to containers, so that limit cannot be set",
@@ -229,6 +244,31 @@ def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
     return hierarchy
 
 
+def _verify_available(hierarchies: tuple[Hierarchy, ...], limits: Limits) -> None:
+    """Raise HostError when a limit was asked for whose controller is not here."""
+    available = {name for hierarchy in hierarchies for name in hierarchy.controllers}
+    withheld = {controller: hierarchy.mount for hierarchy in hierarchies for controller in hierarchy.withheld}
+    for controller, option in needed_controllers(limits).items():
+        names = ("blkio", "io") if controller == "blkio" else (controller,)
+        if available.intersection(names):
+            continue
+        top = next((withheld[name] for name in names if name in withheld), None)
+        if top is not None:
+            raise HostError(
+                f"the topmost control group has processes and therefore hands {names[-1]!r} to no group below (cgroups(7), no "
+                "internal processes), so that limit cannot be set",
+                path=top,
+                code="cgroup-refused",
+                remedy=f"leave {option} out; or move those processes, as the outer container's first command: "
+                f"mkdir {top}/init && xargs -rn1 <{top}/cgroup.procs >{top}/init/cgroup.procs",
+            )
+        raise HostError(
+            f"this machine has no {controller!r} control group controller, so that limit cannot be set",
+            code="cgroup-missing",
+            remedy=f"leave {option} out, or mount the controller (see `contain doctor`)",
+        )
+
+
 def make_cgroup(
     hierarchies: tuple[Hierarchy, ...], name: str, limits: Limits, *, devices: tuple[DeviceRule, ...] | None = None
 ) -> Cgroup:
@@ -237,35 +277,20 @@ def make_cgroup(
 
     Raises HostError when a limit was asked for whose controller is missing, or the kernel refuses.
     """
-    available = frozenset().union(*(hierarchy.controllers for hierarchy in hierarchies))
-    withheld = {controller: hierarchy.mount for hierarchy in hierarchies for controller in hierarchy.withheld}
-    for controller, asked in (("memory", limits.memory_bytes), ("cpu", limits.cpus)):
-        if asked is not None and controller in withheld:
-            top = withheld[controller]
-            raise HostError(
-                f"the topmost control group has processes and therefore hands {controller!r} to no group below (cgroups(7), no "
-                "internal processes), so that limit cannot be set",
-                path=top,
-                code="cgroup-refused",
-                remedy=f"leave the limit out; or move those processes, as the outer container's first command: "
-                f"mkdir {top}/init && xargs -rn1 <{top}/cgroup.procs >{top}/init/cgroup.procs",
-            )
-        if asked is not None and controller not in available:
-            raise HostError(
-                f"this machine has no {controller!r} control group controller, so that limit cannot be set",
-                code="cgroup-missing",
-                remedy="leave the limit out, or mount the controller (see `contain doctor`)",
-            )
+    _verify_available(hierarchies, limits)
+    needed = needed_controllers(limits)
     places: list[tuple[Hierarchy, str]] = []
     try:
         for found in hierarchies:
-            if found.version == 1 and found.controllers == {"cpu"} and limits.cpus is None:
-                continue  # joining costs a third of a millisecond per v1 hierarchy
+            if not _is_joined(found, needed):
+                continue
             if found.only_devices and devices is None:
                 continue
             places.append((found, _make_directory(found, name)))
             used = _enabled(found, name, limits) if found.version == 2 else found
             places[-1] = (used, _make_directory(used, name))
+            if used.version == 1 and "cpuset" in used.controllers:
+                _fill_processors(used, places[-1][1])
             _write_limits(used, places[-1][1], limits)
         if devices is not None:
             from contain.linux.devices import restrict_devices
@@ -287,27 +312,80 @@ def make_cgroup(
     return Cgroup(places=tuple(places))
 
 
+def _is_joined(hierarchy: Hierarchy, needed: dict[str, str]) -> bool:
+    """Version 1: whether it always is, or somebody asks for what it limits; joining costs a third of a millisecond."""
+    return (
+        hierarchy.version == 2
+        or hierarchy.only_devices
+        or bool(hierarchy.controllers & {"memory", "pids"})
+        or not hierarchy.controllers.isdisjoint(needed)
+    )
+
+
 def _write_limits(hierarchy: Hierarchy, directory: str, limits: Limits) -> None:
-    first = hierarchy.version == 1
-    if "memory" in hierarchy.controllers and limits.memory_bytes is not None:
-        if first:
-            _write(f"{directory}/memory.limit_in_bytes", str(limits.memory_bytes))
-            swap = f"{directory}/memory.memsw.limit_in_bytes"
-            if os.path.exists(swap):
-                _write(swap, str(limits.memory_bytes))
-        else:
-            _write(f"{directory}/memory.max", str(limits.memory_bytes))
-            if os.path.exists(f"{directory}/memory.swap.max"):
-                _write(f"{directory}/memory.swap.max", "0")
-    if "pids" in hierarchy.controllers and limits.pids is not None:
-        _write(f"{directory}/pids.max", str(limits.pids))
-    if "cpu" in hierarchy.controllers and limits.cpus is not None:
-        quota = max(1000, int(limits.cpus * _CPU_PERIOD_MICROSECONDS))
-        if first:
-            _write(f"{directory}/cpu.cfs_period_us", str(_CPU_PERIOD_MICROSECONDS))
-            _write(f"{directory}/cpu.cfs_quota_us", str(quota))
-        else:
-            _write(f"{directory}/cpu.max", f"{quota} {_CPU_PERIOD_MICROSECONDS}")
+    def present(name: str) -> bool:
+        return os.path.exists(f"{directory}/{name}")
+
+    for name, value in plan_limits(hierarchy.version, hierarchy.controllers, limits, present):
+        _write(f"{directory}/{name}", value)
+
+
+def _fill_processors(hierarchy: Hierarchy, directory: str) -> None:
+    """Version 1's cpuset: a new group has no processors and no memory, and nobody can join it; it gets what its parent has."""
+    place = hierarchy.mount
+    for part in directory.removeprefix(f"{hierarchy.mount}/").split("/"):
+        above, place = place, f"{place}/{part}"
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not Path(place, name).read_text().strip():
+                _write(f"{place}/{name}", Path(above, name).read_text().strip())
+
+
+def update_limits(container_id: str, limits: Limits) -> None:
+    """Write limits to the groups of a living container. None and empty: stays as it is; for no limit: -1.
+
+    A group of a controller that it did not need so far is made, and its processes are moved there. Raises `HostError` as
+    `make_cgroup`; what was written before stays written.
+    """
+    hierarchies = probe_hierarchies(used_controllers(limits))
+    _verify_available(hierarchies, limits)
+    needed = needed_controllers(limits)
+    members: set[str] = set()
+    for hierarchy in hierarchies:
+        with contextlib.suppress(OSError):
+            members |= _words(f"{hierarchy.mount}/{PARENT}/{container_id}/cgroup.procs")
+    try:
+        for hierarchy in hierarchies:
+            if not _is_joined(hierarchy, needed) or hierarchy.only_devices:
+                continue
+            directory = f"{hierarchy.mount}/{PARENT}/{container_id}"
+            if hierarchy.version == 2:
+                _enable(hierarchy, container_id)
+            elif not os.path.isdir(directory):
+                _make_directory(hierarchy, container_id)
+                if "cpuset" in hierarchy.controllers:
+                    _fill_processors(hierarchy, directory)
+                for member in members:
+                    with contextlib.suppress(ProcessLookupError):
+                        _write(f"{directory}/cgroup.procs", member)
+            _make_room(hierarchy, directory, limits)
+            _write_limits(hierarchy, directory, limits)
+    except OSError as error:
+        raise HostError(
+            "the limit cannot be set",
+            call="write",
+            path=str(error.filename or ""),
+            errno=error.errno or 0,
+            remedy="less than what is in use is refused",
+            code="cgroup-refused",
+        ) from error
+
+
+def _make_room(hierarchy: Hierarchy, directory: str, limits: Limits) -> None:
+    """Version 1 wants the limit of memory and swap never below that of memory, at every moment: who raises both raises it first."""
+    both = f"{directory}/memory.memsw.limit_in_bytes"
+    now = _number(both) if hierarchy.version == 1 and "memory" in hierarchy.controllers else None
+    if now is not None and limits.memory_bytes is not None and (limits.memory_bytes > now or limits.memory_bytes < 0):
+        _write(both, str(limits.memory_swap_bytes or limits.memory_bytes))
 
 
 def _keyed(path: str) -> dict[str, int]:
