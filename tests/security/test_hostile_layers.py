@@ -133,10 +133,13 @@ def jail(tmp_path: Path) -> Iterator[Jail]:
         path.write_bytes(b"outside")
         path.chmod(0o400)
     machine = Path("/etc/passwd").stat()
+    before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 28, before_limit[1]))  # so that a bomb that bursts fills no disk
     with Store.open(tmp_path / "home", limits=LIMITS) as store:
         made = Jail(top=tmp_path, store=store)
         before = made.outside()
         yield made
+        resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
         assert made.outside() == before, "something outside of the layer was changed"
     after = Path("/etc/passwd").stat()
     assert (after.st_mode, after.st_nlink, after.st_mtime_ns) == (machine.st_mode, machine.st_nlink, machine.st_mtime_ns)
