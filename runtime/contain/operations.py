@@ -282,6 +282,14 @@ class StartSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StayAsInit:
+    """fork(2): what follows is done by the child. This process stays as the namespace's first one, reaps, and passes signals on.
+    ``confinement``: what gives up its own permissions."""
+
+    confinement: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetResourceLimit:
     """setrlimit(2), by its name there in small letters, without ``rlimit_``; -1 is no limit."""
 
@@ -329,6 +337,7 @@ Operation = (
     | BecomeUser
     | InstallSeccomp
     | StartSession
+    | StayAsInit
     | SetResourceLimit
     | Execute
 )
@@ -344,6 +353,8 @@ def render_operation(operation: Operation) -> str:
                 value = f"<{len(value) // 8} instructions>"
             case "data", bytes():
                 value = f"<{len(value)} bytes>"
+            case "confinement", tuple():
+                value = [type(each).__name__ for each in value]
             case "environment", _:
                 value = [name for name, _ in value]
             case (("bounding" | "effective" | "held"), int()):

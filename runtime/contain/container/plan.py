@@ -37,6 +37,7 @@ from contain.operations import (
     SetUmask,
     StartKeyring,
     StartSession,
+    StayAsInit,
     UseAppArmor,
     WriteHostFile,
     WriteMemoryFile,
@@ -396,6 +397,7 @@ def plan_launch(
         outside=staged,
         root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
         start=(
+            *((StayAsInit(confinement=tuple(plan_credentials(spec, seccomp))),) if spec.init else ()),
             StartSession(terminal=spec.terminal),
             ChangeDirectory(path=str(spec.working_directory)),
             *(SetResourceLimit(name=each.name, soft=each.soft, hard=each.hard) for each in spec.resource_limits),

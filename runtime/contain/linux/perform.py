@@ -19,6 +19,7 @@ import termios
 from collections.abc import Callable
 
 from contain.linux import idmap, syscalls
+from contain.linux.reaper import stay_as_init
 from contain.operations import (
     BecomeUser,
     BindHostDirectory,
@@ -50,6 +51,7 @@ from contain.operations import (
     StageHostPath,
     StartKeyring,
     StartSession,
+    StayAsInit,
     UseAppArmor,
     WriteHostFile,
     WriteMemoryFile,
@@ -172,6 +174,8 @@ class Performer:
                 self._become(operation)
             case InstallSeccomp(program=program):
                 syscalls.install_seccomp_filter(program)
+            case StayAsInit(confinement=confinement):
+                stay_as_init(lambda: self._perform_all(confinement), self.terminal_socket)
             case StartSession(terminal=terminal):
                 os.setsid()
                 if terminal:
@@ -184,6 +188,10 @@ class Performer:
                 _execute(arguments, environment)
 
     # -- below the root ------------------------------------------------------------------------------------------------------
+
+    def _perform_all(self, operations: tuple[Operation, ...]) -> None:
+        for operation in operations:
+            self.perform(operation)
 
     def _open_beneath(self, path: str) -> int:
         return syscalls.openat2(self._root, path.lstrip("/") or ".", os.O_PATH)
