@@ -33,7 +33,7 @@ from contain.container.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
 from contain.linux.capabilities import mask_of
-from contain.linux.cgroups import PARENT, CgroupCounters, probe_hierarchies
+from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
 from contain.linux.perform import Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, InstallSeccomp, Operation, StartSession
 from contain.spec import Identity
@@ -100,6 +100,8 @@ def _enter(
         if child:
             channel.close()
             socket.send_fds(reports, [b"pid %d" % child], [os.pidfd_open(child)])  # not reaped yet, so it is there
+            os.closerange(0, reports.fileno())  # whoever waits for the end of a pipe does not wait for this process
+            os.closerange(reports.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
             _, status = os.waitpid(child, 0)
             reports.send(b"status %d" % status)
             os._exit(0)
@@ -147,7 +149,7 @@ def _launch(
     except FileNotFoundError:
         raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
     joins = []
-    for hierarchy in probe_hierarchies():
+    for hierarchy in probe_hierarchies(EVERY):
         path = f"{hierarchy.mount}/{PARENT}/{record.container_id}/{group}/{hierarchy.join_file}"
         if os.path.exists(path):
             joins.append(opened(path, os.O_WRONLY))

@@ -6,15 +6,23 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from contain.container.confine import filter_of, find_devices, rules_for, set_out_of_memory_score
 from contain.container.door import has_tty_group, verify_identity, warn_once
 from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
 from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError, NotSupported
-from contain.linux.cgroups import Cgroup, CgroupCounters, make_cgroup, probe_hierarchies, read_counters, remove_cgroup
+from contain.linux.cgroups import (
+    Cgroup,
+    CgroupCounters,
+    make_cgroup,
+    probe_hierarchies,
+    read_counters,
+    remove_cgroup,
+    used_controllers,
+)
 from contain.linux.ports import hold_ports
-from contain.linux.seccomp import compile_default_policy
 from contain.linux.uplink import ADDRESS as UPLINK_ADDRESS
 from contain.linux.uplink import (
     NAME_SERVER,
@@ -136,6 +144,8 @@ def write_etc(
 
 def seccomp_program() -> bytes:
     """The default policy for this machine."""
+    from contain.linux.seccomp import compile_default_policy
+
     try:
         return compile_default_policy()
     except KeyError:
@@ -162,16 +172,25 @@ def open_workspace(spec: ContainerSpec, home: HostPath) -> Iterator[Workspace]:
 
 def plan_for(spec: ContainerSpec, workspace: Workspace) -> LaunchPlan:
     """The launch plan on this machine."""
-    return plan_launch(spec, workspace, probe_hierarchies(), seccomp_program())
+    spec = with_all_devices(spec)
+    return plan_launch(spec, workspace, probe_hierarchies(used_controllers(spec.limits)), filter_of(spec, None))
 
 
 def device_rules(spec: ContainerSpec) -> tuple[DeviceRule, ...] | None:
     """Which devices a container may open; None where its user namespace is what forbids all others."""
-    if spec.user_namespace.mapping is not IdMapping.HOST:
+    if spec.user_namespace.mapping is not IdMapping.HOST and not spec.devices and not spec.device_rules:
         return None
     from contain.linux.devices import DEFAULT_DEVICE_RULES
 
-    return DEFAULT_DEVICE_RULES
+    return rules_for(spec, DEFAULT_DEVICE_RULES)
+
+
+def with_all_devices(spec: ContainerSpec) -> ContainerSpec:
+    """With ``--privileged``: the devices that this machine has now."""
+    if not spec.confinement.privileged:
+        return spec
+    named = {device.target for device in spec.devices}
+    return replace(spec, devices=(*spec.devices, *(each for each in find_devices() if each.target not in named)))
 
 
 @contextlib.contextmanager
@@ -207,7 +226,8 @@ def start(
     A skeleton that is there already is used: containers with the same mount points can share one. ``window``: rows and columns of
     its terminal.
     """
-    hierarchies = probe_hierarchies()
+    hierarchies = probe_hierarchies(used_controllers(spec.limits))
+    spec = with_all_devices(spec)
     verify_identity(spec.identity)
     spec, links = divide_host_root(spec)
     if not workspace.skeleton.exists():
@@ -230,7 +250,7 @@ def start(
     with contextlib.ExitStack() as cleanup:
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
-        plan = plan_launch(spec, workspace, hierarchies, seccomp_program(), tty_group=has_tty_group())
+        plan = plan_launch(spec, workspace, hierarchies, filter_of(spec, home), tty_group=has_tty_group())
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits, devices=device_rules(spec))
         cleanup.callback(remove_cgroup, cgroup)
         joins = cgroup.open_joins()
@@ -268,6 +288,7 @@ def start(
                     "gateway": attachment.gateway,
                 }
             write_etc(workspace, spec, address, gateway, name_servers)
+            set_out_of_memory_score(process_id, spec)
             if started is not None:
                 started(process_id)
             return answer

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from contain.linux.cgroups import PARENT, Hierarchy, probe_hierarchies, remove_directory
+from contain.linux.cgroups import EVERY, PARENT, Hierarchy, probe_hierarchies, remove_directory
 from contain.linux.freezer import remove_freezer_group
 from contain.paths import HostPath
 from contain.store.durable import remove_tree
@@ -49,7 +49,7 @@ def remove_held_directory(path: HostPath, descriptor: int) -> None:
     die, its empty self stays, for a later `sweep`."""
     with contextlib.suppress(OSError):
         remove_tree(path)
-    if any(os.path.exists(f"{hierarchy.mount}/{PARENT}/{path.name}") for hierarchy in probe_hierarchies()):
+    if any(os.path.exists(f"{hierarchy.mount}/{PARENT}/{path.name}") for hierarchy in probe_hierarchies(EVERY)):
         path.mkdir(mode=0o700, exist_ok=True)
     os.close(descriptor)
 
@@ -106,7 +106,7 @@ def sweep(home: HostPath) -> list[str]:
         if descriptor is None:
             alive.append(name)
             continue
-        hierarchies = probe_hierarchies() if hierarchies is None else hierarchies
+        hierarchies = probe_hierarchies(EVERY) if hierarchies is None else hierarchies
         remove_groups(name, hierarchies)
         remove_held_directory(path, descriptor)
         removed.append(name)
@@ -121,7 +121,7 @@ def sweep_groups_without_owner(*, older_than_seconds: float = 60.0) -> list[str]
     """Remove control groups of ours that hold no process and whose workspace nobody can find any more, because its store was deleted
     by hand; the names of what was removed. Young ones are spared: their container may be about to start."""
     removed: list[str] = []
-    for hierarchy in probe_hierarchies():
+    for hierarchy in probe_hierarchies(EVERY):
         parent = f"{hierarchy.mount}/{PARENT}"
         with contextlib.suppress(FileNotFoundError):
             for entry in list(os.scandir(parent)):

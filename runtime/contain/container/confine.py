@@ -1,0 +1,100 @@
+"""What a container's confinement needs of this machine: its compiled filter, its devices, its score when memory runs out.
+
+The filter comes from the cache of compiled ones below the run-time state where it can; the compiler is imported only where not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from contain.errors import HostError
+from contain.linux.seccomp_cache import cache_key, cached_filter
+from contain.paths import ContainerPath, HostPath
+from contain.spec import SECCOMP_BUILTIN, SECCOMP_UNCONFINED, ContainerSpec, Device
+
+if TYPE_CHECKING:
+    from contain.linux.devices import DeviceRule
+
+_NOT_DEVICES = ("pts", "shm", "mqueue", "fd", "hugepages")
+_MADE_INSIDE = ("console", "ptmx", "tty", "null", "zero", "full", "random", "urandom")
+
+
+def filter_of(spec: ContainerSpec, run_home: HostPath | None) -> bytes:
+    """The system call filter of a container on this machine; empty where it has none. Raises `HostError`, `UsageError`."""
+    profile = None if spec.confinement.seccomp == SECCOMP_BUILTIN else spec.confinement.seccomp
+    if profile == SECCOMP_UNCONFINED or not spec.confined:
+        return b""
+    system = os.uname()
+    release, _, rest = system.release.partition(".")
+    kernel = (int(release), int(rest.split(".")[0].split("-")[0])) if release.isdigit() and rest[:1].isdigit() else (0, 0)
+
+    def make() -> bytes:
+        from contain.linux.seccomp import compile_default_policy, compile_policy
+        from contain.linux.seccomp_profile import parse_profile
+        from contain.linux.syscall_table import syscall_table
+
+        try:
+            table = syscall_table(system.machine)
+        except KeyError:
+            raise HostError(
+                f"there is no system call policy for the architecture {system.machine!r} yet", code="architecture"
+            ) from None
+        if profile is None:
+            return compile_default_policy(capabilities=spec.capabilities)
+        policy = parse_profile(profile, machine=system.machine, capabilities=spec.capabilities, kernel=kernel)
+        return compile_policy(policy, table)
+
+    if run_home is None:
+        return make()
+    key = cache_key(profile=profile, machine=system.machine, capabilities=spec.capabilities, kernel=kernel)
+    return cached_filter(str(run_home / "seccomp"), key, make)
+
+
+def find_devices(place: str = "/dev") -> Iterator[Device]:
+    """The device nodes of this machine, as ``--privileged`` gives them: without terminals and what every container has of its own."""
+    for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+        if place == "/dev" and entry.name in (*_NOT_DEVICES, *_MADE_INSIDE):
+            continue
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            yield from find_devices(entry.path)
+        elif (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and os.stat(entry.path).st_rdev:
+            yield Device(source=HostPath(entry.path), target=ContainerPath(entry.path))
+
+
+def rules_for(spec: ContainerSpec, default: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
+    """The rules of the device control group: the default ones, then the container's devices, then what was asked for by number."""
+    from contain.linux.devices import ALL_DEVICES, DeviceRule, parse_device_rule
+
+    if spec.confinement.privileged:
+        return ALL_DEVICES
+    rules = list(default)
+    for device in spec.devices:
+        state = os.stat(device.source)
+        kind = "b" if stat.S_ISBLK(state.st_mode) else "c"
+        rules.append(DeviceRule(kind=kind, major=os.major(state.st_rdev), minor=os.minor(state.st_rdev), access=device.access))
+    return (*rules, *map(parse_device_rule, spec.device_rules))
+
+
+def set_out_of_memory_score(process_id: int, spec: ContainerSpec) -> None:
+    """Write the score of the first process, from outside: 0 unless asked otherwise, as Docker (proc_pid_oom_score_adj(5)).
+
+    Raises `HostError` where one that was asked for is refused: less than what this process has needs CAP_SYS_RESOURCE.
+    """
+    try:
+        with open(f"/proc/{process_id}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(spec.out_of_memory_score or 0).encode())
+    except OSError as error:
+        if spec.out_of_memory_score is None:
+            return
+        raise HostError(
+            f"--oom-score-adj {spec.out_of_memory_score} is refused",
+            call="write",
+            path=str(error.filename or ""),
+            errno=error.errno or 0,
+            remedy="only a process with CAP_SYS_RESOURCE may give less than its own",
+            code="oom-score-refused",
+        ) from error
