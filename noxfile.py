@@ -109,6 +109,13 @@ def bench_images(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_containers(session: nox.Session) -> None:
+    """Containers as services, side by side with peers, into ``docs/benchmarks-containers.md``; root."""
+    install(session, ".")
+    session.run("python", "benchmarks/containers.py", *session.posargs)
+
+
+@nox.session
 def peers(session: nox.Session) -> None:
     """Dockerfiles built here, by Docker's two builders and by buildah: the same files and configuration, or a reason; root."""
     install(session, ".")

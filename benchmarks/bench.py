@@ -408,6 +408,7 @@ def render(machine: list[str], results: Mapping[str, Mapping[str, Row]]) -> tupl
         "# Benchmarks",
         "",
         "Builds, and images on the move: [a page of their own](benchmarks-images.md).",
+        "Containers as services: [another](benchmarks-containers.md).",
         "",
         f"Written by `nox -s bench` on {today}. Medians; engines took turns in one run.",
         "",

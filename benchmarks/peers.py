@@ -47,17 +47,18 @@ def _answers(docker: str, host: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_docker(work: Path) -> Iterator[list[str] | None]:
+def open_docker(work: Path, *, rules: bool = False) -> Iterator[list[str] | None]:
     """The beginning of a docker command, of the daemon that runs already or of one that is started for us; None if there is none.
 
-    Ours has its data below ``work``. It makes no packet filter rules: they would outlive it, and a container's start costs none.
+    Ours has its data below ``work``. It makes no packet filter rules, since they would outlive it, and a container's start costs none;
+    with ``rules`` it does, and is never one that ran before: for a network namespace that is thrown away.
     """
     docker, daemon = docker_program(), shutil.which("dockerd")
     if docker is None:
         yield None
         return
     usual = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if _answers(docker, usual):
+    if not rules and _answers(docker, usual):
         yield [docker, "--host", usual]
         return
     if daemon is None:
@@ -67,7 +68,8 @@ def open_docker(work: Path) -> Iterator[list[str] | None]:
     had_link = Path("/sys/class/net/docker0").exists()
     groups = {path for path in _CGROUPS.glob("*/docker") if path.is_dir()}
     command = [daemon, "--data-root", str(work / "docker"), "--exec-root", str(work / "exec"), "--host", host]
-    command += ["--pidfile", str(work / "docker.pid"), "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+    command += ["--pidfile", str(work / "docker.pid")]
+    command += [] if rules else ["--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     with (work / "dockerd.log").open("wb") as log:
         process = subprocess.Popen([*command, "--userland-proxy=false"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
