@@ -7,9 +7,10 @@ of the generic table, equal on x86-64 and arm64 for every call made by number (a
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
+
+from contain.beneath import open_beneath
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,15 +33,14 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2
 MOUNT_ATTR_IDMAP = 0x100000
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
-_OPENAT2_TRIES = 1000
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x01, 0x02, 0x04, 0x10
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 4, 8, 24
 PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 15, 38, 47
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
 _RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276
@@ -176,22 +176,12 @@ def mount_setattr(
     )
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
 def openat2(
     directory: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 ) -> int:
-    """openat2(2), tried again while it says EAGAIN: that means a rename anywhere on the machine during a step over ``..``."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    for _ in range(_OPENAT2_TRIES):
-        result = libc.syscall(
-            c_long(_OPENAT2), c_int(directory), c_char_p(os.fsencode(path)), ctypes.byref(how), c_size_t(ctypes.sizeof(how))
-        )
-        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
-            break
-    return _check(result, "openat2", path)
+    """`contain.beneath.open_beneath` with the words of openat2(2). RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS hold always."""
+    links, mounts = not resolve & RESOLVE_NO_SYMLINKS, not resolve & RESOLVE_NO_XDEV
+    return open_beneath(directory, path, flags, mode, links=links, mounts=mounts)
 
 
 def sethostname(name: str) -> None:

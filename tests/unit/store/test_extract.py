@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from contain.beneath import openat2_works
 from contain.errors import HostError, IntegrityError
 from contain.store import TarLimits, extract_tree
 from contain.store.extract import Extracted
 from contain.store.ownership import Ownership
-from contain.store.rooted import openat2_works
 from contain.store.tar_header import TarEntry, TarKind
 
 ArchiveMaker = Callable[..., bytes]
