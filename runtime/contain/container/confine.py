@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from contain.errors import HostError
@@ -24,8 +24,13 @@ _MADE_INSIDE = ("console", "ptmx", "tty", "null", "zero", "full", "random", "ura
 
 def filter_of(spec: ContainerSpec, run_home: HostPath | None) -> bytes:
     """The system call filter of a container on this machine; empty where it has none. Raises `HostError`, `UsageError`."""
-    profile = None if spec.confinement.seccomp == SECCOMP_BUILTIN else spec.confinement.seccomp
-    if profile == SECCOMP_UNCONFINED or not spec.confined:
+    return filter_for(spec.confinement.seccomp, spec.capabilities, run_home) if spec.confined else b""
+
+
+def filter_for(seccomp: str, capabilities: Collection[str], run_home: HostPath | None) -> bytes:
+    """The same from its parts, of a spec or of a record."""
+    profile = None if seccomp == SECCOMP_BUILTIN else seccomp
+    if profile == SECCOMP_UNCONFINED:
         return b""
     system = os.uname()
     release, _, rest = system.release.partition(".")
@@ -43,13 +48,13 @@ def filter_of(spec: ContainerSpec, run_home: HostPath | None) -> bytes:
                 f"there is no system call policy for the architecture {system.machine!r} yet", code="architecture"
             ) from None
         if profile is None:
-            return compile_default_policy(capabilities=spec.capabilities)
-        policy = parse_profile(profile, machine=system.machine, capabilities=spec.capabilities, kernel=kernel)
+            return compile_default_policy(capabilities=capabilities)
+        policy = parse_profile(profile, machine=system.machine, capabilities=capabilities, kernel=kernel)
         return compile_policy(policy, table)
 
     if run_home is None:
         return make()
-    key = cache_key(profile=profile, machine=system.machine, capabilities=spec.capabilities, kernel=kernel)
+    key = cache_key(profile=profile, machine=system.machine, capabilities=capabilities, kernel=kernel)
     return cached_filter(str(run_home / "seccomp"), key, make)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from contain.container.attachments import Attachments, open_pair
+from contain.container.confine import filter_for
 from contain.container.joined import Joined
 from contain.container.launch import (
     Launched,
@@ -26,16 +27,18 @@ from contain.container.launch import (
     reset_signals,
 )
 from contain.container.left_behind import leave_behind
+from contain.container.plan import DEFAULT_UMASK, plan_giving_up
 from contain.container.records import ContainerRecord, open_process
-from contain.container.run import ExitState, exit_state, seccomp_program
+from contain.container.respecify import parse_confinement
+from contain.container.run import ExitState, exit_state
 from contain.container.streams import JoinedStreams, may_be_handed_over, writer_to
 from contain.container.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
-from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
 from contain.linux.perform import Performer
-from contain.operations import BecomeUser, ChangeDirectory, Execute, InstallSeccomp, Operation, StartSession
+from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetUmask, StartSession
+from contain.paths import run_home
 from contain.spec import Identity
 from contain.values import dataclass
 
@@ -62,15 +65,16 @@ class ExecRequest:
     terminal: bool = False
 
 
-def plan_exec(request: ExecRequest, details: dict[str, Any], seccomp: bytes) -> tuple[Operation, ...]:
-    """The operations of the new program, from the container's own record."""
-    mask = mask_of(details["capabilities"])
-    who = request.identity
+def plan_exec(request: ExecRequest, details: dict[str, Any]) -> tuple[Operation, ...]:
+    """The operations of the new program, from the container's own record: what holds the container's program holds it too."""
+    confinement = parse_confinement(details)
+    seccomp = filter_for(confinement.seccomp, details["capabilities"], run_home())
+    umask = details.get("umask", DEFAULT_UMASK)
     return (
         StartSession(terminal=request.terminal),
         ChangeDirectory(path=request.working_directory),
-        BecomeUser(user_id=who.user_id, group_id=who.group_id, groups=who.groups, bounding=mask, effective=mask),
-        InstallSeccomp(program=seccomp),
+        *((SetUmask(mask=umask),) if umask != DEFAULT_UMASK else ()),
+        *plan_giving_up(request.identity, details["capabilities"], confinement, seccomp),
         Execute(arguments=request.arguments, environment=request.environment),
     )
 
@@ -107,13 +111,12 @@ def _enter(
             os._exit(0)
         channel = socket.socket(fileno=place_descriptors(stdio, (), channel.detach()))
         performer.terminal_socket = channel
-        for operation in plan[:-1]:
+        for operation in plan:
             performer.perform(operation)
+            if isinstance(operation, BecomeUser):
+                die_with_starter(channel)  # a filter may forbid to ask for it
             if isinstance(operation, StartSession) and operation.terminal and window is not None:
                 set_window_size(0, *window)
-        die_with_starter(channel)
-        operation = plan[-1]
-        performer.perform(operation)
     except BaseException as error:
         with contextlib.suppress(OSError):
             channel.send(b"e" + describe_failure(error, operation))
@@ -131,7 +134,7 @@ def _launch(
     group: str = "",
 ) -> Launched:
     """Start the program in the container; what is open meanwhile is closed with ``cleanup``."""
-    plan = plan_exec(request, record.details, seccomp_program())
+    plan = plan_exec(request, record.details)
 
     def opened(path: str, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_CLOEXEC)

@@ -7,6 +7,8 @@ Defaults are Docker's (moby ``daemon/pkg/oci/defaults.go``); no_new_privs, the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import Hierarchy
 from contain.operations import (
@@ -51,6 +53,7 @@ from contain.spec import (
     Confinement,
     ContainerSpec,
     CopyOnWrite,
+    Identity,
     IdMapping,
     MemoryFile,
     Mount,
@@ -359,11 +362,16 @@ def plan_root(
 
 
 def plan_credentials(spec: ContainerSpec, seccomp: bytes, *, held: tuple[str, ...] = ()) -> list[Operation]:
-    """The operations that give up what the set-up needed. The filter comes last; but where privileges may be gained later, only
-    who still has CAP_SYS_ADMIN may install it (seccomp(2))."""
-    mask = mask_of(spec.capabilities)
-    who = spec.identity
-    confinement = confinement_of(spec)
+    """The operations with which a container's own program gives up what the set-up needed."""
+    return plan_giving_up(spec.identity, spec.capabilities, confinement_of(spec), seccomp, held=held)
+
+
+def plan_giving_up(
+    who: Identity, capabilities: Iterable[str], confinement: Confinement, seccomp: bytes, *, held: tuple[str, ...] = ()
+) -> list[Operation]:
+    """The operations that leave these capabilities. The filter comes last; but where privileges may be gained later, only who still
+    has CAP_SYS_ADMIN may install it (seccomp(2))."""
+    mask = mask_of(capabilities)
     become = BecomeUser(
         user_id=who.user_id,
         group_id=who.group_id,

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from contain.errors import Conflict
-from contain.spec import ContainerSpec
+from contain.spec import Confinement, ContainerSpec
 from contain.values import fields, is_value_class
 
 
@@ -55,6 +55,12 @@ def _read_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
     if len(rest) != 1:
         raise TypeError(f"none of {kinds} can be read from a record")
     return _read(rest[0], value)
+
+
+def parse_confinement(details: Mapping[str, Any]) -> Confinement:
+    """What holds the programs of a container on record. A record of before there was a choice holds the default."""
+    found: Confinement = _read(Confinement, details.get("confinement", {}))
+    return found
 
 
 def parse_spec(details: Mapping[str, Any]) -> ContainerSpec:
