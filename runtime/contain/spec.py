@@ -22,7 +22,38 @@ class Network(Enum):
 
     NONE = "none"  # its own namespace with loopback only
     HOST = "host"  # the host's namespace, shared
-    BRIDGE = "bridge"  # its own namespace, a veth to contain's bridge, outbound through NAT
+    BRIDGE = "bridge"  # its own namespace, a veth to each bridge of contain's that it is on, outbound through NAT
+    CONTAINER = "container"  # another container's namespace, shared
+
+
+DEFAULT_NETWORK = "bridge"
+"""The network of containers that name none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A container's place on one network, by the network's name. ``aliases``: what others on it may call the container; ``links``: (its
+    id, name) of others that it calls by names of its own. Addresses "" are chosen when it starts."""
+
+    network: str = DEFAULT_NETWORK
+    aliases: tuple[str, ...] = ()
+    address: str = ""
+    address6: str = ""
+    hardware_address: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networking:
+    """What a container is to have of networks, besides the kind. ``endpoints``: none means one on the default network; ``container``:
+    whose namespace is shared. ``search`` and ``options`` of resolv.conf(5): None means this machine's. ``exposed``: ports that its
+    image or its maker names, as ``80/tcp``."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    container: str = ""
+    search: tuple[str, ...] | None = None
+    options: tuple[str, ...] | None = None
+    exposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +120,7 @@ Mount = Bind | CopyOnWrite | Volume | Tmpfs | MemoryFile
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortRequest:
     """One port of a container that is to be reachable at this machine: at the first free port of a range, or with the range 0 to 0
-    at any free one. ``host_address`` 0.0.0.0: at all of this machine's addresses."""
+    at any free one. ``host_address`` "": at all of this machine's addresses; 0.0.0.0 or ``::``: at all of one IP version."""
 
     container_port: int
     protocol: str = "tcp"
@@ -261,7 +292,7 @@ class ContainerSpec:
     what is written (a build step's layer), or None for one that is thrown away with the container. ``confined``: system calls are
     filtered, parts of /proc and /sys hidden, privileges never gained; what the user namespace forbids stays forbidden without it.
     ``extra_hosts``: (name, address) for /etc/hosts; the address ``host-gateway`` is this machine, seen from the container.
-    ``name_servers``: IPv4 addresses for /etc/resolv.conf instead of the host's.
+    ``name_servers``: addresses for /etc/resolv.conf instead of the host's.
     """
 
     container_id: str  # 64 hexadecimal digits
@@ -289,6 +320,7 @@ class ContainerSpec:
     resource_limits: tuple[ResourceLimit, ...] = ()
     ports: tuple[PortRequest, ...] = ()
     name_servers: tuple[str, ...] = ()
+    networking: Networking = Networking()
     interactive: bool = False  # its input is kept open, for whoever attaches
     input_once: bool = False  # ... and ends with the input of the first one
     restart: RestartPolicy = RestartPolicy()

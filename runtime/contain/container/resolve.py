@@ -24,11 +24,12 @@ from contain.spec import (
     Limits,
     Mount,
     Network,
+    Networking,
     PortRequest,
     ResourceLimit,
     UserNamespace,
 )
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")  # the kernel takes 64 bytes: uname(2)
@@ -66,6 +67,7 @@ class RunRequest:
     publish_all: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
     name_servers: tuple[str, ...] = ()
+    networking: Networking = Networking()
     user_namespace: UserNamespace = UserNamespace()
 
 
@@ -140,7 +142,8 @@ def resolve_spec(
     arguments = resolve_command(config, request.arguments, request.entrypoint)
     if any("\0" in text for text in (*arguments, *variables, *variables.values(), str(directory))):
         raise UsageError("a program's arguments, variables and directory cannot hold the character NUL", code="bad-arguments")
-    ports = resolve_ports(request.publish, exposed=config.exposed_ports, publish_all=request.publish_all)
+    exposed = tuple(dict.fromkeys((*config.exposed_ports, *request.networking.exposed)))
+    ports = resolve_ports(request.publish, exposed=exposed, publish_all=request.publish_all)
     return ContainerSpec(
         container_id=container_id,
         name=name,
@@ -179,5 +182,6 @@ def resolve_spec(
         ports=ports if request.network is Network.BRIDGE else (),
         extra_hosts=request.extra_hosts,
         name_servers=request.name_servers,
+        networking=replace(request.networking, exposed=exposed),
         user_namespace=request.user_namespace,
     )
