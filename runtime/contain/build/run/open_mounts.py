@@ -44,6 +44,7 @@ _LARGEST_SECRET_BYTES = 500 << 10  # BuildKit's limit
 _SSH_VARIABLE = "SSH_AUTH_SOCK"
 _CACHE_MODE = 0o755
 _SCRATCH = "scratch"
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,29 +307,40 @@ class _Opener:
         for (mount, source), identity in zip(self._caches, identities, strict=True):
             place = held[identity].tree
             if source is None and mount.source.strip("/"):
-                place = _directory_in(place, mount, self._step)
+                descriptor = _open_in_cache(place, mount, self._step)
+                self._stack.callback(os.close, descriptor)
+                # By descriptor: another step that has the cache may put a link in the name's place at any moment (CVE-2024-23651).
+                # The container's first process is forked, and has the descriptor too until everything is mounted.
+                place = HostPath(f"/proc/self/fd/{descriptor}")
             self.mounts.append(Bind(source=place, target=PurePosixPath(mount.target), read_only=mount.read_only))
 
 
 _STRICTNESS: Mapping[str, int] = {"shared": 0, "private": 1, "locked": 2}
 
 
-def _directory_in(tree: HostPath, mount: RunMount, step: RunStep) -> HostPath:
-    """A directory of a cache, made if it is missing. What is in a cache was written by steps, so links are not followed."""
-    place = tree
+def _open_in_cache(tree: HostPath, mount: RunMount, step: RunStep) -> int:
+    """A descriptor of a directory of a cache, made if it is missing. What is in a cache was written by steps, and is being written
+    by others now, so links are not followed, and no name is resolved twice."""
+    descriptor = os.open(tree, _DIRECTORY_FLAGS)
     for name in mount.source.split("/"):
         if name in ("", "."):
             continue
-        place = place / name
-        with contextlib.suppress(FileExistsError):
-            place.mkdir(mode=_CACHE_MODE)
-        if name == ".." or place.is_symlink() or not place.is_dir():
+        try:
+            if name == "..":
+                raise NotADirectoryError
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, _CACHE_MODE, dir_fd=descriptor)
+            inner = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+        except OSError as error:
             raise UsageError(
                 f"{mount.source!r} is not a directory of the cache {mount.id!r}: a link, a file, or outside of it",
                 code="mount-source-kind",
                 span=step.instruction.span_of(mount.source),
-            )
-    return place
+            ) from error
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
 
 
 def _copy_into(place: HostPath, source: MountSource, *, epoch_seconds: int | None) -> None:
@@ -391,7 +403,7 @@ def _open_directory(top: HostPath, path: str) -> int:
     descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for name in path.split("/") if path else ():
         try:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            inner = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
         finally:
             os.close(descriptor)
         descriptor = inner
