@@ -140,8 +140,9 @@ class _Walk:
                     if len(self.above) > 1:
                         os.close(self.above.pop())
                     continue
-                found = self._step(name) if self.waiting else self._last(name)
-                if found is not None:
+                if self.waiting:
+                    self._step(name)
+                elif (found := self._last(name)) is not None:
                     return found
             # it ends in a slash or a dot: the directory itself
             flags = self.flags & ~(os.O_NOFOLLOW | os.O_EXCL)

@@ -18,6 +18,7 @@ import struct
 import termios
 from collections.abc import Callable
 
+from contain.beneath import DEVPTS_SUPER_MAGIC, PROC_SUPER_MAGIC, file_system_magic, open_beneath
 from contain.linux import idmap, syscalls
 from contain.linux.reaper import stay_as_init
 from contain.operations import (
@@ -64,6 +65,7 @@ _ATTRIBUTES = {
     "noexec": syscalls.MOUNT_ATTR_NOEXEC,
 }
 _PLAIN = ("/proc", "/sys", "/dev")
+_ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # what root cannot reach, nobody inside can
 _MOST_LINKS = 40
 _NOBODY = 65534  # how an owner shows that has no id in this user namespace (user_namespaces(7))
 _LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
@@ -80,7 +82,7 @@ class Performer:
         # Docker's: neither what is made here nor what the program makes may depend on the caller's umask. Made in a process of
         # the container only, never in the caller's.
         os.umask(0o022)
-        self._root = self._proc_device = -1
+        self._root = self._proc = self._proc_device = -1
         self.translation = -1  # the user namespace through which staged mounts are seen
         self.terminal_socket: socket.socket | None = None  # where the main side of a terminal is sent
         self.configure_interface: Callable[[str, str, int, str], None] | None = None
@@ -139,9 +141,7 @@ class Performer:
                     self._mask(path)
             case SetSysctl(name=name, value=value, required=required):
                 with contextlib.nullcontext() if required else contextlib.suppress(OSError):
-                    descriptor = syscalls.openat2(self._root, f"proc/sys/{name}", os.O_WRONLY)
-                    os.write(descriptor, value.encode())
-                    os.close(descriptor)
+                    self._write_sysctl(name, value)
             case MakePathReadOnly(target=target):
                 self._make_read_only(target)
             case MakeDirectory(target=target, user_id=user_id, group_id=group_id):
@@ -219,7 +219,7 @@ class Performer:
             os.mkdir(name, 0o755, dir_fd=parent)
             if user_id or group_id:
                 os.chown(name, user_id, group_id, dir_fd=parent, follow_symlinks=False)
-            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         finally:
             os.close(parent)
 
@@ -235,8 +235,8 @@ class Performer:
             points_to = self._link_beneath(parent, place, name)
             if points_to is not None and links < _MOST_LINKS:
                 return self._file_beneath(points_to, links=links + 1)
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
-            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            # mounted onto by this descriptor: by its name something else might be there by now
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent)
         finally:
             os.close(parent)
 
@@ -262,15 +262,12 @@ class Performer:
 
     # -- mounts --------------------------------------------------------------------------------------------------------------
 
-    def _overlay(
-        self, lower: tuple[str, ...], upper: str, work: str, target: str, *, volatile: bool, no_devices: bool = False
-    ) -> None:
+    def _overlay(self, lower: tuple[str, ...], upper: str, work: str, target: str, *, volatile: bool, flags: int = 0) -> None:
         # mount(2) takes one page of options, so the directories go in as short descriptor paths
         opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*lower, upper, work)]
         try:
             names = [f"/proc/self/fd/{descriptor}" for descriptor in opened]
             data = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]},userxattr"
-            flags = syscalls.MS_NODEV if no_devices else 0
             syscalls.mount("overlay", target, "overlay", flags, data + (",volatile" if volatile else ""))
         finally:
             for descriptor in opened:
@@ -278,14 +275,9 @@ class Performer:
 
     def _mount_root(self, operation: MountRoot) -> None:
         # the overlay covers its own upper directory: any directory of this container's would do as the mount point
-        self._overlay(
-            operation.lower,
-            operation.upper,
-            operation.work,
-            operation.upper,
-            volatile=operation.volatile,
-            no_devices=operation.no_devices,
-        )
+        flags = syscalls.MS_NODEV if operation.no_devices else 0
+        layers = (operation.lower, operation.upper, operation.work)
+        self._overlay(*layers, operation.upper, volatile=operation.volatile, flags=flags)
         self._root = os.open(operation.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _mount_filesystem(self, operation: MountFilesystem) -> None:
@@ -304,7 +296,7 @@ class Performer:
             mounted = syscalls.fsmount(context, sum(_ATTRIBUTES[name] for name in operation.attributes))
             syscalls.move_mount(mounted, target, operation.target)
             if operation.kind == "proc":
-                self._proc_device = os.fstat(mounted).st_dev
+                self._proc, self._proc_device = fcntl.fcntl(mounted, fcntl.F_DUPFD_CLOEXEC, 0), os.fstat(mounted).st_dev
         except OSError:
             if not operation.optional:
                 raise
@@ -365,7 +357,7 @@ class Performer:
     def _mask(self, path: str) -> None:
         try:
             target = self._open_beneath(path)
-        except OSError:
+        except _ABSENT:
             return
         if stat.S_ISDIR(os.fstat(target).st_mode):
             context = syscalls.fsopen("tmpfs")
@@ -375,7 +367,7 @@ class Performer:
             os.close(context)
         else:
             null = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # still the host's /dev
-            if os.fstat(null).st_rdev != os.makedev(1, 3):
+            if not _is_null_device(null):  # CVE-2025-31133
                 raise OSError(errno.EINVAL, "the host's /dev/null is not the null device", "/dev/null")
             tree = syscalls.open_tree(null, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
             os.close(null)
@@ -387,7 +379,7 @@ class Performer:
     def _make_read_only(self, path: str) -> None:
         try:
             target = self._open_beneath(path)
-        except OSError:
+        except _ABSENT:
             return
         tree = syscalls.open_tree(target, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE)
         syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
@@ -403,12 +395,25 @@ class Performer:
         if read_only:
             syscalls.mount_setattr(self._root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
         os.close(self._root)
-        self._root = -1
+        if self._proc >= 0:
+            os.close(self._proc)
+        self._root = self._proc = -1
+
+    def _write_sysctl(self, name: str, value: str) -> None:
+        """Beneath the descriptor of the very /proc that was made for the container: whatever an image or a volume shows as ``/proc``
+        is never written to (CVE-2019-19921, CVE-2025-52881)."""
+        descriptor = open_beneath(self._proc, f"sys/{name}", os.O_WRONLY, links=False, mounts=False)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
 
     def _open_terminal(self) -> None:
         """The pseudo terminal comes from inside, the peer by descriptor (CVE-2025-52565), never by a path."""
         assert self.terminal_socket is not None
-        main = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        terminals = _open_verified("/dev/pts", DEVPTS_SUPER_MAGIC)
+        main = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=terminals)
+        os.close(terminals)
         fcntl.ioctl(main, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
         peer = fcntl.ioctl(main, 0x5441, os.O_RDWR | os.O_NOCTTY)  # TIOCGPTPEER, ioctl_tty(2)
         socket.send_fds(self.terminal_socket, [b"t"], [main])
@@ -458,8 +463,25 @@ def _may_set_groups() -> bool:
 
 
 def _use_apparmor(profile: str) -> None:
-    with open("/proc/self/attr/apparmor/exec", "wb", buffering=0) as file:
-        file.write(f"exec {profile}".encode())
+    proc = _open_verified("/proc", PROC_SUPER_MAGIC)
+    descriptor = -1
+    try:
+        descriptor = open_beneath(proc, f"{os.getpid()}/attr/apparmor/exec", os.O_WRONLY, links=False, mounts=False)
+        os.write(descriptor, f"exec {profile}".encode())
+    finally:
+        for opened in (descriptor, proc):
+            if opened >= 0:
+                os.close(opened)
+
+
+def _open_verified(path: str, magic: int) -> int:
+    """A kernel file system's directory inside the container, which is refused if it is anything else: a container with the right to
+    mount could have covered it."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if file_system_magic(descriptor) != magic:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path} of the container is not the kernel's", path)
+    return descriptor
 
 
 def _write_memory_file(operation: WriteMemoryFile) -> None:
