@@ -113,6 +113,9 @@ COMMANDS = {
         module="lifecycle", function="system_start", summary="Start the containers that are always to run", group=_SYSTEM
     ),
     "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
+    "oci": Command(
+        module="oci", function="oci", summary="An OCI runtime for Docker, podman and containerd", group=_SYSTEM, needs_root=False
+    ),
     "builder prune": Command(module="builder", function="builder_prune", summary="Remove build cache", group=_SYSTEM),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }

@@ -34,6 +34,10 @@ def _answer_at_once(arguments: list[str]) -> int | None:
 
         sys.stdout.write(f"contain {__version__}\n")
         return 0
+    if arguments[:1] == ["oci"]:
+        from contain.oci_runtime.program import run_oci
+
+        return run_oci(arguments[1:])
     command = arguments[1:] if arguments[:1] == ["image"] else arguments
     if command[:1] == ["build"]:
         from contain.build.cache.replay import replay

@@ -1,0 +1,540 @@
+"""Make a bundle's first process, up to the point where it waits for the word to start; and a further process for ``exec``.
+
+Theory of operation::
+
+    runtime --fork--> stage --fork--> first process
+       |                |                  |
+       |  (joins groups, namespaces,       |
+       |   makes the new ones)             |
+       |<-- "user" ------|                 |     runtime writes the id maps; "mapped"
+       |<-- "pid N" -----|  ends           |     from here on the first process belongs to the caller's subreaper
+       |--- "go" ------------------------->|     performs plan.root
+       |<-- "mounted" ---------------------|     runtime runs prestart and createRuntime hooks
+       |--- "hooked" --------------------->|     createContainer hooks, plan.enter, plan.become, looks the program up
+       |<-- "ready" -----------------------|     runtime writes the record and the pid file
+       |--- "commit" --------------------->|     waits on start.sock; no tie to the runtime any more
+
+Before "commit" the end of the channel ends the first process, so that a runtime killed in the middle leaves none behind. After it,
+``start`` connects to the socket (once: the first process takes one connection and closes the socket), and hears either an error or the
+end of the stream, which the program's execve(2) brings about. The first process holds no privilege then that its program will not have.
+
+Between fork and exec nothing is imported, no lock is taken; descriptors other than the container's own are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from contain.bundle_operations import BundleOperation
+from contain.errors import ContainError, HostError, InternalError
+from contain.linux import syscalls
+from contain.linux.perform_bundle import BundlePerformer
+from contain.oci_runtime.hooks import HookFailed, run_hooks
+from contain.oci_runtime.plan import BundlePlan
+from contain.oci_runtime.records import WAITING_NAME
+from contain.runtime_spec.configuration import NAMESPACE_FILES, NAMESPACES, Configuration, Hook
+from contain.runtime_spec.mounts import IdMap
+from contain.runtime_spec.process import Process
+from contain.values import dataclass
+
+_MESSAGE_LIMIT = 65536
+_SHOWN_LIMIT = 4000
+_OUT_OF_THE_WAY = 1000
+_NEWUSER, _NEWPID, _NEWTIME, _NEWCGROUP = NAMESPACES["user"], NAMESPACES["pid"], NAMESPACES["time"], NAMESPACES["cgroup"]
+_NSFS_TYPE = 0xB703  # NS_GET_NSTYPE, ioctl_ns(2)
+
+
+class ProgramNotStarted(ContainError):
+    """The container's program cannot be executed. The words are those that other engines read for their exit status."""
+
+    code = "bundle-program"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Descriptors and words for a process to be made. ``spaces``: (CLONE_NEW flag, descriptor) of namespaces to join."""
+
+    joins: tuple[int, ...] = ()
+    spaces: tuple[tuple[int, int], ...] = ()
+    listener: int = -1
+    kept: int = 0  # inherited descriptors from 3 on
+    oom_score_adjustment: int | None = None
+    environment: tuple[str, ...] = ()
+
+
+def open_namespaces(config: Configuration) -> tuple[tuple[int, int], ...]:
+    """Descriptors of the namespaces that a configuration names by path, each checked to be of its kind. Raises `HostError`."""
+    found = []
+    for kind, path in config.namespaces:
+        if not path:
+            continue
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            actual = fcntl.ioctl(descriptor, _NSFS_TYPE)
+        except OSError as error:
+            raise HostError(
+                f"linux.namespaces: the {kind} namespace cannot be opened",
+                call="open",
+                path=path,
+                errno=error.errno or 0,
+                code="bundle-namespace",
+            ) from error
+        if actual != NAMESPACES[kind]:
+            raise HostError(f"linux.namespaces: {path} is no {kind} namespace", code="bundle-namespace")
+        found.append((NAMESPACES[kind], descriptor))
+    return tuple(found)
+
+
+def open_namespaces_of(process_id: int) -> tuple[tuple[int, int], ...]:
+    """Descriptors of those namespaces of a process that are not ours too."""
+    found = []
+    for kind, flag in NAMESPACES.items():
+        name = NAMESPACE_FILES.get(kind, kind)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(f"/proc/{process_id}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            theirs, ours = os.fstat(descriptor), os.stat(f"/proc/self/ns/{name}")
+            if theirs.st_ino == ours.st_ino:
+                os.close(descriptor)
+            else:
+                found.append((flag, descriptor))
+    return tuple(found)
+
+
+def _describe(error: BaseException, operation: BundleOperation | None) -> bytes:
+    """An error of the threshold, as bytes for the other side."""
+    if isinstance(error, ContainError):
+        return json.dumps({"kind": type(error).__name__, "message": error.message[:_SHOWN_LIMIT]}).encode()
+    what = type(operation).__name__ if operation is not None else ""
+    target = str(getattr(operation, "target", "") or getattr(operation, "path", "") or getattr(operation, "name", ""))
+    return json.dumps(
+        {
+            "kind": "OSError" if isinstance(error, OSError) else type(error).__name__,
+            "errno": getattr(error, "errno", 0) or 0,
+            "message": str(getattr(error, "strerror", None) or error)[:_SHOWN_LIMIT],
+            "path": str(getattr(error, "filename", None) or "")[:_SHOWN_LIMIT],
+            "step": f"{what} {target}".strip()[:_SHOWN_LIMIT],
+        }
+    ).encode()
+
+
+def raise_described(data: bytes) -> None:
+    """The error that the other side described."""
+    found = json.loads(data)
+    match found["kind"]:
+        case "ProgramNotStarted":
+            raise ProgramNotStarted(found["message"])
+        case "HookFailed":
+            raise HookFailed(found["message"])
+        case "OSError":
+            where = f" in step {found['step']}" if found["step"] else ""
+            path = found["path"] if found["path"] not in found["step"] else ""
+            raise HostError(
+                f"unable to start container process: {found['message']}{f': {path}' if path else ''}{where}",
+                code="bundle-set-up",
+                remedy="run `contain doctor`: it names what this machine lacks"
+                if found["errno"] in (errno.EPERM, errno.ENOSYS)
+                else "",
+            )
+    raise InternalError(f"{found['kind']}: {found['message']}")
+
+
+# -- the stage -----------------------------------------------------------------------------------------------------------------
+
+
+def _reset_signals() -> None:
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGPIPE,
+        signal.SIGCHLD,
+        signal.SIGXFSZ,
+        signal.SIGWINCH,
+    ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _join_namespaces(spaces: Sequence[tuple[int, int]]) -> bool:
+    """Join all: those of ours first, then the user namespace, then what only its root may join. True if a user namespace was joined."""
+    rest = []
+    user = [pair for pair in spaces if pair[0] == _NEWUSER]
+    for flag, descriptor in spaces:
+        if flag == _NEWUSER:
+            continue
+        try:
+            syscalls.setns(descriptor, flag)
+        except OSError as error:
+            if error.errno != errno.EPERM or not user:
+                raise
+            rest.append((flag, descriptor))
+    for flag, descriptor in (*user, *rest):
+        syscalls.setns(descriptor, flag)
+    return bool(user)
+
+
+def _become_inner_root() -> None:
+    """The id 0 of the user namespace, where it has one."""
+    with contextlib.suppress(OSError):
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _write_time_offsets(offsets: Sequence[tuple[str, int, int]]) -> None:
+    if offsets:
+        with open("/proc/self/timens_offsets", "w") as file:
+            file.write("".join(f"{clock} {seconds} {nanoseconds}\n" for clock, seconds, nanoseconds in offsets))
+
+
+def _stage(
+    reports: socket.socket,
+    around: Surroundings,
+    made: int,
+    offsets: Sequence[tuple[str, int, int]],
+    run_first: Callable[[], None],
+) -> None:
+    """In the stage: everything that a process must do to itself before its child is born into the new namespaces."""
+    try:
+        _reset_signals()
+        for descriptor in around.joins:
+            os.write(descriptor, b"0")
+        if around.oom_score_adjustment is not None:
+            _set_oom_score(around.oom_score_adjustment)
+        if _join_namespaces(around.spaces):
+            _become_inner_root()
+        if made & _NEWUSER:
+            syscalls.unshare(_NEWUSER)
+            reports.send(b"user")
+            if reports.recv(_MESSAGE_LIMIT) != b"mapped":
+                os._exit(1)
+            _become_inner_root()
+        syscalls.unshare(made & ~_NEWUSER)
+        _write_time_offsets(offsets)
+        child = os.fork()
+        if child == 0:
+            try:
+                run_first()
+            finally:
+                os._exit(1)
+        reports.send(b"pid %d" % child)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            reports.send(b"e" + _describe(error, None))
+    finally:
+        os._exit(0)
+
+
+def _set_oom_score(value: int) -> None:
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) != value:
+            file.seek(0)
+            try:
+                file.write(str(value))
+                file.flush()
+            except OSError as error:
+                raise OSError(error.errno, f"oomScoreAdj {value}: {error.strerror}") from None
+
+
+# -- the first process ---------------------------------------------------------------------------------------------------------
+
+
+def _keep_only(kept: int, *others: int) -> list[int]:
+    """Close every descriptor but 0 to 2, the ``kept`` ones after them, and ``others``, whose new numbers are returned."""
+    high = [
+        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY + kept) if descriptor >= 0 else -1
+        for descriptor in others
+    ]
+    start = 3 + kept
+    for descriptor in sorted(number for number in high if number >= 0):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    for number in range(3, 3 + kept):
+        with contextlib.suppress(OSError):
+            os.set_inheritable(number, True)
+    return high
+
+
+def find_program(process: Process, environment: dict[str, str]) -> str:
+    """The path that execvp(3) would take. Raises `ProgramNotStarted` in the words of other runtimes."""
+    name = process.arguments[0]
+    if not name:
+        raise ProgramNotStarted('exec: "": executable file not found in $PATH')
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [f"{place or '.'}/{name}" for place in environment.get("PATH", "").split(":") if environment.get("PATH")]
+    why = ""
+    for candidate in candidates:
+        try:
+            found = os.stat(candidate)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.ELOOP) or "/" in name:
+                why = why or f"stat {candidate}: {os.strerror(error.errno or 0).lower()}"
+            continue
+        if found.st_mode & 0o170000 == 0o040000:
+            why = why or "is a directory"
+        elif not os.access(candidate, os.X_OK, effective_ids=True):
+            why = why or "permission denied"
+        else:
+            return candidate
+    raise ProgramNotStarted(f'exec: "{name}": {why or "executable file not found in $PATH"}')
+
+
+def _environment(process: Process, extra: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in (*process.environment, *extra):
+        name, _, value = pair.partition("=")
+        found[name] = value
+    return found
+
+
+def _add_home(environment: dict[str, str]) -> None:
+    """HOME from the container's own /etc/passwd where nobody said it, as other runtimes do; read with a limit (CVE-2022-36109)."""
+    if environment.get("HOME"):
+        return
+    environment["HOME"] = "/"
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        text = os.read(descriptor, 1 << 20).decode(errors="replace")
+        os.close(descriptor)
+        for line in text.splitlines():
+            fields = line.split(":")
+            if len(fields) >= 6 and fields[2] == str(os.geteuid()) and fields[5]:
+                environment["HOME"] = fields[5]
+                return
+
+
+def _execute(path: str, process: Process, environment: dict[str, str]) -> None:
+    try:
+        os.execve(path, process.arguments, environment)
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise ProgramNotStarted(f'exec: "{process.arguments[0]}": {why}') from None
+
+
+def _first_process(
+    plan: BundlePlan,
+    process: Process | None,
+    around: Surroundings,
+    inner: int,
+    state: Callable[[str], bytes],
+    inside_hooks: tuple[tuple[Hook, ...], tuple[Hook, ...]],
+) -> None:
+    operation: BundleOperation | None = None
+    channel_number, listener_number = _keep_only(around.kept, inner, around.listener)
+    channel = socket.socket(fileno=channel_number)
+    try:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.setsid()
+        _expect(channel, b"go")
+        performer = BundlePerformer()
+        performer.channel = channel
+        for operation in plan.root:
+            performer.perform_bundle(operation)
+        operation = None
+        channel.send(b"mounted")
+        _expect(channel, b"hooked")
+        if inside_hooks[0]:
+            run_hooks("createContainer", inside_hooks[0], state("creating"))
+        for operation in (*plan.enter, *plan.become):
+            performer.perform_bundle(operation)
+        operation = None
+        path, environment = "", {}
+        if process is not None:
+            environment = _environment(process, around.environment)
+            _add_home(environment)
+            path = find_program(process, environment)
+        syscalls.set_process_name(WAITING_NAME)
+        channel.send(b"ready")
+        _expect(channel, b"commit")
+        channel.close()
+        listener = socket.socket(fileno=listener_number)
+        channel, _ = listener.accept()  # below a directory of root's alone, so it is the runtime
+        listener.close()
+        if process is None:
+            raise ProgramNotStarted("config.json has no process, so there is nothing to start")
+        if inside_hooks[1]:
+            run_hooks("startContainer", inside_hooks[1], state("created"))
+        for operation in plan.last:
+            performer.perform_bundle(operation)
+        _execute(path, process, environment)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            channel.send(b"e" + _describe(error, operation))
+    finally:
+        os._exit(1)
+
+
+def _expect(channel: socket.socket, word: bytes) -> None:
+    if channel.recv(_MESSAGE_LIMIT) != word:
+        os._exit(1)
+
+
+# -- the runtime's side --------------------------------------------------------------------------------------------------------
+
+
+def write_id_maps(process_id: int, users: tuple[IdMap, ...], groups: tuple[IdMap, ...]) -> None:
+    """Map the ids of a new user namespace (user_namespaces(7)). Raises `HostError`."""
+    own = os.geteuid()
+    try:
+        if own != 0:
+            with open(f"/proc/{process_id}/setgroups", "w") as file:
+                file.write("deny")
+        for name, maps in (("uid_map", users), ("gid_map", groups)):
+            with open(f"/proc/{process_id}/{name}", "w") as file:
+                file.write("".join(f"{each.inside} {each.outside} {each.size}\n" for each in maps))
+    except OSError as error:
+        raise HostError(
+            "linux.uidMappings: the ids cannot be mapped",
+            call="write",
+            path=f"{name}",
+            errno=error.errno or 0,
+            code="bundle-namespace",
+        ) from error
+
+
+class Launching:
+    """A first process under way: the runtime's end of the channel."""
+
+    __slots__ = ("channel", "process_id", "terminal", "terminal_name")
+
+    def __init__(self, channel: socket.socket, process_id: int) -> None:
+        self.channel = channel
+        self.process_id = process_id
+        self.terminal = -1
+        self.terminal_name = ""
+
+    def say(self, word: bytes) -> None:
+        """A word to the first process; it may have ended, which `hear` tells."""
+        with contextlib.suppress(BrokenPipeError):
+            self.channel.send(word)
+
+    def hear(self, word: bytes) -> None:
+        """Wait for a word, taking a terminal that comes before it. Raises what the other side raised."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self.channel, _MESSAGE_LIMIT, 1)
+            if data[:1] == b"t" and descriptors:
+                self.terminal, self.terminal_name = descriptors[0], data[1:].decode()
+                continue
+            if data == word:
+                return
+            if data[:1] == b"e":
+                raise_described(data[1:])
+            raise HostError("the container's first process was killed while it was set up", code="bundle-set-up")
+
+    def close(self) -> None:
+        """Let go."""
+        self.channel.close()
+        if self.terminal >= 0:
+            os.close(self.terminal)
+
+
+def fork_stage(
+    around: Surroundings,
+    *,
+    made: int,
+    users: tuple[IdMap, ...] = (),
+    groups: tuple[IdMap, ...] = (),
+    offsets: Sequence[tuple[str, int, int]] = (),
+    first: Callable[[int], None],
+) -> Launching:
+    """Start the stage and wait until it has made the first process, which runs ``first`` with its end of the channel and never returns.
+
+    Raises `HostError`; then nothing is left running.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.disable()
+    stage = os.fork()
+    if stage == 0:
+        ours.close()
+        channel.close()
+        _stage(theirs, around, made, offsets, lambda: first(inner.fileno()))
+    theirs.close()
+    inner.close()
+    try:
+        while True:
+            data = ours.recv(_MESSAGE_LIMIT)
+            if data == b"user":
+                write_id_maps(stage, users, groups)
+                ours.send(b"mapped")
+            elif data.startswith(b"pid "):
+                return Launching(channel, int(data.split()[1]))
+            elif data[:1] == b"e":
+                raise_described(data[1:])
+            else:
+                raise HostError("the container's first process was killed while it was set up", code="bundle-set-up")
+    except BaseException:
+        channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stage, signal.SIGKILL)
+        raise
+    finally:
+        ours.close()
+        os.waitpid(stage, 0)
+
+
+def launch_first(
+    plan: BundlePlan, config: Configuration, around: Surroundings, *, state: Callable[[int, str], bytes]
+) -> Launching:
+    """The first process of a bundle's container, waiting for "go". ``state`` renders the container's state for hooks."""
+    made = sum(NAMESPACES[kind] for kind, path in config.namespaces if not path)
+    hooks = (config.hooks_of("createContainer"), config.hooks_of("startContainer"))
+
+    def first(inner: int) -> None:
+        own = os.getpid()
+        _first_process(plan, config.process, around, inner, lambda status: state(own, status), hooks)
+
+    return fork_stage(
+        around, made=made, users=config.user_map, groups=config.group_map, offsets=config.time_offsets, first=first
+    )
+
+
+def launch_further(
+    become: tuple[BundleOperation, ...], last: tuple[BundleOperation, ...], process: Process, around: Surroundings
+) -> Launching:
+    """A further process in a container's namespaces; it says "ready" when only the program is missing, and waits for "commit"."""
+
+    before = os.umask(0o022)
+    performer = BundlePerformer()  # here: inside, /proc is whatever the container says it is
+    os.umask(before)
+
+    def first(inner: int) -> None:
+        operation: BundleOperation | None = None
+        (number,) = _keep_only(around.kept, inner)
+        channel = socket.socket(fileno=number)
+        try:
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+            os.setsid()
+            performer.channel = channel
+            for operation in become:
+                performer.perform_bundle(operation)
+            operation = None
+            environment = _environment(process, around.environment)
+            _add_home(environment)
+            path = find_program(process, environment)
+            channel.send(b"ready")
+            _expect(channel, b"commit")
+            for operation in last:
+                performer.perform_bundle(operation)
+            _execute(path, process, environment)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                channel.send(b"e" + _describe(error, operation))
+        finally:
+            os._exit(1)
+
+    return fork_stage(around, made=0, first=first)
