@@ -109,6 +109,9 @@ COMMANDS = {
     "doctor": Command(
         module="doctor", function="doctor", summary="What this machine can do for containers", group=_SYSTEM, needs_root=False
     ),
+    "unshare": Command(
+        module="unshare", function="unshare", summary="Run a program where your containers are", group=_SYSTEM, error_status=127
+    ),
     "system start": Command(
         module="lifecycle", function="system_start", summary="Start the containers that are always to run", group=_SYSTEM
     ),

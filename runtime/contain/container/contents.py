@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,14 @@ def held_still(record: ContainerRecord, *, wanted: bool) -> Iterator[None]:
     from contain.container.processes import is_paused, pause, unpause
 
     if not wanted or record.state != "running" or is_paused(record):
+        yield
+        return
+    from contain.linux.freezer import probe_freezer
+
+    if probe_freezer() is None:
+        sys.stderr.write(
+            "warning: the container goes on meanwhile: no control group is delegated to this user (docs/rootless.md)\n"
+        )
         yield
         return
     pause(record)

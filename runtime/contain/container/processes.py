@@ -39,9 +39,10 @@ def pause(record: ContainerRecord) -> None:
     freezer = probe_freezer()
     if freezer is None:
         raise HostError(
-            "this machine can hold no processes: neither control groups version 2 nor version 1's freezer are mounted",
+            "this process can hold no others: there is no control group of version 2, or of version 1's freezer, in which it may make "
+            "groups",
             code="cgroup-missing",
-            remedy="mount one of them (see `contain doctor`)",
+            remedy="mount one of them; as an ordinary user: have one delegated (see `contain doctor`)",
         )
     if is_frozen(freezer, record.container_id):
         raise Conflict(f"Container {record.container_id} is already paused", code="paused")

@@ -127,7 +127,7 @@ def probe_hierarchies(used: frozenset[str] = frozenset(_USED)) -> tuple[Hierarch
     """The hierarchies of the ``used`` controllers in which this process may make groups; ``mount``: below which directory. Empty where
     there are none."""
     mountinfo = Path("/proc/self/mountinfo").read_text()
-    places = _delegated_places(mountinfo)
+    places = delegated_places(mountinfo)
     controllers: frozenset[str] = frozenset()
     withheld: frozenset[str] = frozenset()
     for line in mountinfo.splitlines():
@@ -146,7 +146,7 @@ def can_limit(controller: str) -> bool:
     return any(controller in each.controllers for each in probe_hierarchies())
 
 
-def _delegated_places(mountinfo: str) -> dict[str, str]:
+def delegated_places(mountinfo: str) -> dict[str, str]:
     """Where this process may make groups, for each mounted hierarchy where it may: see `contain.linux.delegation`."""
     own: dict[str, str] = {}
     with contextlib.suppress(OSError):

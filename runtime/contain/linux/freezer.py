@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from contain.errors import HostError
-from contain.linux.cgroups import PARENT, Hierarchy, remove_directory, unescape_mount
-from contain.values import dataclass
+from contain.linux.cgroups import PARENT, Hierarchy, delegated_places, remove_directory, unescape_mount
+from contain.values import dataclass, replace
 
 _ROUNDS = 100
 _PATIENCE_SECONDS = 10.0
@@ -46,8 +46,14 @@ def parse_freezer(mountinfo: str) -> Freezer | None:
 
 
 def probe_freezer() -> Freezer | None:
-    """This machine's."""
-    return parse_freezer(Path("/proc/self/mountinfo").read_text())
+    """Where this process may make groups that can be frozen; None if nowhere."""
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    places = delegated_places(mountinfo)
+    for kinds in (" - cgroup2 ", " - cgroup "):  # version 2 wins, if this process may make groups in it
+        found = parse_freezer("\n".join(line for line in mountinfo.splitlines() if kinds in line))
+        if found is not None and (place := places.get(found.mount)) is not None:
+            return replace(found, mount=place)
+    return None
 
 
 def is_frozen(freezer: Freezer, name: str) -> bool:

@@ -59,6 +59,7 @@ from contain.build.debian.release import (
 )
 from contain.build.debian.suites import RELEASES, WantedSuite, debian_architecture, resolve_suite
 from contain.errors import BuildStepFailed, HostError, IntegrityError, NotFound, RegistryError
+from contain.linux.usernamespace import MORE_IDS
 from contain.oci import Descriptor, History, Image, ImageConfig, Platform, canonical_json, digest_of, is_digest
 from contain.oci.image import MEDIA_LAYER
 from contain.paths import HostPath
@@ -115,7 +116,7 @@ def refuse_one_owner(uid_map: str, *, name: str) -> None:
         raise HostError(
             f"{name} is put together from packages, whose files have several owners, and an ordinary user can make those of one only",
             code="owner-needs-root",
-            remedy=f"as root: contain pull {name} && contain save -o base.tar {name}; then: contain load -i base.tar",
+            remedy=f"{MORE_IDS}; or as root: contain pull {name} && contain save -o base.tar {name}; then: contain load -i base.tar",
         )
 
 

@@ -1,0 +1,307 @@
+"""What root can do with containers, an ordinary user can: with 65536 ids, and with one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Ordinary = Any  # tests/rootless/conftest.py
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+
+_LOOP = 'trap "exit 3" TERM; echo begun; while :; do sleep 0.05; done'
+
+
+@pytest.fixture
+def image(ordinary: Ordinary, small_archive: bytes) -> Ordinary:
+    """A user who has the image ``small``."""
+    ordinary.ok("import", "-", "small", stdin=small_archive)
+    return ordinary
+
+
+def until(found: object, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def supervisor_of(user: Ordinary, name: str) -> int:
+    """The process that stays with a container: the parent of its first process's parent."""
+    told = json.loads(user.ok("inspect", name))[0]
+    number = told["State"]["Pid"]
+    for _ in range(2):
+        number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(number)
+
+
+def test_a_program_is_root_inside_and_its_user_outside(image: Ordinary) -> None:
+    assert image.ok("run", "--rm", "--network", "none", "small", "id", "-u") == "0"
+    image.ok("run", "-d", "--network", "none", "--name", "looper", "small", "sh", "-c", _LOOP)
+    process = json.loads(image.ok("inspect", "looper"))[0]["State"]["Pid"]
+    assert os.stat(f"/proc/{process}").st_uid == image.user_id
+
+
+def test_other_users_of_an_image_have_ids_of_their_own(image: Ordinary) -> None:
+    out = image.ok(
+        "run", "--rm", "--network", "none", "-u", "worker", "small", "sh", "-c", "id -u; touch /tmp/x; stat -c %u /tmp/x"
+    )
+    assert out.split() == ["1000", "1000"]
+
+
+def test_every_verb_reaches_a_container_that_another_command_started(image: Ordinary) -> None:
+    image.ok("run", "-d", "--network", "none", "--name", "looper", "small", "sh", "-c", f"echo x > /made; {_LOOP}")
+    assert image.ok("ps", "--format", "{{.Names}}") == "looper"
+    until(lambda: "begun" in image.ok("logs", "looper"))
+    assert image.ok("exec", "looper", "cat", "/made") == "x"
+    assert "sleep" in image.ok("top", "looper") or "sh" in image.ok("top", "looper")
+    assert "looper" in image.ok("stats", "--no-stream", "looper")
+    assert "/made" in image.ok("container", "diff", "looper")
+    image.ok("commit", "looper", "committed")
+    assert image.ok("run", "--rm", "--network", "none", "committed", "cat", "/made") == "x"
+    image.ok("stop", "looper")
+    assert image.ok("ps", "-a", "--format", "{{.Names}} {{.Status}}").startswith("looper Exited (3)")
+    image.ok("start", "looper")
+    assert image.ok("exec", "looper", "cat", "/made") == "x"
+    image.ok("kill", "looper")
+    image.ok("rm", "-f", "looper")
+    assert image.ok("ps", "-aq") == ""
+
+
+def test_all_containers_of_a_store_stand_in_one_user_namespace(image: Ordinary) -> None:
+    """Else no command could reach two of them. Also of those that are started at the same time."""
+    started = [
+        subprocess.Popen(
+            image.command("run", "-d", "--network", "none", "--name", f"box{number}", "small", "sh", "-c", _LOOP),
+            env=image.environment(),
+            preexec_fn=image.prepare(tun=False, private=None),
+            stdout=subprocess.DEVNULL,
+        )
+        for number in range(4)
+    ]
+    assert [process.wait(60) for process in started] == [0] * 4
+    image.ok("stop", "-t", "5", "box0")
+    supervisors = [supervisor_of(image, f"box{number}") for number in range(1, 4)]
+    assert len({os.readlink(f"/proc/{number}/ns/user") for number in supervisors}) == 1
+    image.ok("run", "-d", "--network", "none", "--name", "late", "small", "sh", "-c", _LOOP)
+    assert os.readlink(f"/proc/{supervisor_of(image, 'late')}/ns/user") == os.readlink(f"/proc/{supervisors[0]}/ns/user")
+
+
+def test_a_note_of_somebody_who_is_not_there_is_not_believed(image: Ordinary) -> None:
+    """Neither a process that is gone, nor one of somebody else's, nor one that has the number of somebody who was inside."""
+    notes = image.store / "run" / "inside"
+    mine = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    for name in (f"{os.getpid()}-{mine}", f"{os.getpid()}-1", "999999999-1", "junk"):
+        image.give_file(notes / name)
+    assert image.ok("run", "--rm", "--network", "none", "small", "id", "-u") == "0"
+    assert not {f"{os.getpid()}-{mine}", f"{os.getpid()}-1", "999999999-1", "junk"} & set(os.listdir(notes))
+
+
+def test_a_container_dies_with_its_supervisor_and_nothing_is_left(image: Ordinary) -> None:
+    image.ok("run", "-d", "--network", "none", "--name", "looper", "small", "sh", "-c", _LOOP)
+    os.kill(supervisor_of(image, "looper"), signal.SIGKILL)
+    until(lambda: not image.ok("ps", "-q"))
+    assert image.ok("run", "--rm", "--network", "none", "small", "echo", "again") == "again"
+
+
+def test_the_machines_own_root_is_seen_and_not_changed(ordinary: Ordinary) -> None:
+    mark = ordinary.place / "mark"
+    out = ordinary.ok(
+        "run", "--rm", "--network", "none", "host", "sh", "-c", f"id -u; echo x > {mark}; cat {mark}; ls /etc/passwd"
+    )
+    assert out.split() == ["0", "x", "/etc/passwd"]
+    assert not mark.exists()
+
+
+def test_a_build_gives_roots_digest(image: Ordinary, small_archive: bytes, tmp_path: Path) -> None:
+    context = image.place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM small\nCOPY file /file\nRUN echo made > /made && chown 1000:1000 /made && chmod 4755 /made && rm /etc/group\n"
+        "USER worker\nRUN touch /tmp/mine\n"
+    )
+    (context / "file").write_text("copied")
+    image.give(context)
+    built = image.ok("build", "-q", "--network", "none", str(context))
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to build the same as root")
+    environment = {**os.environ, "CONTAIN_HOME": str(tmp_path / "store")}
+    command = [sys.executable, "-m", "contain.cli.start"]
+    subprocess.run([*command, "import", "-", "small"], input=small_archive, env=environment, check=True, timeout=60)
+    roots = subprocess.run(
+        [*command, "build", "-q", "--network", "none", context],
+        env=environment,
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert built == roots.stdout.strip()
+
+
+def test_volumes_and_what_belongs_to_other_ids_is_removed(image: Ordinary) -> None:
+    image.ok("volume", "create", "data")
+    run = ("run", "--rm", "--network", "none", "-v", "data:/data", "small")
+    image.ok(*run, "sh", "-c", "echo x > /data/f; chown 1000 /data/f; chmod 0 /data/f")
+    assert image.ok(*run, "stat", "-c", "%u", "/data/f") == "1000"
+    image.ok("volume", "rm", "data")
+    image.ok(
+        "run", "--name", "one", "--network", "none", "small", "sh", "-c", "mkdir /d; touch /d/f; chown -R 1000 /d; chmod 0 /d"
+    )
+    image.ok("rm", "one")
+    image.ok("rmi", "small")
+    image.ok("system", "prune", "-f")
+    assert not [path for path in (image.store / "containers").iterdir() if len(path.name) == 64]
+
+
+def test_unshare_is_where_the_containers_are(image: Ordinary) -> None:
+    assert image.ok("unshare", "id", "-u") == "0"
+    assert image.ok("unshare", "--", "cat", "/proc/self/uid_map").split()[:3] == ["0", str(image.user_id), "1"]
+    gone = image.contain("unshare", "no-such-program")
+    assert gone.returncode == 127
+    assert "no-such-program" in gone.stderr
+
+
+# -- one id ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_id_is_enough_for_images_of_one_owner(single: Ordinary, small_archive: bytes) -> None:
+    single.ok("import", "-", "small", stdin=small_archive)
+    assert single.ok("run", "--rm", "--network", "none", "small", "id", "-u") == "0"
+    single.ok("run", "-d", "--network", "none", "--name", "looper", "small", "sh", "-c", _LOOP)
+    assert single.ok("exec", "looper", "id", "-u") == "0"
+    single.ok("rm", "-f", "looper")
+
+
+def test_one_id_is_named_where_it_is_not_enough(single: Ordinary, small_archive: bytes) -> None:
+    single.ok("import", "-", "small", stdin=small_archive)
+    refused = single.contain("run", "--rm", "--network", "none", "-u", "worker", "small", "true")
+    assert refused.returncode == 125
+    assert "1000:1000" in refused.stderr
+    assert "--add-subuids" in refused.stderr
+    context = single.place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM debian:bookworm\n")
+    single.give(context)
+    refused = single.contain("build", str(context))
+    assert refused.returncode == 1
+    assert "several owners" in refused.stderr
+    assert "--add-subuids" in refused.stderr
+
+
+# -- the network -----------------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
+
+
+def only(user: Ordinary, program: str) -> dict[str, str]:
+    """A PATH with one of the two programs."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this machine has no /dev/net/tun")
+    place = user.place / f"only-{program}"
+    place.mkdir()
+    for name in (program, "newuidmap", "newgidmap", "sh"):
+        (place / name).symlink_to(shutil.which(name) or "/nonexistent")
+    return {"PATH": str(place)}
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_published_ports_reach_the_container(image: Ordinary, program: str) -> None:
+    path = only(image, program)
+    port = free_port()
+    serve = "while :; do echo 'HTTP/1.0 200 OK\r\n\r\nfrom inside' | nc -l -p 80 >/dev/null; done"
+    if "busybox" not in os.listdir(image.store.parent) and shutil.which("busybox") is None:
+        pytest.skip("busybox is not installed")
+    image.ok("run", "-d", "-p", f"127.0.0.1:{port}:80", "--name", "web", "small", "sh", "-c", serve, env=path)
+    assert image.ok("port", "web") == f"80/tcp -> 127.0.0.1:{port}"
+    answers: list[str] = []
+
+    def answered() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+                answers.append(answer.read().decode())
+        except OSError:
+            return False
+        return True
+
+    until(answered)
+    assert answers == ["from inside\n"]
+    assert "10.0.2.100" in image.ok("exec", "web", "cat", "/etc/hosts")
+    taken = image.contain("run", "-d", "-p", f"127.0.0.1:{port}:80", "small", "true", env=path)
+    assert taken.returncode == 125
+    assert "port is already allocated" in taken.stderr
+    image.ok("rm", "-f", "web")
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_the_program_that_carries_packets_ends_with_the_container_however_it_ends(image: Ordinary, program: str) -> None:
+    path = only(image, program)
+
+    def carriers() -> list[int]:
+        return [number for number in image.processes() if f"/{program}\0" in Path(f"/proc/{number}/cmdline").read_text()]
+
+    image.ok("run", "-d", "--name", "one", "small", "sh", "-c", _LOOP, env=path)
+    assert len(carriers()) == 1
+    image.ok("stop", "one")
+    assert not carriers()
+    image.ok("start", "one", env=path)
+    os.kill(supervisor_of(image, "one"), signal.SIGKILL)
+    until(lambda: not carriers())
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_a_container_does_not_reach_what_listens_on_the_machines_loopback(image: Ordinary, program: str) -> None:
+    path = only(image, program)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        script = f"for a in 127.0.0.1 10.0.2.2 10.0.2.3; do nc -w 2 $a {port} </dev/null && echo reached $a; done; true"
+        assert "reached" not in image.ok("run", "--rm", "small", "sh", "-c", script, env=path)
+
+
+def test_without_such_a_program_there_is_loopback_and_it_is_said_once(image: Ordinary) -> None:
+    place = image.place / "bin"
+    place.mkdir()
+    for name in ("newuidmap", "newgidmap"):
+        (place / name).symlink_to(shutil.which(name) or "/nonexistent")
+    path = {"PATH": str(place)}
+    first = image.contain("run", "--rm", "small", "sh", "-c", "ls /sys/class/net", env=path)
+    assert (first.returncode, first.stdout) == (0, "lo\n")
+    assert "neither pasta nor slirp4netns is installed" in first.stderr
+    assert image.contain("run", "--rm", "small", "true", env=path).stderr == ""
+    refused = image.contain("run", "--rm", "-p", "8080:80", "small", "true", env=path)
+    assert refused.returncode == 125
+    assert "ports cannot be published" in refused.stderr
+
+
+def test_a_tun_device_that_is_not_for_everybody_is_named(image: Ordinary) -> None:
+    only(image, "pasta")
+    refused = image.contain("run", "--rm", "-p", "8080:80", "small", "true", tun=False)
+    assert refused.returncode == 125
+    assert "chmod 666 /dev/net/tun" in refused.stderr
+
+
+def test_the_machines_network_can_be_shared(image: Ordinary) -> None:
+    out = image.ok("run", "--rm", "--network", "host", "small", "cat", "/proc/net/dev")
+    assert {line.split(":")[0].strip() for line in out.splitlines()[2:]} == set(os.listdir("/sys/class/net")) - {
+        "bonding_masters"
+    }
