@@ -133,7 +133,7 @@ def _parse(line: bytes) -> Piece | None:
         return None
 
 
-class _Files:
+class LogFiles:
     """The files of one log, in the order in which they were written, and where the reader is in them."""
 
     def __init__(self, place: HostPath, *, from_now: bool) -> None:
@@ -218,7 +218,7 @@ def read_log_batches(
     settings = record.details.get("log") or {}
     if settings.get("driver") == "none":
         raise UsageError("configured logging driver does not support reading", code="log-driver")
-    files = _Files(records.place(record.container_id), from_now=from_now)
+    files = LogFiles(records.place(record.container_id), from_now=from_now)
     over = until or (lambda: not records.is_held(record.container_id))
     first = True
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import stat
@@ -10,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from contain.container.records import Records, begun, ended, new_record, open_process
+from contain.container.records import Records, begun, boot_id, ended, failed, lost, new_record, open_process, stays_ended
 from contain.container.respecify import parse_spec
 from contain.container.run import ExitState, exit_state, new_container_id, render_hosts
 from contain.errors import Conflict, NotFound
+from contain.linux import syscalls
 from contain.linux.cgroups import CgroupCounters
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, MemoryFile, Network, Tmpfs
+from contain.values import replace
 
 
 def spec(**changes: Any) -> ContainerSpec:
@@ -246,3 +250,90 @@ def test_the_hosts_file_names_the_container() -> None:
     assert render_hosts("box", None).splitlines()[-1] == "127.0.1.1\tbox"
     assert render_hosts("box", "172.30.0.2").splitlines()[-1] == "172.30.0.2\tbox"
     assert render_hosts("box", None).splitlines()[0] == "127.0.0.1\tlocalhost"
+
+
+def test_a_record_is_written_without_new_room_on_the_disk(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = make(records)
+    records.update(identifier, lambda written: begun(written, 7))
+    place = records.place(identifier)
+    before = {name: (place / name).stat().st_blocks for name in ("record.json", "record.spare")}
+    assert all(before.values())
+    records.update(identifier, lambda written: ended(written, ExitState(status=3, signal=9, out_of_memory=True)))
+    assert {name: (place / name).stat().st_blocks for name in before} == before
+    assert sorted(os.listdir(place)) == ["record.json", "record.spare", "writing"]
+    assert records.find(identifier).status == 3
+
+
+def test_a_file_system_that_exchanges_nothing_keeps_records_too(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_first: str, _second: str) -> None:
+        raise OSError(errno.EINVAL, "no such thing")
+
+    monkeypatch.setattr(syscalls, "exchange", refuse)
+    identifier = make(records)
+    records.update(identifier, lambda written: begun(written, 7))
+    assert records.read(identifier).process_id == 7
+    assert (records.place(identifier) / "record.spare").exists()
+
+
+def test_what_ran_when_the_machine_went_down_has_exited_with_255(records: Records) -> None:
+    identifier = make(records)
+    records.update(identifier, lambda written: replace(begun(written, 7), boot_id="another start of the machine"))
+    record = records.find(identifier)
+    assert (record.state, record.status, record.process_id) == ("exited", 255, None)
+    assert record.reason == "the machine was started again"
+
+
+def test_what_was_between_two_starts_then_keeps_its_status(records: Records) -> None:
+    written = ended(begun(new_record(spec(), remove=False), 7), ExitState(status=4), restarts=True)
+    after = lost(replace(written, boot_id="before"), "now")
+    assert (after.state, after.status) == ("exited", 4)
+    assert lost(written, boot_id()).state == "dead"
+
+
+def test_starts_by_policy_are_counted_and_the_last_status_is_kept(records: Records) -> None:
+    written = begun(new_record(spec(), remove=False), 7)
+    for count in range(3):
+        assert written.restart_count == count
+        written = ended(written, ExitState(status=count + 1), restarts=True)
+        assert (written.state, written.status) == ("restarting", count + 1)
+        written = begun(written, 8)
+        assert (written.status, written.last_status) == (None, count + 1)
+    assert stays_ended(ended(written, ExitState(status=9), restarts=True)).state == "exited"
+    assert failed(ended(written, ExitState(status=9), restarts=True), 127, "no such program").state == "exited"
+
+
+def test_what_was_half_made_or_half_removed_goes_and_whoever_is_held_stays(records: Records) -> None:
+    kept = make(records)
+    half = records.directory / ("a" * 64)
+    half.mkdir()
+    (half / "record.spare").write_text("{")
+    removed = records.directory / ("b" * 64 + ".removed")
+    removed.mkdir()
+    (removed / "log").write_text("x")
+    held = records.directory / ("c" * 64)
+    held.mkdir()
+    descriptor = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    records.sweep()
+    assert sorted(os.listdir(records.directory)) == sorted([kept, "c" * 64])
+    os.close(descriptor)
+
+
+def test_with_rm_a_container_without_supervisor_goes_with_the_next_one_that_is_made(records: Records) -> None:
+    made = spec(name="gone")
+    os.close(records.create(new_record(made, remove=True)))
+    records.update(made.container_id, lambda written: begun(written, 7))
+    make(records, name="gone")
+    assert [record.container_id for record in records.all() if record.container_id == made.container_id] == []
+
+
+def test_how_it_ended_is_told_also_after_its_removal(records: Records) -> None:
+    identifier = make(records)
+    records.update(identifier, lambda written: begun(written, 7))
+    with records.open_end(identifier) as read_end:
+        assert read_end().state == "running"
+        records.update(identifier, lambda written: ended(written, ExitState(status=5)))
+        records.remove(identifier)
+        assert (read_end().state, read_end().status) == ("exited", 5)
+    with pytest.raises(NotFound), records.open_end(identifier) as read_end:
+        read_end()
