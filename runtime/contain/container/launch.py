@@ -247,6 +247,7 @@ def _monitor(
     stdio: Sequence[int],
     kept: Sequence[int],
     configure: Configure | None,
+    joined: Sequence[int],
 ) -> None:
     operation: Operation | None = None
     try:
@@ -259,11 +260,16 @@ def _monitor(
             for operation in plan.outside:
                 performer.perform(operation)
             operation = None
+        if joined:
+            syscalls.setns(joined[0], syscalls.CLONE_NEWNET)  # while this process may: the namespace is another container's
         if plan.ids is not None:
             _hand_over_pipes(plan, plan.ids, stdio)
             enter_as_root(namespace)
             os.close(namespace)
             die_with_parent(caller)  # the change of user cleared it
+        elif joined[1:]:
+            enter_as_root(joined[1])  # whoever shares a network shares what its user namespace allows there
+            die_with_parent(caller)
         elif plan.mapping is not IdMapping.HOST:
             syscalls.unshare(syscalls.CLONE_NEWUSER)
             reports.send(b"user")
@@ -274,7 +280,8 @@ def _monitor(
         for descriptor in joins:
             os.write(descriptor, b"0")
         shared = sum(SHAREABLE[kind] for kind in plan.shared)
-        syscalls.unshare(NAMESPACES & ~shared | (0 if network is Network.HOST else syscalls.CLONE_NEWNET))
+        own_network = network not in (Network.HOST, Network.CONTAINER)
+        syscalls.unshare(NAMESPACES & ~shared | (syscalls.CLONE_NEWNET if own_network else 0))
         me = os.getpid()
         child = os.fork()
         if child == 0:
@@ -305,9 +312,10 @@ def launch(
     prepare: Callable[[int], dict[str, object]],
     terminal: bool = False,
     configure: Configure | None = None,
+    joined: Sequence[int] = (),
 ) -> Launched:
     """Start the plan's program. ``prepare`` is called with the first process's id while it waits; it returns what to add to the go
-    message (``interface``). Raises `CommandNotStarted`, `HostError`; then nothing is left running.
+    message (``interface``). ``joined``: with `Network.CONTAINER`, the network namespace to be in, and its user namespace. Raises `CommandNotStarted`, `HostError`; then nothing is left running.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel, inner_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -323,7 +331,7 @@ def launch(
             reset_signals()
             ours.close()
             channel.close()
-            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept, configure)
+            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept, configure, joined)
         finally:
             os._exit(125)
     gc.enable()

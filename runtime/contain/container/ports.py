@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import ip_address
 
 from contain.errors import NotSupported, UsageError
 from contain.spec import PortRequest
@@ -15,7 +15,7 @@ from contain.spec import PortRequest
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _LARGEST_PORT = 65535
 _MOST_PORTS = 4096
-_REMEDY = "write [ADDRESS:][HOST PORT:]CONTAINER PORT[/tcp|udp], for example 8080:80 or 127.0.0.1:5353:53/udp"
+_REMEDY = "write [ADDRESS:][HOST PORT:]CONTAINER PORT[/tcp|udp], for example 8080:80, 127.0.0.1:5353:53/udp or [::1]:8080:80"
 
 
 def parse_publish(text: str) -> tuple[PortRequest, ...]:
@@ -32,9 +32,6 @@ def parse_publish(text: str) -> tuple[PortRequest, ...]:
         raise NotSupported(f"-p {text}: SCTP is not supported", code="port-not-supported", remedy="publish TCP or UDP")
     if protocol not in ("tcp", "udp"):
         raise UsageError(f"invalid proto: {protocol}", code="bad-port", remedy=_REMEDY)
-    if ports.startswith("["):
-        address = ports[1:].partition("]")[0]
-        _refuse_ipv6(text, address)
     address, host, container = _split(text, ports)
     first, last = _parse_range(container, what="containerPort")
     if first == 0:
@@ -70,28 +67,23 @@ def parse_publish(text: str) -> tuple[PortRequest, ...]:
 
 
 def _split(text: str, ports: str) -> tuple[str, str, str]:
-    parts = ports.split(":")
-    if len(parts) > 3:
-        _refuse_ipv6(text, ":".join(parts[:-2]))
-    if not parts[-1]:
+    """Address, host port and container port. An IPv6 address stands in brackets, or before two colons more."""
+    if ports.startswith("["):
+        address, bracket, rest = ports[1:].partition("]")
+        if not bracket or not rest.startswith(":"):
+            raise UsageError(f"invalid IP address: {ports}", code="bad-port", remedy=_REMEDY)
+        host, _, container = rest[1:].rpartition(":")
+    else:
+        rest, _, container = ports.rpartition(":")
+        address, _, host = rest.rpartition(":")
+    if not container:
         raise UsageError(f"no port specified: {text}", code="bad-port", remedy=_REMEDY)
-    container = parts.pop()
-    host = parts.pop() if parts else ""
-    address = parts.pop() if parts else ""
     try:
-        return str(IPv4Address(address)) if address else str(IPv4Address(0)), host, container
-    except AddressValueError:
+        if "%" in address:  # a zone is this machine's own business
+            raise ValueError(address)
+        return str(ip_address(address)) if address else "", host, container
+    except ValueError:
         raise UsageError(f"invalid IP address: {address}", code="bad-port", remedy=_REMEDY) from None
-
-
-def _refuse_ipv6(text: str, address: str) -> None:
-    try:
-        IPv6Address(address)
-    except AddressValueError:
-        raise UsageError(f"invalid IP address: {address}", code="bad-port", remedy=_REMEDY) from None
-    raise NotSupported(
-        f"-p {text}: publishing at an IPv6 address is not supported yet", code="port-not-supported", remedy="use IPv4"
-    )
 
 
 def _parse_range(text: str, *, what: str) -> tuple[int, int]:
@@ -111,3 +103,10 @@ def resolve_ports(requests: Sequence[PortRequest], *, exposed: Sequence[str], pu
         for text in exposed:
             found += [request for request in parse_publish(text) if (request.container_port, request.protocol) not in named]
     return tuple(dict.fromkeys(found))
+
+
+def parse_expose(text: str) -> tuple[str, ...]:
+    """One ``--expose``: ``PORT[/tcp|udp]`` or a range, as EXPOSE in a Dockerfile. Raises `UsageError`, `NotSupported`."""
+    if ":" in text:
+        raise UsageError(f"invalid port format for --expose: {text}", code="bad-port", remedy="for example 80 or 53/udp")
+    return tuple(f"{request.container_port}/{request.protocol}" for request in parse_publish(text))

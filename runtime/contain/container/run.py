@@ -35,7 +35,7 @@ from contain.linux.uplink import (
 )
 from contain.linux.usernamespace import is_rootless
 from contain.paths import HostPath, run_home
-from contain.spec import ContainerSpec, IdMapping, Network
+from contain.spec import DEFAULT_NETWORK, ContainerSpec, IdMapping, Network
 from contain.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange
 
+RESOLVER_ADDRESS = "127.0.0.11"  # Docker's
 HOST_GATEWAY = "host-gateway"
 """In ``--add-host NAME:host-gateway``: this machine. Docker's word."""
 
@@ -94,11 +95,29 @@ def render_hosts(hostname: str, address: str | None, extra: Sequence[tuple[str, 
     )
 
 
-def render_resolver(host_text: str, servers: Sequence[str]) -> str:
-    """A resolv.conf with these servers instead of its own, if there are any; search domains and options stay (resolv.conf(5))."""
-    if not servers:
-        return host_text
-    lines = [line for line in host_text.splitlines() if not line.startswith("nameserver")]
+def render_resolver(
+    host_text: str,
+    servers: Sequence[str],
+    *,
+    search: Sequence[str] | None = None,
+    options: Sequence[str] | None = None,
+    named: bool = False,
+) -> str:
+    """A resolv.conf with these servers instead of its own, if there are any; search domains and options stay where none are given
+    (resolv.conf(5)). ``named``: every name is asked for as it is first, since names of containers have no dots."""
+    lines = host_text.splitlines()
+    if servers:
+        lines = [line for line in lines if not line.startswith("nameserver")]
+    if search is not None:
+        lines = [line for line in lines if not line.startswith(("search", "domain"))]
+        if [*search] not in ([], ["."]):
+            lines.insert(0, "search " + " ".join(search))
+    own = [word for line in lines if line.startswith("options") for word in line.split()[1:]] if options is None else [*options]
+    if named and not any(word.startswith("ndots:") for word in options or ()):
+        own = [*(word for word in own if not word.startswith("ndots:")), "ndots:0"]
+    if named or options is not None:
+        lines = [line for line in lines if not line.startswith("options")]
+        lines += ["options " + " ".join(own)] if own else []
     return "".join(f"{line}\n" for line in [*lines, *(f"nameserver {server}" for server in servers)])
 
 
@@ -119,10 +138,13 @@ def write_etc(
     address: str | None,
     gateway: str = "127.0.0.1",
     name_servers: Sequence[str] = (),
+    *,
+    named: bool = False,
 ) -> None:
     """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network.
 
-    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's.
+    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's. ``named``: on a network with names, where
+    a resolver of ours answers.
     """
     extra = [(name, gateway if where == HOST_GATEWAY else where) for name, where in spec.extra_hosts]
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
@@ -131,7 +153,10 @@ def write_etc(
         from contain.linux.resolver import read_resolver
 
         resolver = read_resolver().text
-    resolver = render_resolver(resolver, spec.name_servers or name_servers)
+    servers = (RESOLVER_ADDRESS,) if named else spec.name_servers or name_servers
+    resolver = render_resolver(
+        resolver, servers, search=spec.networking.search, options=spec.networking.options, named=named
+    )
     for name, text in (
         ("hosts", render_hosts(spec.hostname, address, extra)),
         ("hostname", spec.hostname + "\n"),
@@ -218,14 +243,19 @@ def start(
     *,
     stdio: tuple[int, int, int],
     home: HostPath,
+    store: HostPath | None = None,
     started: Callable[[int], None] | None = None,
     window: tuple[int, int] | None = None,
 ) -> Iterator[Running]:
     """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network.
 
-    A skeleton that is there already is used: containers with the same mount points can share one. ``window``: rows and columns of
-    its terminal.
+    A skeleton that is there already is used: containers with the same mount points can share one. ``store``: where named networks and
+    other containers are on record; without it there is the default network only. ``window``: rows and columns of its terminal.
     """
+    from contain.container.networking import find
+
+    networking = find(spec, home=home, store=store)
+    spec = networking.spec
     hierarchies = probe_hierarchies(used_controllers(spec.limits))
     spec = with_all_devices(spec)
     verify_identity(spec.identity)
@@ -236,6 +266,7 @@ def start(
     configure = None
     program: UplinkProgram | None = None
     if spec.network is Network.BRIDGE and is_rootless() and not owns_network():
+        refuse_named_networks(spec)
         program = find_uplink_program()
         if not program.path:
             if spec.ports:
@@ -248,6 +279,8 @@ def start(
 
         configure = network.configure_inside
     with contextlib.ExitStack() as cleanup:
+        for descriptor in networking.joined:
+            cleanup.callback(_close_quietly, descriptor)
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
         plan = plan_launch(spec, workspace, hierarchies, filter_of(spec, home), tty_group=has_tty_group())
@@ -259,35 +292,21 @@ def start(
 
         def prepare(process_id: int) -> dict[str, object]:
             answer: dict[str, object] = {} if window is None else {"window": window}
-            address: str | None = None
-            gateway = "127.0.0.1"
-            name_servers: tuple[str, ...] = ()
-            if program is not None:
+            if program is None:
+                answer |= networking.wire(process_id, workspace, cleanup)
+            else:
+                address: str | None = None
+                gateway = "127.0.0.1"
+                name_servers: tuple[str, ...] = ()
                 if program.path:
                     held = hold_ports(spec.ports)
-                    ports = held.ports
+                    ports = tuple(port for port in held.ports if not port.is_ipv6)
                     held.close()  # the program binds them itself
                     uplink = open_uplink(program, process_id, workspace.directory, ports)
                     cleanup.callback(uplink.close)
                     write_uplink_lease(workspace.directory, ports)
                     address, gateway, name_servers = UPLINK_ADDRESS, own_address(), (NAME_SERVER,)
-            elif spec.network is Network.BRIDGE:
-                held = hold_ports(spec.ports)
-                cleanup.callback(held.close)
-                namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    attachment = network.attach(namespace, container_id=spec.container_id, run_home=home, ports=held.ports)
-                finally:
-                    os.close(namespace)
-                cleanup.callback(network.detach, attachment, wait=False)
-                address, gateway = attachment.address, attachment.gateway
-                answer["interface"] = {
-                    "interface": attachment.interface,
-                    "address": attachment.address,
-                    "prefix": attachment.prefix,
-                    "gateway": attachment.gateway,
-                }
-            write_etc(workspace, spec, address, gateway, name_servers)
+                write_etc(workspace, spec, address, gateway, name_servers)
             set_out_of_memory_score(process_id, spec)
             if started is not None:
                 started(process_id)
@@ -302,6 +321,7 @@ def start(
             prepare=prepare,
             terminal=spec.terminal,
             configure=configure,
+            joined=networking.joined,
         )
         cleanup.callback(launched.close)
         try:
@@ -310,6 +330,17 @@ def start(
             if launched.wait_status is None:
                 launched.send_signal(9)
                 launched.wait()
+
+
+def refuse_named_networks(spec: ContainerSpec) -> None:
+    """Where there is no bridge, there is one way out for all, and nobody else on it."""
+    named = [endpoint.network for endpoint in spec.networking.endpoints if endpoint.network != DEFAULT_NETWORK]
+    if named:
+        raise NotSupported(
+            f"the network {named[0]}: named networks need root",
+            code="network-not-supported",
+            remedy="run as root, or leave out --network",
+        )
 
 
 def _close_quietly(descriptor: int) -> None:

@@ -117,7 +117,8 @@ def _started(
         # With --rm nothing that it writes is kept: then it need not be flushed to the disk at its end either.
         spec, workspace = _workspace_of(spec, replace(plain, volatile=record.remove))
         try:
-            with start(spec, workspace, stdio=stdio, home=home, started=note, window=window) as running:
+            store = records.directory.parent
+            with start(spec, workspace, stdio=stdio, home=home, store=store, started=note, window=window) as running:
                 yield running
         finally:
             remove_freezer_group(spec.container_id)

@@ -1,22 +1,22 @@
 """Bridge networks: each container on its own veth, outbound through NAT, none reached by what is not on its bridge.
 
-*Theory of operation.* Everything belongs to one directory (``run_home``): one bridge and one nftables table for each IP version, named
-after it, and below it a lock and a lease file that says which container has which address. The default network's is the run directory
-itself, a named network's lies below it (`bridge_home`). The first container makes bridge and tables, the last one that goes removes
-them; in between, attaching is one veth pair and a few netlink messages (the *hot path*: no library, no program, about a millisecond).
-Whoever changes anything holds the lock, so that any number of processes may.
+*Theory of operation.* Everything belongs to one directory (``run_home``): one bridge and one nftables table for each IP version,
+named after it, and below it a lock and a lease file that says which container has which address. The default network's is the run
+directory itself, a named network's lies below it (`bridge_home`). The first container makes bridge and tables, the last one that
+goes removes them; in between, attaching is one veth pair and a few netlink messages (the *hot path*: no library, no program,
+about a millisecond). Whoever changes anything holds the lock, so that any number of processes may.
 
 The lease is written before the link is made, and removed after it: what a killed process leaves behind is always named in the
 lease file, and `sweep` finds it there. A lease counts as live while its container is, or while the process that asked for it is.
 A veth dies with the container's network namespace; deleting it first would cost 10 to 20 ms of waiting for the kernel.
 
-*What containers cannot do.* Ports learn no addresses, and each container's hardware address is fixed to its port and its IP address,
-so ARP and spoofed frames gain nothing; on the default network ports are isolated from each other, too. What comes from elsewhere
-unasked is dropped. The host's own services can be reached at the bridge's address, as with Docker. IPv6 is there where a network asks
-for it.
+*What containers cannot do.* Ports learn no addresses, and each container's hardware address is fixed to its port and its IP
+address, so ARP and spoofed frames gain nothing; on the default network ports are isolated from each other, too. What comes from
+elsewhere unasked is dropped. The host's own services can be reached at the bridge's address, as with Docker. IPv6 is there where
+a network asks for it.
 
-Making a bridge sets ``net.ipv4.ip_forward`` to 1 and leaves it so, as Docker does: who needed it meanwhile is not known. With IPv6 the
-same goes for ``net.ipv6.conf.all.forwarding``; interfaces that took their routes from advertisements go on to do so.
+Making a bridge sets ``net.ipv4.ip_forward`` to 1 and leaves it so, as Docker does: who needed it meanwhile is not known. With
+IPv6 the same goes for ``net.ipv6.conf.all.forwarding``; interfaces that took their routes from advertisements go on to do so.
 """
 
 from __future__ import annotations
@@ -225,13 +225,14 @@ def attach(
     wanted: Wanted | None = None,
     reserved: Sequence[Pool] = (),
 ) -> Attachment:
-    """Put the network namespace behind ``netns_fd`` on the bridge of ``run_home``, which is made as ``settings`` say if there is none.
+    """Put the network namespace behind ``netns_fd`` on the bridge of ``run_home``, which is made as ``settings`` say if there is
+    none.
 
     The calling thread must be in the host's network namespace, with CAP_NET_ADMIN. Afterwards the namespace has an interface
     that is still down: `configure_inside` or `configure` completes it. For a container that is attached already,
     its interface is made anew with the same address. On failure everything made here is gone again. ``ports`` are published until
-    it is detached; the caller holds their sockets (`contain.linux.ports`). ``reserved``: subnets of other networks, which may have no
-    bridge at the moment. Raises `HostError`, `Conflict`, `UsageError`.
+    it is detached; the caller holds their sockets (`contain.linux.ports`). ``reserved``: subnets of other networks, which may
+    have no bridge at the moment. Raises `HostError`, `Conflict`, `UsageError`.
     """
     names = _names(run_home)
     wanted = wanted or Wanted()
@@ -300,8 +301,9 @@ def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports:
 
 
 def _open_links(names: _Names, record: NetworkRecord) -> None:
-    """Let linked containers of an isolated bridge talk by way of this machine: it answers for the one's address towards the other, and
-    passes on what the table lets through. ``send_redirects``: else it would tell them of a shorter way that is closed."""
+    """Let linked containers of an isolated bridge talk by way of this machine: it answers for the one's address towards the
+    other, and passes on what the table lets through. ``send_redirects``: else it would tell them of a shorter way that is
+    closed."""
     place = f"/proc/sys/net/ipv4/conf/{names.bridge}"
     for path, value in (
         (f"{place}/send_redirects", "0"),
@@ -358,10 +360,13 @@ def read_bridges(run_home: HostPath) -> list[tuple[HostPath, NetworkRecord]]:
     return [(home, record) for home in bridge_homes(run_home) if (record := Ledger(home).read()).leases]
 
 
-def detach_container(container_id: str, *, run_home: HostPath, wait: bool = True) -> None:
-    """`detach` from every bridge that a container is on, whoever put it there."""
+def detach_container(container_id: str, *, run_home: HostPath, wait: bool = True, delete_links: bool = False) -> None:
+    """`detach` from every bridge that a container is on, whoever put it there. ``delete_links``: somebody else is in its network
+    namespace, which so may outlive it."""
     for home, record in read_bridges(run_home):
-        if container_id in record.leases:
+        if container_id in record.leases and delete_links:
+            disconnect(container_id, run_home=home)
+        elif container_id in record.leases:
             _detach(container_id, home, wait=wait)
 
 
@@ -748,8 +753,8 @@ def configure_inside(interface: str, address: str, prefix: int, gateway: str) ->
 
 
 def configure(attachment: Attachment) -> None:
-    """What `configure_inside` does, for the namespace that the calling thread is in at the moment, with IPv6 where the network has it.
-    The first attachment with a way out keeps the default route. Raises `HostError`."""
+    """What `configure_inside` does, for the namespace that the calling thread is in at the moment, with IPv6 where the network
+    has it. The first attachment with a way out keeps the default route. Raises `HostError`."""
     index = socket.if_nametoindex(attachment.interface)
     requests = [rtnetlink.set_up("lo")]
     if attachment.address6:
