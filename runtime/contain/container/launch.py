@@ -315,7 +315,8 @@ def launch(
     joined: Sequence[int] = (),
 ) -> Launched:
     """Start the plan's program. ``prepare`` is called with the first process's id while it waits; it returns what to add to the go
-    message (``interface``). ``joined``: with `Network.CONTAINER`, the network namespace to be in, and its user namespace. Raises `CommandNotStarted`, `HostError`; then nothing is left running.
+    message (``interface``). ``joined``: with `Network.CONTAINER`, the network namespace to be in, and its user namespace. Raises
+    `CommandNotStarted`, `HostError`; then nothing is left running.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel, inner_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

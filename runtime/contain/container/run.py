@@ -143,8 +143,8 @@ def write_etc(
 ) -> None:
     """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network.
 
-    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's. ``named``: on a network with names, where
-    a resolver of ours answers.
+    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's. ``named``: on a network with
+    names, where a resolver of ours answers.
     """
     extra = [(name, gateway if where == HOST_GATEWAY else where) for name, where in spec.extra_hosts]
     workspace.etc.mkdir(mode=0o755, exist_ok=True)
@@ -154,9 +154,7 @@ def write_etc(
 
         resolver = read_resolver().text
     servers = (RESOLVER_ADDRESS,) if named else spec.name_servers or name_servers
-    resolver = render_resolver(
-        resolver, servers, search=spec.networking.search, options=spec.networking.options, named=named
-    )
+    resolver = render_resolver(resolver, servers, search=spec.networking.search, options=spec.networking.options, named=named)
     for name, text in (
         ("hosts", render_hosts(spec.hostname, address, extra)),
         ("hostname", spec.hostname + "\n"),
@@ -249,8 +247,8 @@ def start(
 ) -> Iterator[Running]:
     """Start a container in a prepared workspace. Leaving the block kills what is left of it and removes groups and network.
 
-    A skeleton that is there already is used: containers with the same mount points can share one. ``store``: where named networks and
-    other containers are on record; without it there is the default network only. ``window``: rows and columns of its terminal.
+    A skeleton that is there already is used: containers with the same mount points can share one. ``store``: where named networks
+    and other containers are on record; without it there is the default network only. ``window``: rows and columns of its terminal.
     """
     from contain.container.networking import find
 
