@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from contain.container.identity import home_of, parse_identity, read_account_files
+from contain.container.identity import add_groups, home_of, parse_identity, read_account_files
 from contain.container.resolve import RunRequest, check_name, resolve_spec
 from contain.container.run import ExitState, new_container_id
 from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
@@ -149,11 +149,14 @@ class Engine:
             source = known[1] if known is not None else ""
         return ReadyImage(name=name, image=image, trees=image_trees(image, self.store), source=source)
 
-    def image(self, name: str, *, pull: str = "missing") -> ReadyImage:
+    def image(self, name: str, *, pull: str = "missing", platform: str | None = None) -> ReadyImage:
         """An image, wherever it comes from: the store, a registry, a base provider. ``pull``: missing, always or never.
+        ``platform``: which of it, as ``linux/arm64``; None: this machine's, or what the store has.
 
         Raises `NotFound`, `RegistryError`.
         """
+        if platform is not None:
+            return self._image_for(name, pull, platform)
         if pull != "always":
             with contextlib.suppress(NotFound):
                 return self.find_image(name)
@@ -166,6 +169,29 @@ class Engine:
             pull_image(reference, store=self.store, progress=self.progress)
             return self.find_image(name)
         return self._base(parse_reference(name), name)
+
+    def _image_for(self, name: str, pull: str, text: str) -> ReadyImage:
+        """The image of a platform. One that the store has for another platform is not taken for it."""
+        from contain.registry.platform import parse_platform
+
+        wanted = parse_platform(text)
+        actual: Platform | None = None
+        if pull != "always" or name == HOST_IMAGE:
+            with contextlib.suppress(NotFound):
+                found = self.find_image(name)
+                actual = found.config.platform
+                if (actual.os, actual.architecture) == (wanted.os, wanted.architecture):
+                    return found
+            if pull == "never" or name == HOST_IMAGE:
+                said = "" if actual is None else f", actual: {actual}"
+                raise NotFound(
+                    f"image with reference {name} was found but does not match the specified platform: wanted {wanted}{said}"
+                    if actual is not None
+                    else f"No such image: {name}",
+                    code="no-such-image",
+                    remedy="build or pull it for that platform",
+                )
+        return self.pull(name, platform=wanted)
 
     def _base(self, reference: Reference, name: str) -> ReadyImage:
         from contain.build.bases import find_base
@@ -452,7 +478,12 @@ class Engine:
         ready = self.image(request.image) if ready is None else ready
         passwd, group = read_account_files(ready.trees)
         identity = parse_identity(request.user or ready.config.user, passwd, group)
-        container_id = new_container_id()
+        identity = add_groups(identity, request.surroundings.added_groups, group)
+        container_id = request.container_id or new_container_id()
+        if request.networking.endpoints or request.networking.container:
+            from contain.container.networking import settle
+
+            request = replace(request, networking=settle(request.networking, self.home))
         return resolve_spec(
             request,
             container_id=container_id,

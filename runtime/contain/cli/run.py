@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
+from contain.cli.network_options import add_network_arguments, parse_networks
 from contain.cli.output import TerminalProgress
-from contain.declared import parse_size_bytes
 from contain.errors import Conflict, NotSupported, UsageError
-from contain.spec import DEFAULT_PIDS_LIMIT, Limits, Network
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.container.mounts import MountRequest, VolumesFrom
-    from contain.engine import RunRequest
-    from contain.spec import PortRequest
-
-_SMALLEST_MEMORY_BYTES = 6 << 20
-_LARGEST_MEMORY_BYTES = 1 << 56
+    from contain.engine import Engine, ReadyImage, RunRequest
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +38,12 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     from contain.cli.keeping import add_keeping_arguments
+    from contain.cli.limits import add_first_limit_arguments, add_limit_arguments
     from contain.cli.restrictions import add_restriction_arguments
 
     add_restriction_arguments(parser)
     add_keeping_arguments(parser)
+    add_network_arguments(parser)
     parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
@@ -67,31 +67,18 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
     parser.add_argument("-u", "--user", metavar="USER", help="name, uid, name:group or uid:gid")
     parser.add_argument("-h", "--hostname", metavar="NAME", help="its host name")
-    parser.add_argument("-m", "--memory", metavar="N", help="memory limit, for example 512m")
-    parser.add_argument("--cpus", type=float, metavar="N", help="CPU limit, for example 1.5")
-    parser.add_argument("--pids-limit", type=int, metavar="N", help=f"process limit (default {DEFAULT_PIDS_LIMIT}; -1: none)")
-    parser.add_argument(
-        "--network", "--net", default="bridge", metavar="none|host|bridge", help="what it can reach (default bridge)"
-    )
-    parser.add_argument("--add-host", action="append", default=[], metavar="NAME:IP", help="a line of /etc/hosts")
-    parser.add_argument("--dns", action="append", default=[], metavar="IP", help="a name server instead of this machine's")
-    parser.add_argument(
-        "-p",
-        "--publish",
-        action="append",
-        default=[],
-        metavar="[IP:][HOST:]PORT[/udp]",
-        help="make a port of it one of this machine",
-    )
-    parser.add_argument("-P", "--publish-all", action="store_true", help="publish each exposed port at a free one")
+    add_limit_arguments(parser)
+    add_first_limit_arguments(parser)
     parser.add_argument("--userns", default="", metavar="MODE", help="auto[:size=N]: ids of its own; host: no user namespace")
     parser.add_argument("--read-only", action="store_true", help="a root that cannot be written")
     parser.add_argument("--name", metavar="NAME", help="name of the container")
     parser.add_argument("--entrypoint", metavar="X", help="program instead of the image's entrypoint")
     parser.add_argument("-l", "--label", action="append", default=[], metavar="K=V", help="label")
-    parser.add_argument(
-        "--pull", choices=("always", "missing", "never"), default="missing", help="whether to look beyond the store"
-    )
+    parser.add_argument("--replace", action="store_true", help="remove a container that has its name first")
+    parser.add_argument("--pull", default="missing", metavar="WHEN", help="always, missing (default) or never")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="of the image, for example linux/arm64")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing about where the image comes from")
+    parser.add_argument("--cidfile", metavar="FILE", help="write the container's id to a file that is not there yet")
     parser.add_argument("image", metavar="IMAGE", help="name or digest of an image, or `host`")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments instead of the image's"
@@ -129,64 +116,14 @@ def parse_volumes_from(values: list[str]) -> tuple[VolumesFrom, ...]:
     return tuple(map(parse_volumes_from, values))
 
 
-def parse_limits(options: argparse.Namespace) -> Limits:
-    """``--memory``, ``--cpus``, ``--pids-limit``."""
-    memory = None if options.memory is None else parse_size_bytes(options.memory, what="--memory")
-    if memory is not None and memory > _LARGEST_MEMORY_BYTES:
-        raise UsageError(f"--memory: {options.memory[:20]!r} is more than any machine has", code="bad-limit")
-    if memory is not None and memory < _SMALLEST_MEMORY_BYTES:
-        raise UsageError("Minimum memory limit allowed is 6MB", code="bad-limit")
-    if options.cpus is not None and not 0 < options.cpus <= (os.cpu_count() or 1):
-        raise UsageError(
-            f"range of CPUs is from 0.01 to {os.cpu_count()}, as there are only {os.cpu_count()} CPUs available",
-            code="bad-limit",
-        )
-    pids = DEFAULT_PIDS_LIMIT if options.pids_limit is None else None if options.pids_limit <= 0 else options.pids_limit
-    return Limits(memory_bytes=memory, cpus=options.cpus, pids=pids)
-
-
-def parse_network(value: str) -> Network:
-    """``--network``."""
-    try:
-        return Network(value)
-    except ValueError:
-        raise NotSupported(
-            f"the network {value!r} is not supported yet", code="network-not-supported", remedy="use none, host or bridge"
-        ) from None
-
-
-def parse_published(options: argparse.Namespace) -> tuple[PortRequest, ...]:
-    """``--publish``, which needs a network of the container's own."""
-    from contain.container.ports import parse_publish
-
-    found = tuple(request for value in options.publish for request in parse_publish(value))
-    if options.network == "host" and (found or options.publish_all):
-        sys.stderr.write("WARNING: Published ports are discarded when using host network mode\n")
-    if options.network == "none" and (found or options.publish_all):
-        raise UsageError(
-            "conflicting options: port publishing and the network mode none",
-            code="port-without-network",
-            remedy="leave out -p, or --network none",
-        )
-    return found
-
-
 def run(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
-    from contain.engine import Engine
-
     if options.detach and options.rm and options.plan:
         raise UsageError("--plan excludes -d", code="bad-arguments")
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
     joined = parse_joined(options, stdin=options.interactive)
-    request = _parse_request(options)
-    progress = TerminalProgress()
-    with Engine.open(progress=progress) as engine:
-        try:
-            ready = engine.image(options.image, pull=options.pull)
-        finally:
-            progress.close()
+    with _opened(options) as (engine, request, ready):
         if options.plan:
             sys.stdout.write(engine.plan_run(request, ready))
             return 0
@@ -203,30 +140,91 @@ def run(options: argparse.Namespace) -> int:
 
 def create(options: argparse.Namespace) -> int:
     """Print the id of a container that ``contain start`` starts."""
-    from contain.engine import Engine
-
-    request = _parse_request(options)
-    progress = TerminalProgress()
-    with Engine.open(progress=progress) as engine:
-        try:
-            ready = engine.image(options.image, pull=options.pull)
-        finally:
-            progress.close()
+    with _opened(options) as (engine, request, ready):
         sys.stdout.write(engine.create(request, ready, remove=options.rm) + "\n")
     return 0
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[tuple[Engine, RunRequest, ReadyImage]]:
+    """The engine, what was asked and its image; the id is in the file that was asked for while the container may be there."""
+    from contain.engine import Engine
+
+    if options.pull not in ("always", "missing", "never"):
+        raise UsageError(
+            f'invalid pull option: \'{options.pull}\': must be one of "always", "missing" or "never"', code="bad-arguments"
+        )
+    request = _parse_request(options)
+    progress = TerminalProgress(quiet=options.quiet)
+    with Engine.open(progress=progress) as engine, contextlib.ExitStack() as cleanup:
+        if options.cidfile is not None and not getattr(options, "plan", False):
+            request = replace(request, container_id=cleanup.enter_context(_id_file(options.cidfile, engine)))
+        try:
+            ready = engine.image(options.image, pull=options.pull, platform=options.platform)
+        finally:
+            progress.close()
+        if options.replace and not getattr(options, "plan", False):
+            _remove_namesake(engine, request)
+        yield engine, request, ready
+
+
+@contextlib.contextmanager
+def _id_file(path: str, engine: Engine) -> Iterator[str]:
+    """A new container's id, written to a file. The file goes again if no such container was made."""
+    from contain.container.run import new_container_id
+
+    identifier = new_container_id()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise UsageError(
+            f"container ID file found, make sure the other container isn't running or delete {path}", code="cidfile"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"failed to create the container ID file: open {path}: {error.strerror}", code="cidfile") from None
+    try:
+        os.write(descriptor, identifier.encode())
+    finally:
+        os.close(descriptor)
+    try:
+        yield identifier
+    except BaseException as error:
+        made = getattr(error, "code", "") == "command-not-started" or engine.records.place(identifier).exists()
+        if not made:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        raise
+
+
+def _remove_namesake(engine: Engine, request: RunRequest) -> None:
+    """podman's ``--replace``."""
+    from contain.container.lifecycle import remove_container
+
+    if request.name is None:
+        raise UsageError("cannot replace container without --name being set", code="bad-arguments")
+    for record in engine.records.all():
+        if record.name == request.name:
+            remove_container(engine.records, record, force=True)
 
 
 def _parse_request(options: argparse.Namespace) -> RunRequest:
     """What was asked, of a command line."""
     from contain.cli.keeping import parse_keeping
-    from contain.cli.restrictions import parse_capabilities, parse_resources, read_env_files
-    from contain.container.hosts import parse_add_host, parse_dns
+    from contain.cli.limits import parse_limits
+    from contain.cli.restrictions import (
+        parse_capabilities,
+        parse_labels,
+        parse_resources,
+        parse_surroundings,
+        read_env_files,
+    )
     from contain.container.idmapping import parse_user_namespace
     from contain.engine import RunRequest
 
     resource_limits, shared_memory_bytes = parse_resources(options)
     return RunRequest(
-        capabilities=parse_capabilities(options.cap_add, options.cap_drop),
+        capabilities=parse_capabilities(options),
+        surroundings=parse_surroundings(options),
         resource_limits=resource_limits,
         shared_memory_bytes=shared_memory_bytes,
         stop_signal=options.stop_signal,
@@ -239,20 +237,16 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         volumes_from=parse_volumes_from(options.volumes_from),
         working_directory=options.workdir,
         user=options.user,
-        hostname=options.hostname,
+        hostname=os.uname().nodename if options.uts == "host" else options.hostname,
         name=options.name,
-        network=parse_network(options.network),
         limits=parse_limits(options),
         read_only=options.read_only,
         user_namespace=parse_user_namespace(options.userns),
         terminal=options.tty,
         interactive=options.interactive,
         input_once=options.interactive and not getattr(options, "detach", False),
-        labels=parse_pairs(options.label, flag="--label"),
-        publish=parse_published(options),
-        publish_all=options.publish_all,
-        extra_hosts=tuple(parse_add_host(value) for value in options.add_host),
-        name_servers=parse_dns(options.dns),
+        labels=parse_labels(options),
+        **parse_networks(options),
     )
 
 

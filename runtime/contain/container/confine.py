@@ -10,10 +10,11 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from contain.errors import HostError
+from contain.errors import HostError, UsageError
 from contain.linux.seccomp_cache import cache_key, cached_filter
 from contain.paths import ContainerPath, HostPath
 from contain.spec import SECCOMP_BUILTIN, SECCOMP_UNCONFINED, ContainerSpec, Device
+from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
@@ -68,6 +69,27 @@ def find_devices(place: str = "/dev") -> Iterator[Device]:
             yield from find_devices(entry.path)
         elif (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and os.stat(entry.path).st_rdev:
             yield Device(source=HostPath(entry.path), target=ContainerPath(entry.path))
+
+
+def expand_device(asked: Device) -> Iterator[Device]:
+    """A device that was asked for; of a directory, each that is in it. Raises `UsageError` where there is none, in Docker's words."""
+    try:
+        mode = os.stat(asked.source).st_mode
+    except OSError as error:
+        raise _no_device(asked, (error.strerror or "").lower()) from None
+    if stat.S_ISDIR(mode):
+        for found in find_devices(str(asked.source)):
+            yield replace(found, target=asked.target / found.source.relative_to(asked.source), access=asked.access)
+    elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        yield asked
+    else:
+        raise _no_device(asked, "not a device node")
+
+
+def _no_device(asked: Device, why: str) -> UsageError:
+    return UsageError(
+        f'error gathering device information while adding custom device "{asked.source}": {why}', code="bad-device"
+    )
 
 
 def rules_for(spec: ContainerSpec, default: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contain.errors import ContainError, UsageError
 from contain.paths import HostPath
 from contain.spec import Identity
+from contain.values import replace
 
 _LARGEST_ID = 2**31 - 1
 _MOST_DIGITS = 20
@@ -67,6 +68,18 @@ def parse_identity(user: str, passwd: str, group: str) -> Identity:
         return Identity(user_id=user_id, group_id=0, groups=(0,))
     supplementary = {int(row[3]), *(int(entry[2]) for entry in groups if row[0] in entry[3].split(","))}
     return Identity(user_id=user_id, group_id=int(row[3]), groups=tuple(sorted(supplementary)))
+
+
+def add_groups(identity: Identity, names: Sequence[str], group: str) -> Identity:
+    """``--group-add``: groups by name or number, the names of the text of /etc/group. Raises `UsageError` (code ``bad-user``)."""
+    rows = {row[0]: int(row[2]) for row in _rows(group) if len(row) >= 3 and _is_id(row[2])}
+    found = set(identity.groups)
+    for name in names:
+        number = rows.get(name, _number(name, "group"))
+        if number is None:
+            raise UsageError(f"Unable to find group {name}: no matching entries in group file", code="bad-user")
+        found.add(number)
+    return replace(identity, groups=tuple(sorted(found)))
 
 
 def home_of(identity: Identity, passwd: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 
+from contain.container.asked import Surroundings
 from contain.container.idmapping import check_identity
 from contain.container.keeping import Keeping
 from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
@@ -69,6 +70,8 @@ class RunRequest:
     name_servers: tuple[str, ...] = ()
     networking: Networking = Networking()
     user_namespace: UserNamespace = UserNamespace()
+    surroundings: Surroundings = Surroundings()
+    container_id: str = ""  # one that its caller made; else a new one
 
 
 def parse_signal(text: str) -> int:
@@ -130,7 +133,10 @@ def resolve_spec(
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     if request.terminal:
         variables["TERM"] = "xterm"
-    variables.update(config.environment)
+    around = request.surroundings
+    variables.update(() if around.unset_all else config.environment)
+    for name in around.unset:
+        variables.pop(name, None)
     variables.update(request.environment)
     directory = ContainerPath(request.working_directory or config.working_directory or "/")
     if not directory.is_absolute():
@@ -184,4 +190,15 @@ def resolve_spec(
         name_servers=request.name_servers,
         networking=replace(request.networking, exposed=exposed),
         user_namespace=request.user_namespace,
+        confinement=around.confinement,
+        sysctls=around.sysctls,
+        devices=around.devices,
+        device_rules=around.device_rules,
+        ipc=around.ipc,
+        uts=around.uts,
+        cgroup_namespace=around.cgroup_namespace,
+        domain_name=around.domain_name,
+        umask=around.umask,
+        out_of_memory_score=around.out_of_memory_score,
+        annotations=around.annotations,
     )
