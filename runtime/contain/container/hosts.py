@@ -13,6 +13,7 @@ from contain.container.run import HOST_GATEWAY
 from contain.errors import NotSupported, UsageError
 
 _NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
+_OPTION = re.compile(r"[A-Za-z0-9-]{1,32}(:[A-Za-z0-9./-]{1,32})?")
 _MOST_SERVERS = 3
 
 
@@ -34,8 +35,25 @@ def parse_add_host(text: str) -> tuple[str, str]:
         ) from None
 
 
-def parse_dns(values: Sequence[str]) -> tuple[str, ...]:
-    """The addresses of ``--dns``, at most three, which is all that resolvers ask. Raises `UsageError`, `NotSupported` for IPv6."""
+def parse_dns_search(values: Sequence[str]) -> tuple[str, ...]:
+    """The domains of ``--dns-search``; ``.`` alone for none. Raises `UsageError`."""
+    for text in values:
+        if text != "." and (not _NAME.fullmatch(text) or ".." in text):
+            raise UsageError(f"{text} is not a valid domain", code="bad-dns", remedy="for example --dns-search example.org")
+    return tuple(values)
+
+
+def parse_dns_option(values: Sequence[str]) -> tuple[str, ...]:
+    """The options of ``--dns-option``, as resolv.conf(5) has them. Raises `UsageError`."""
+    for text in values:
+        if not _OPTION.fullmatch(text):
+            raise UsageError(f"invalid --dns-option {text!r}", code="bad-dns", remedy="for example ndots:2 or timeout:1")
+    return tuple(values)
+
+
+def parse_dns(values: Sequence[str], *, ipv6: bool = False) -> tuple[str, ...]:
+    """The addresses of ``--dns``, at most three, which is all that resolvers ask. Raises `UsageError`, `NotSupported` for IPv6 where
+    the container has none (``ipv6``: it may have)."""
     for text in values:
         try:
             IPv4Address(text)
@@ -46,8 +64,10 @@ def parse_dns(values: Sequence[str]) -> tuple[str, ...]:
                 raise UsageError(
                     f"{text} is not an ip address", code="bad-dns", remedy="for example --dns 192.0.2.53"
                 ) from None
+            if ipv6:
+                continue
             raise NotSupported(
-                f"--dns {text}: containers have no IPv6", code="dns-not-supported", remedy="give a server's IPv4 address"
+                f"--dns {text}: containers on the default network have no IPv6", code="dns-not-supported", remedy="give a server's IPv4 address"
             ) from None
     if len(values) > _MOST_SERVERS:
         raise UsageError(
