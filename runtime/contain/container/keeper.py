@@ -33,6 +33,7 @@ import socket
 import sys
 from typing import Any
 
+from contain.beneath import open_beneath
 from contain.container.launch import describe_failure, die_with_parent, map_identity, place_descriptors, reset_signals
 from contain.container.plan import Workspace, plan_credentials, plan_outside, plan_root
 from contain.container.workspaces import make_held_directory, memory_takes_attributes, remove_groups, remove_held_directory
@@ -57,6 +58,7 @@ _NAMESPACES = (
     ("cgroup", syscalls.CLONE_NEWCGROUP),
 )
 _ALL = sum(flag for _, flag in _NAMESPACES)
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PACKET = 65536
 
 
@@ -392,22 +394,46 @@ def read_all(descriptor: int) -> bytes:
 def link_tree(source: HostPath, target: HostPath) -> bool:
     """Repeat a tree with hard links for everything but directories; False, and nothing made, if it is empty.
 
-    Keeps owners, modes and ``user.overlay.*`` attributes of directories; whiteouts are links like all else.
+    Keeps owners, modes and ``user.overlay.*`` attributes of directories; whiteouts are links like all else. By descriptors: the
+    container whose tree it is may exchange a directory for a link meanwhile.
     """
     if not source.is_dir() or not any(source.iterdir()):
         return False
-    for place, directories, files in os.walk(source):
-        here = str(target) + place[len(str(source)) :]
-        state = os.lstat(place)
-        os.mkdir(here)
-        os.chown(here, state.st_uid, state.st_gid)
-        os.chmod(here, state.st_mode & 0o7777)
-        for name in os.listxattr(place):
-            if name.startswith("user.overlay."):
-                os.setxattr(here, name, os.getxattr(place, name))
-        for name in (*files, *(name for name in directories if os.path.islink(f"{place}/{name}"))):
-            os.link(f"{place}/{name}", f"{here}/{name}", follow_symlinks=False)
+    os.mkdir(target)
+    roots = [os.open(path, _DIRECTORY_FLAGS) for path in (source, target)]
+    try:
+        waiting = [""]
+        while waiting:
+            path = waiting.pop()
+            opened = [open_beneath(root, path, _DIRECTORY_FLAGS, links=False) for root in roots]
+            try:
+                waiting += [f"{path}/{name}" for name in _link_directory(opened[0], opened[1])]
+            finally:
+                for descriptor in opened:
+                    os.close(descriptor)
+    finally:
+        for descriptor in roots:
+            os.close(descriptor)
     return True
+
+
+def _link_directory(source: int, target: int) -> list[str]:
+    """Link what is in one directory; the names of the directories in it, which are made."""
+    state = os.fstat(source)
+    os.fchown(target, state.st_uid, state.st_gid)
+    os.fchmod(target, state.st_mode & 0o7777)
+    for name in os.listxattr(source):
+        if name.startswith("user.overlay."):
+            os.setxattr(target, name, os.getxattr(source, name))
+    directories = []
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.mkdir(entry.name, dir_fd=target)
+                directories.append(entry.name)
+            else:
+                os.link(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    return directories
 
 
 def make_directories(configuration: SessionConfiguration) -> None:

@@ -231,10 +231,10 @@ def _size_bytes(directory: HostPath, used_ns: int, *, settled: bool) -> int:
 def _measure_bytes(tree: HostPath) -> int:
     """What a tree takes on disk; a file of several names counts once."""
     total, seen = 0, set()
-    for place, directories, files in os.walk(tree):
+    for _, directories, files, place in os.fwalk(tree):  # by descriptors: a build may write meanwhile
         for name in (*directories, *files):
             with contextlib.suppress(OSError):
-                found = os.lstat(os.path.join(place, name))
+                found = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if found.st_nlink > 1 and name in files:
                     if (found.st_dev, found.st_ino) in seen:
                         continue
