@@ -178,9 +178,9 @@ class Attachments:
                 break
             for descriptor in {*readable, *writable}:
                 self.handle(descriptor)
-                client = self._clients.get(descriptor)
-                if client is not None and not client.queue:
-                    self._drop(client)
+                left_over = self._clients.get(descriptor)
+                if left_over is not None and not left_over.queue:
+                    self._drop(left_over)
 
     # -- one client ----------------------------------------------------------------------------------------------------------
 
