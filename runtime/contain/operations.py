@@ -137,13 +137,14 @@ class MountFilesystem:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountBind:
     """A host file or directory, with what is mounted below it, at a place inside. ``no_devices``: device nodes in it cannot be
-    opened."""
+    opened. ``beneath``: a directory above the source; no link between the two is followed."""
 
     source: str
     target: str
     read_only: bool
     optional: bool = False
     no_devices: bool = False
+    beneath: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +366,6 @@ def render_operation(operation: Operation) -> str:
                 value = list(value)
             case _:
                 pass
-        if value not in ((), [], False):
+        if value not in ((), [], False, None):
             shown.append(f"{field.name}={value}")
     return " ".join([type(operation).__name__, *shown])

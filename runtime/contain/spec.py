@@ -47,22 +47,25 @@ class Endpoint:
 class Networking:
     """What a container is to have of networks, besides the kind. ``endpoints``: none means one on the default network; ``container``:
     whose namespace is shared. ``search`` and ``options`` of resolv.conf(5): None means this machine's. ``exposed``: ports that its
-    image or its maker names, as ``80/tcp``."""
+    image or its maker names, as ``80/tcp``. ``disconnected``: it was taken off all networks."""
 
     endpoints: tuple[Endpoint, ...] = ()
     container: str = ""
     search: tuple[str, ...] | None = None
     options: tuple[str, ...] | None = None
     exposed: tuple[str, ...] = ()
+    disconnected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """A host file or directory at a container path."""
+    """A host file or directory at a container path. ``beneath``: a directory above the source whose content others may change at any
+    moment; then no link between the two is followed."""
 
     source: HostPath
     target: ContainerPath
     read_only: bool = False
+    beneath: HostPath | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -306,9 +306,8 @@ class Performer:
                     os.close(descriptor)
 
     def _bind(self, operation: MountBind) -> None:
-        recursive = syscalls.AT_RECURSIVE
         try:
-            tree = syscalls.open_tree(-100, operation.source, syscalls.OPEN_TREE_CLONE | recursive)
+            tree = _clone_source(operation.source, operation.beneath)
         except OSError:
             if operation.optional:
                 return
@@ -482,6 +481,24 @@ def _open_verified(path: str, magic: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"{path} of the container is not the kernel's", path)
     return descriptor
+
+
+def _clone_source(source: str, beneath: str | None) -> int:
+    """A detached copy of the mount at a place of the machine; with ``beneath``, no link below that directory leads to it: the name may
+    be given to a link by others while we look (CVE-2024-23651)."""
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+    if beneath is None:
+        return syscalls.open_tree(-100, source, flags)
+    top = os.open(beneath, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+        found = syscalls.openat2(top, os.path.relpath(source, beneath), os.O_PATH, resolve=resolve)
+    finally:
+        os.close(top)
+    try:
+        return syscalls.open_tree(found, "", flags | syscalls.AT_EMPTY_PATH)
+    finally:
+        os.close(found)
 
 
 def _write_memory_file(operation: WriteMemoryFile) -> None:

@@ -306,41 +306,41 @@ class _Opener:
             yield Pause(_ASK_AGAIN_SECONDS)
         for (mount, source), identity in zip(self._caches, identities, strict=True):
             place = held[identity].tree
+            within = None
             if source is None and mount.source.strip("/"):
-                descriptor = _open_in_cache(place, mount, self._step)
-                self._stack.callback(os.close, descriptor)
-                # By descriptor: another step that has the cache may put a link in the name's place at any moment (CVE-2024-23651).
-                # The container's first process is forked, and has the descriptor too until everything is mounted.
-                place = HostPath(f"/proc/self/fd/{descriptor}")
-            self.mounts.append(Bind(source=place, target=PurePosixPath(mount.target), read_only=mount.read_only))
+                within, place = place, _directory_in(place, mount, self._step)
+            target, read_only = PurePosixPath(mount.target), mount.read_only
+            self.mounts.append(Bind(source=place, target=target, read_only=read_only, beneath=within))
 
 
 _STRICTNESS: Mapping[str, int] = {"shared": 0, "private": 1, "locked": 2}
 
 
-def _open_in_cache(tree: HostPath, mount: RunMount, step: RunStep) -> int:
-    """A descriptor of a directory of a cache, made if it is missing. What is in a cache was written by steps, and is being written
-    by others now, so links are not followed, and no name is resolved twice."""
+def _directory_in(tree: HostPath, mount: RunMount, step: RunStep) -> HostPath:
+    """A directory of a cache, made if it is missing. What is in a cache was written by steps, so links are not followed; and since
+    other steps write it now, it is opened without following links once more when it is mounted (`Bind.beneath`)."""
+    place = tree
     descriptor = os.open(tree, _DIRECTORY_FLAGS)
-    for name in mount.source.split("/"):
-        if name in ("", "."):
-            continue
-        try:
+    try:
+        for name in mount.source.split("/"):
+            if name in ("", "."):
+                continue
             if name == "..":
                 raise NotADirectoryError
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, _CACHE_MODE, dir_fd=descriptor)
             inner = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
-        except OSError as error:
-            raise UsageError(
-                f"{mount.source!r} is not a directory of the cache {mount.id!r}: a link, a file, or outside of it",
-                code="mount-source-kind",
-                span=step.instruction.span_of(mount.source),
-            ) from error
-        finally:
             os.close(descriptor)
-        descriptor = inner
-    return descriptor
+            descriptor, place = inner, place / name
+    except OSError as error:
+        raise UsageError(
+            f"{mount.source!r} is not a directory of the cache {mount.id!r}: a link, a file, or outside of it",
+            code="mount-source-kind",
+            span=step.instruction.span_of(mount.source),
+        ) from error
+    finally:
+        os.close(descriptor)
+    return place
 
 
 def _copy_into(place: HostPath, source: MountSource, *, epoch_seconds: int | None) -> None:
