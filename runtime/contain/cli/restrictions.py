@@ -158,8 +158,13 @@ def parse_surroundings(options: argparse.Namespace) -> Surroundings:
     score = None
     if options.oom_score_adj is not None:
         score = asked.verify_out_of_memory_score(asked.parse_integer(options.oom_score_adj, "--oom-score-adj"))
+    confinement = asked.parse_security_options(options.security_opt, profiles=texts, privileged=options.privileged)
+    if confinement.apparmor:
+        from contain.container.confine import verify_apparmor
+
+        verify_apparmor(confinement.apparmor)
     return asked.Surroundings(
-        confinement=asked.parse_security_options(options.security_opt, profiles=texts, privileged=options.privileged),
+        confinement=confinement,
         sysctls=tuple(
             asked.parse_sysctl(text, host_network=options.network == "host", host_ipc=ipc is Sharing.HOST)
             for text in options.sysctl
@@ -232,4 +237,10 @@ def parse_capabilities(options: argparse.Namespace) -> frozenset[str]:
         return DEFAULT_CAPABILITIES
     from contain.container.asked import parse_capabilities as decide
 
-    return decide(options.cap_add, options.cap_drop, privileged=options.privileged)
+    kept = decide(options.cap_add, options.cap_drop, privileged=options.privileged)
+    everything = options.privileged or any(name.upper().removeprefix("CAP_") == "ALL" for name in options.cap_add)
+    if everything and options.userns == "host":  # then all means all that this process can give, as Docker's daemon
+        from contain.container.confine import own_capabilities
+
+        return kept & own_capabilities()
+    return kept

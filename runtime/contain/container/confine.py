@@ -71,6 +71,30 @@ def find_devices(place: str = "/dev") -> Iterator[Device]:
             yield Device(source=HostPath(entry.path), target=ContainerPath(entry.path))
 
 
+def own_capabilities() -> frozenset[str]:
+    """What this process could give to a container without a user namespace: its bounding set."""
+    from contain.linux.capabilities import CAPABILITY_NUMBERS
+
+    with open("/proc/self/status") as file:
+        mask = next((int(line.split()[1], 16) for line in file if line.startswith("CapBnd:")), 0)
+    return frozenset(name for name, number in CAPABILITY_NUMBERS.items() if mask >> number & 1)
+
+
+def verify_apparmor(profile: str) -> None:
+    """Raise `HostError` where the kernel would not use an AppArmor profile."""
+    try:
+        with open("/sys/module/apparmor/parameters/enabled") as file:
+            enabled = file.read().strip() == "Y"
+    except OSError:
+        enabled = False
+    if not enabled:
+        raise HostError(
+            f"the AppArmor profile {profile!r} cannot be used: this kernel has no AppArmor, or it is switched off",
+            code="apparmor-missing",
+            remedy="leave it out, or --security-opt apparmor=unconfined",
+        )
+
+
 def expand_device(asked: Device) -> Iterator[Device]:
     """A device that was asked for; of a directory, each that is in it. Raises `UsageError` where there is none, in Docker's words."""
     try:
