@@ -11,10 +11,15 @@ from contain.values import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeRootDirectory:
-    """A host directory becomes the root, mounted onto itself. ``propagation``: MS_* flags for all mounts of this namespace, first."""
+    """A host directory becomes the root, mounted onto itself. ``propagation``: MS_* flags for all mounts of this namespace, first.
+
+    ``detached``: for a process in a mount namespace that is not its own. The root is then a tree of mounts that no namespace shows
+    and that goes with its last process (open_tree(2)); mounting into one takes Linux 6.15.
+    """
 
     path: str
     propagation: int
+    detached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +79,11 @@ class WriteSysctl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveHost:
-    """Enter the new root and let go of the old one; ``move``: without pivot_root(2), for roots on a ramdisk."""
+    """Enter the new root and let go of the old one; ``move``: without pivot_root(2), for roots on a ramdisk; ``detached``: with
+    chroot(2) alone, where the old root is everybody's."""
 
     move: bool
+    detached: bool = False
     read_only: bool
     propagation: int
 
@@ -134,26 +141,36 @@ class SetAffinity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallFilter:
-    """A compiled filter with SECCOMP_FILTER_FLAG_* bits (seccomp(2))."""
+    """A compiled filter with SECCOMP_FILTER_FLAG_* bits (seccomp(2)). ``privileged``: without no_new_privs, by CAP_SYS_ADMIN, made
+    effective beside the given effective, permitted and inheritable sets."""
 
     program: bytes
     flags: int = 0
+    privileged: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepOnly:
+    """Capabilities (effective, inheritable, permitted, ambient) as they stay, and no_new_privs."""
+
+    capabilities: tuple[int, int, int, int] | None
+    no_new_privileges: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeIdentity:
-    """User, groups, umask and the five capability sets (capabilities(7)). ``capabilities`` None: what the kernel leaves.
+    """User, groups, umask and capabilities (bounding, effective, inheritable, permitted); None: what the kernel leaves.
 
-    Bits are bounding, effective, inheritable, permitted, ambient.
+    ``filter_follows``: CAP_SYS_ADMIN stays permitted for the filter; `KeepOnly` ends that.
     """
 
     user_id: int
     group_id: int
     groups: tuple[int, ...]
     umask: int
-    capabilities: tuple[int, int, int, int, int] | None
-    no_new_privileges: bool
+    capabilities: tuple[int, int, int, int] | None
     new_keyring: bool
+    filter_follows: bool
 
 
 BundleOperation = (
@@ -171,5 +188,6 @@ BundleOperation = (
     | SetIoPriority
     | SetAffinity
     | InstallFilter
+    | KeepOnly
     | TakeIdentity
 )

@@ -19,6 +19,7 @@ import termios
 from contain.bundle_operations import (
     BundleOperation,
     InstallFilter,
+    KeepOnly,
     LeaveHost,
     MakeNode,
     MountEntry,
@@ -37,7 +38,7 @@ from contain.linux import syscalls
 from contain.linux.perform import Performer
 
 _HERE = -100  # AT_FDCWD
-_PROC_SUPER_MAGIC = 0x9FA0
+_SYS_ADMIN = 1 << 21
 _X86 = os.uname().machine == "x86_64"
 _PRLIMIT, _PERSONALITY, _SETDOMAINNAME = (302, 135, 171) if _X86 else (261, 92, 162)
 _SCHED_SETATTR, _IOPRIO_SET, _SECCOMP = (314, 251, 317) if _X86 else (274, 30, 277)
@@ -92,8 +93,10 @@ class BundlePerformer(Performer):
                 _call("ioprio_set", _IOPRIO_SET, ctypes.c_int(1), ctypes.c_int(0), ctypes.c_int(value))
             case SetAffinity(processors=processors):
                 os.sched_setaffinity(0, processors)
-            case InstallFilter(program=program, flags=flags):
-                _install_filter(program, flags)
+            case InstallFilter(program=program, flags=flags, privileged=privileged):
+                _install_filter(program, flags, privileged)
+            case KeepOnly():
+                _keep_only(operation)
             case TakeIdentity():
                 self._take_identity(operation)
             case _:
@@ -103,6 +106,9 @@ class BundlePerformer(Performer):
 
     def _take_root(self, operation: TakeRootDirectory) -> None:
         shared = 1 << 20
+        if operation.detached:
+            self._root = syscalls.open_tree(_HERE, operation.path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+            return
         syscalls.mount("", "/", "", operation.propagation, "")
         if operation.propagation & shared:
             _make_parent_private(operation.path)
@@ -114,7 +120,9 @@ class BundlePerformer(Performer):
 
     def _leave_host(self, operation: LeaveHost) -> None:
         os.fchdir(self._root)
-        if operation.move:
+        if operation.detached:
+            os.chroot(".")
+        elif operation.move:
             syscalls.mount(".", "/", "", 0x2000, "")  # MS_MOVE
             os.chroot(".")
         else:
@@ -123,7 +131,7 @@ class BundlePerformer(Performer):
             syscalls.mount("", ".", "", (1 << 19) | syscalls.MS_REC, "")
             syscalls.umount2(".", syscalls.MNT_DETACH)
         os.chdir("/")
-        if operation.propagation:
+        if operation.propagation and not operation.detached:
             syscalls.mount("", "/", "", operation.propagation, "")
         if operation.read_only:
             syscalls.mount_setattr(self._root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
@@ -285,16 +293,25 @@ class BundlePerformer(Performer):
         os.setresuid(who.user_id, who.user_id, who.user_id)
         if sets is not None:
             every = (1 << self._last_capability + 1) - 1
-            _, effective, inheritable, permitted, ambient = (bits & every for bits in sets)
-            syscalls.capset(effective & permitted, permitted, inheritable)
-            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-            for number in range(self._last_capability + 1):
-                if ambient >> number & 1:
-                    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
-        if who.no_new_privileges:
-            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            _, effective, inheritable, permitted = (bits & every for bits in sets)
+            # Effective is final from here on, so that directories and programs are found with the program's rights; what else is
+            # permitted goes with `KeepOnly`, after the filter.
+            kept = permitted | (_SYS_ADMIN if who.filter_follows else 0)
+            syscalls.capset(effective & permitted, kept, inheritable)
         os.umask(who.umask)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # until execve(2): see `Performer._become`
+
+
+def _keep_only(rights: KeepOnly) -> None:
+    """The last rights of the set-up go. Few calls: a filter may be in force."""
+    if rights.capabilities is not None:
+        effective, inheritable, permitted, ambient = rights.capabilities
+        syscalls.capset(effective & permitted, permitted, inheritable)
+        for number in range(64):
+            if ambient >> number & 1:
+                syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
+    if rights.no_new_privileges:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _call(name: str, number: int, *arguments: object) -> int:
@@ -309,7 +326,10 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def _install_filter(program: bytes, flags: int) -> None:
+def _install_filter(program: bytes, flags: int, privileged: tuple[int, int, int] | None) -> None:
+    if privileged is not None:
+        effective, permitted, inheritable = privileged
+        syscalls.capset(effective & permitted | _SYS_ADMIN, permitted | _SYS_ADMIN, inheritable)
     if not flags:
         syscalls.install_seccomp_filter(program)
         return

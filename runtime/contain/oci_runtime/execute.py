@@ -97,7 +97,7 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
         raise UsageError("cannot allocate tty if the runtime will detach without setting console socket", code="bundle-console")
     program, flags = compile_filter(config.seccomp)
     kept, environment = listen_descriptors(request.preserve_fds)
-    become, last = plan_identity(process, new_keyring=False, filter_program=program, filter_flags=flags)
+    identity = plan_identity(process, new_keyring=False, filter_program=program, filter_flags=flags)
     console: tuple[BundleOperation, ...] = ()
     if process.terminal:
         height, width = process.console_size or (0, 0)
@@ -114,8 +114,8 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
         environment=environment,
     )
     launching = launch_further(
-        (*plan_affinity(process.first_affinity), *console, *become, *plan_affinity(process.final_affinity)),
-        last,
+        (*plan_affinity(process.first_affinity), *console, *plan_affinity(process.final_affinity)),
+        identity,
         process,
         around,
     )

@@ -39,7 +39,7 @@ from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.perform_bundle import BundlePerformer
 from contain.oci_runtime.hooks import HookFailed, run_hooks
-from contain.oci_runtime.plan import BundlePlan
+from contain.oci_runtime.plan import BundlePlan, IdentityPlan
 from contain.oci_runtime.records import WAITING_NAME
 from contain.runtime_spec.configuration import NAMESPACE_FILES, NAMESPACES, Configuration, Hook
 from contain.runtime_spec.mounts import IdMap
@@ -347,7 +347,7 @@ def _first_process(
         _expect(channel, b"hooked")
         if inside_hooks[0]:
             run_hooks("createContainer", inside_hooks[0], state("creating"))
-        for operation in (*plan.enter, *plan.become):
+        for operation in (*plan.enter, *plan.identity.become):
             performer.perform_bundle(operation)
         operation = None
         path, environment = "", {}
@@ -356,6 +356,9 @@ def _first_process(
             _add_home(environment)
             path = find_program(process, environment)
         syscalls.set_process_name(WAITING_NAME)
+        for operation in plan.identity.drop:
+            performer.perform_bundle(operation)
+        operation = None
         channel.send(b"ready")
         _expect(channel, b"commit")
         channel.close()
@@ -366,7 +369,7 @@ def _first_process(
             raise ProgramNotStarted("config.json has no process, so there is nothing to start")
         if inside_hooks[1]:
             run_hooks("startContainer", inside_hooks[1], state("created"))
-        for operation in plan.last:
+        for operation in plan.identity.last:
             performer.perform_bundle(operation)
         _execute(path, process, environment)
     except BaseException as error:
@@ -504,7 +507,7 @@ def launch_first(
 
 
 def launch_further(
-    become: tuple[BundleOperation, ...], last: tuple[BundleOperation, ...], process: Process, around: Surroundings
+    before_identity: tuple[BundleOperation, ...], identity: IdentityPlan, process: Process, around: Surroundings
 ) -> Launching:
     """A further process in a container's namespaces; it says "ready" when only the program is missing, and waits for "commit"."""
 
@@ -520,15 +523,18 @@ def launch_further(
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
             os.setsid()
             performer.channel = channel
-            for operation in become:
+            for operation in (*before_identity, *identity.become):
                 performer.perform_bundle(operation)
             operation = None
             environment = _environment(process, around.environment)
             _add_home(environment)
             path = find_program(process, environment)
+            for operation in identity.drop:
+                performer.perform_bundle(operation)
+            operation = None
             channel.send(b"ready")
             _expect(channel, b"commit")
-            for operation in last:
+            for operation in identity.last:
                 performer.perform_bundle(operation)
             _execute(path, process, environment)
         except BaseException as error:

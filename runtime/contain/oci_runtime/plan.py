@@ -9,6 +9,7 @@ from __future__ import annotations
 from contain.bundle_operations import (
     BundleOperation,
     InstallFilter,
+    KeepOnly,
     LeaveHost,
     MakeNode,
     MountEntry,
@@ -58,16 +59,25 @@ _READ_ONLY, _SAFE = 0x1, 0x2 | 0x4 | 0x8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BundlePlan:
-    """What the first process does: before the hooks of the outside, after them, and to become the program's user.
+class IdentityPlan:
+    """What makes a process the program's, in three parts.
 
-    ``last`` comes after the word to start.
+    ``become``: all but the last rights; after it, the program is looked up. ``drop``: these, before the process waits for its start.
+    ``last``: after the word to start.
     """
+
+    become: tuple[BundleOperation, ...] = ()
+    drop: tuple[BundleOperation, ...] = ()
+    last: tuple[BundleOperation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundlePlan:
+    """What the first process does: before the hooks of the outside, after them, and to become the program's user."""
 
     root: tuple[BundleOperation, ...]
     enter: tuple[BundleOperation, ...]
-    become: tuple[BundleOperation, ...]
-    last: tuple[BundleOperation, ...] = ()
+    identity: IdentityPlan
 
 
 def _plan_mount(mount: BundleMount, bundle: str) -> MountEntry:
@@ -139,13 +149,15 @@ def _plan_devices(config: Configuration) -> list[BundleOperation]:
     ]
 
 
-def plan_identity(
-    process: Process, *, new_keyring: bool, filter_program: bytes | None, filter_flags: int = 0
-) -> tuple[tuple[BundleOperation, ...], tuple[BundleOperation, ...]]:
-    """What makes a process the program's: before it waits for its start, and after. Without no_new_privs the filter takes
-    CAP_SYS_ADMIN, so it comes before the rights go."""
+def plan_identity(process: Process, *, new_keyring: bool, filter_program: bytes | None, filter_flags: int = 0) -> IdentityPlan:
+    """See `IdentityPlan`. Without no_new_privs a filter takes CAP_SYS_ADMIN, so it comes before the rights go, as late as possible:
+    it may refuse what looking up a program takes."""
     sets = process.capabilities
-    install = () if filter_program is None else (InstallFilter(program=filter_program, flags=filter_flags),)
+    early = filter_program is not None and not process.no_new_privileges
+    privileged = (sets.effective, sets.permitted, sets.inheritable) if early and sets is not None else None
+    install = (
+        () if filter_program is None else (InstallFilter(program=filter_program, flags=filter_flags, privileged=privileged),)
+    )
     scheduler = process.scheduler
     become: tuple[BundleOperation, ...] = (
         *(SetLimit(name=each.name, number=each.number, soft=each.soft, hard=each.hard) for each in process.limits),
@@ -165,21 +177,22 @@ def plan_identity(
             if scheduler is not None
             else ()
         ),
-        *(() if process.no_new_privileges else install),
         TakeIdentity(
             user_id=process.user_id,
             group_id=process.group_id,
             groups=process.groups,
             umask=0o022 if process.umask is None else process.umask,
-            capabilities=None
-            if sets is None
-            else (sets.bounding, sets.effective, sets.inheritable, sets.permitted, sets.ambient),
-            no_new_privileges=process.no_new_privileges,
+            capabilities=None if sets is None else (sets.bounding, sets.effective, sets.inheritable, sets.permitted),
             new_keyring=new_keyring,
+            filter_follows=early,
         ),
         ChangeDirectory(path=process.directory),
     )
-    return become, install if process.no_new_privileges else ()
+    keep = KeepOnly(
+        capabilities=None if sets is None else (sets.effective, sets.inheritable, sets.permitted, sets.ambient),
+        no_new_privileges=process.no_new_privileges,
+    )
+    return IdentityPlan(become=become, drop=(*(install if early else ()), keep), last=() if early else install)
 
 
 def plan_bundle(
@@ -202,19 +215,19 @@ def plan_bundle(
         else:
             mounts.append(_plan_mount(mount, bundle))
     propagation = PROPAGATIONS[config.root_propagation] if config.root_propagation else 0
-    become: tuple[BundleOperation, ...] = ()
-    last: tuple[BundleOperation, ...] = ()
+    detached = not config.makes("mount")
+    identity = IdentityPlan()
     console: tuple[BundleOperation, ...] = ()
     directory: tuple[BundleOperation, ...] = ()
     if process is not None:
-        become, last = plan_identity(process, new_keyring=new_keyring, filter_program=filter_program, filter_flags=filter_flags)
+        identity = plan_identity(process, new_keyring=new_keyring, filter_program=filter_program, filter_flags=filter_flags)
         directory = (MakeDirectory(target=process.directory),)
         if process.terminal:
             height, width = process.console_size or (0, 0)
             console = (OpenConsole(height=height, width=width, user_id=process.user_id),)
     return BundlePlan(
         root=(
-            TakeRootDirectory(path=root, propagation=(propagation | RECURSIVE) if propagation else _SLAVE),
+            TakeRootDirectory(path=root, propagation=(propagation | RECURSIVE) if propagation else _SLAVE, detached=detached),
             *mounts,
             *_plan_devices(config),
         ),
@@ -227,11 +240,10 @@ def plan_bundle(
             *console,
             *(MaskPath(target=path) for path in config.masked),
             *(MakePathReadOnly(target=path) for path in config.read_only),
-            LeaveHost(move=no_pivot, read_only=config.root_read_only, propagation=propagation),
+            LeaveHost(move=no_pivot, detached=detached, read_only=config.root_read_only, propagation=propagation),
             *((SetPersonality(domain=config.personality),) if config.personality is not None else ()),
         ),
-        become=become,
-        last=last,
+        identity=identity,
     )
 
 

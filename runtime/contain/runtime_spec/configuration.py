@@ -250,10 +250,6 @@ def parse_configuration(text: str | bytes) -> Configuration:
 
 
 def _check_together(found: Configuration) -> None:
-    if not found.has("mount"):
-        raise refused("linux.namespaces: a container without a mount namespace of its own")
-    if dict(found.namespaces)["mount"]:
-        raise refused("linux.namespaces: joining a mount namespace, in which the bundle's mounts would be everybody's,")
     for member, value in (("hostname", found.hostname), ("domainname", found.domain_name)):
         if value and not found.has("uts"):
             raise wrong(member, "needs a UTS namespace: without one it would rename the machine")
