@@ -198,6 +198,7 @@ def _describe_container(records: Records, record: ContainerRecord, run_home: Hos
     from contain.container.processes import is_paused
 
     paused = is_paused(record)
+    from contain.container.effective import read_effective
     from contain.container.mounts import describe_mounts
 
     return {
@@ -225,6 +226,7 @@ def _describe_container(records: Records, record: ContainerRecord, run_home: Hos
         "NetworkSettings": describe_network(record, run_home),
         "Mounts": describe_mounts(record.details),
         "Spec": record.details,
+        "Effective": read_effective(record),
     }
 
 
