@@ -208,6 +208,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> Outcomes:
         "PYTHONPATH": f"{tree / 'runtime'}:{tree}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": scratch,
+        "CONTAIN_HOME": f"{scratch}/home",
     }
     command = [sys.executable, str(tree / "tests/security/mutate.py"), "--inside", str(tree), path, *tests]
     child = subprocess.Popen(
