@@ -130,6 +130,14 @@ def reproducible(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kills every process of the engine at random moments, 500 times, and looks at what is left; root. ``-- --seed N`` again."""
+    install(session, ".")
+    arguments = session.posargs or ["--kills", "500", "--network"]
+    session.run("python", "tests/faults/run.py", *arguments, success_codes=[0, 77])
+
+
+@nox.session
 def vm(session: nox.Session) -> None:
     """The kernel tests on Debian's kernel, in a virtual machine, with version 1, 2 and both of control groups; root, qemu.
 

@@ -136,16 +136,8 @@ def die_with_starter(channel: socket.socket) -> None:
 
 def reset_signals() -> None:
     """Default dispositions and an empty mask, as a program expects them after exec."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGPIPE,
-        signal.SIGCHLD,
-        signal.SIGXFSZ,
-        signal.SIGWINCH,
-    ):
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)  # what the caller ignores would stay ignored across execve(2)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -282,6 +274,8 @@ def _monitor(
         shared = sum(SHAREABLE[kind] for kind in plan.shared)
         own_network = network not in (Network.HOST, Network.CONTAINER)
         syscalls.unshare(NAMESPACES & ~shared | (syscalls.CLONE_NEWNET if own_network else 0))
+        if os.path.exists("/proc/self/ns/time"):
+            syscalls.unshare(syscalls.CLONE_NEWTIME)
         me = os.getpid()
         child = os.fork()
         if child == 0:

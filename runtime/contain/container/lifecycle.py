@@ -100,6 +100,13 @@ def decide_for(record: ContainerRecord, event: Event) -> Step:
     return decide(see(record), event, name=record.name, container_id=record.container_id)
 
 
+def _fresh(written: ContainerRecord) -> ContainerRecord:
+    """The record of a container that is held, for a start: what lost its supervisor is written down as that."""
+    if written.state in (State.RUNNING, State.RESTARTING):
+        written = lost(written, boot_id())
+    return replace(written, stop_asked=False, restart_count=0)
+
+
 def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[ContainerSpec, int] | None:
     """The spec of a container that does not run and a descriptor that holds it; None if it runs."""
     if Action.LAUNCH not in decide_for(record, Event.START).actions:
@@ -125,7 +132,7 @@ def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[Container
             return None
         raise Conflict(f"container {record.name} is being started or removed by somebody else", code="container-busy")
     try:
-        records.update(record.container_id, lambda written: replace(written, stop_asked=False, restart_count=0))
+        records.update(record.container_id, _fresh)
     except BaseException:
         os.close(held)
         raise

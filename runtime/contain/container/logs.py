@@ -23,6 +23,7 @@ from contain.spec import LogSettings
 
 _LOOK_SECONDS = 0.1
 _READ_BYTES = 1 << 20
+_PIECE_BYTES = 16384  # Docker's, too
 _MOST_READS = 1_000_000
 
 
@@ -57,8 +58,11 @@ class Log:
 
     def write(self, stream: str, data: bytes) -> None:
         """Append a piece. Bytes that are no UTF-8 come back as they were."""
-        if self._settings.driver == "none":
-            return
+        if self._settings.driver != "none":
+            for start in range(0, len(data), _PIECE_BYTES):
+                self._write(stream, data[start : start + _PIECE_BYTES])
+
+    def _write(self, stream: str, data: bytes) -> None:
         if self._lost:
             said = f"[{self._lost} bytes of output were lost: they could not be written]\n"
             if not self._append(_row("stderr", said.encode())):

@@ -271,7 +271,7 @@ class _Keeper:
         self._going_down = False
         self._wake = open_wake(records.place(record.container_id))
         loop.watch(self._wake, lambda: drain(self._wake))
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._go_down)
