@@ -92,6 +92,21 @@ COMMANDS = {
     "volume prune": Command(
         module="volumes", function="volume_prune", summary="Remove volumes that no container has", group=_CONTAINERS
     ),
+    "network create": Command(module="network_verbs", function="network_create", summary="Make a network", group=_CONTAINERS),
+    "network connect": Command(
+        module="network_verbs", function="network_connect", summary="Put a container on a network", group=_CONTAINERS
+    ),
+    "network disconnect": Command(
+        module="network_verbs", function="network_disconnect", summary="Take a container off a network", group=_CONTAINERS
+    ),
+    "network ls": Command(module="network_verbs", function="network_ls", summary="List networks", group=_CONTAINERS),
+    "network inspect": Command(
+        module="network_verbs", function="network_inspect", summary="Everything known of networks", group=_CONTAINERS
+    ),
+    "network rm": Command(module="network_verbs", function="network_rm", summary="Remove networks", group=_CONTAINERS),
+    "network prune": Command(
+        module="network_verbs", function="network_prune", summary="Remove networks that no container is on", group=_CONTAINERS
+    ),
     "diff": Command(
         module="environments",
         function="diff",
@@ -137,6 +152,11 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
         "list": ("volume ls",),
         "remove": ("volume rm",),
     },
+    "network": {
+        **{verb: (f"network {verb}",) for verb in ("create", "connect", "disconnect", "ls", "inspect", "rm", "prune")},
+        "list": ("network ls",),
+        "remove": ("network rm",),
+    },
     "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",), "start": ("system start",)},
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
@@ -145,11 +165,11 @@ _NOT_YET = (
     "a annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "
     "cgroup-parent cgroupns change check cidfile compress cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period "
     "cpu-rt-runtime cpu-shares cpuset-cpus cpuset-mems d debug detach-keys details device device-cgroup-rule device-read-bps "
-    "device-read-iops device-write-bps device-write-iops digests disable-content-trust dns-opt dns-option dns-search "
-    "domainname env-file expose f filter force-rm format gpus group-add health-cmd health-interval health-retries "
-    "health-start-interval health-start-period health-timeout init io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory "
-    "l label-file last latest link link-local-ip load log-driver log-opt mac-address memory-reservation memory-swap "
-    "memory-swappiness message metadata-file mount n net-alias network-alias no-cache-filter no-healthcheck no-prune o "
+    "device-read-iops device-write-bps device-write-iops digests disable-content-trust "
+    "domainname env-file f filter force-rm format gpus group-add health-cmd health-interval health-retries "
+    "health-start-interval health-start-period health-timeout init io-maxbandwidth io-maxiops ipc isolation kernel-memory "
+    "l label-file last latest link-local-ip load log-driver log-opt memory-reservation memory-swap "
+    "memory-swappiness message metadata-file mount n no-cache-filter no-healthcheck no-prune o "
     "oom-kill-disable oom-score-adj output pid platform privileged progress provenance push restart rm "
     "runtime s sbom secret security-opt shm-size sig-proxy signal since size squash ssh stop-signal stop-timeout storage-opt "
     "stream sysctl t tail timestamps tmpfs tree type ulimit until use-api-socket uts v volume-driver volumes volumes-from"

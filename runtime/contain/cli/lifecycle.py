@@ -78,7 +78,12 @@ def rename(options: argparse.Namespace) -> int:
     if not options.name:
         raise UsageError("neither old nor new names may be empty", code="bad-container-name")
     with Engine.open() as engine:
-        engine.records.rename(engine.records.find(options.container), check_name(options.name))
+        record = engine.records.find(options.container)
+        engine.records.rename(record, check_name(options.name))
+        if record.state == "running":
+            from contain.container.connecting import rename as rename_on_networks
+
+            rename_on_networks(record.container_id, options.name, home=engine.run_home)
     return 0
 
 

@@ -55,10 +55,6 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
             )
         name, *more = verbs[rest[0]]
         return name, [*more, *rest[1:]]
-    if first == "network":
-        raise NotSupported(
-            "contain network is not supported yet", code="network-not-supported", remedy="use --network none, host or bridge"
-        )
     if first not in COMMANDS:
         close = suggest_command(first)
         raise UsageError(

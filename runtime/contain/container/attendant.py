@@ -28,7 +28,7 @@ from contain.container.resolving import Resolver
 from contain.container.run import RESOLVER_ADDRESS
 from contain.errors import InternalError
 from contain.linux import network, nftables, rtnetlink, syscalls
-from contain.linux.leases import Owner, is_alive, myself
+from contain.linux.leases import Owner, dotted, is_alive, myself
 from contain.linux.network import Attachment
 from contain.linux.resolver import read_upstream
 from contain.linux.rtnetlink import NETLINK_NETFILTER, NetlinkSocket
@@ -42,14 +42,14 @@ RESOLVER_TABLE = "contain-resolver"
 class Duties:
     """What one is for. ``attachments``: interfaces to complete first. ``answers_names``: be the container's name server;
     ``servers``: ask these for names outside, from the container's own network, instead of this machine's. ``relayed``:
-    descriptors of bound sockets, each with the container's address and port."""
+    descriptors of bound sockets, each with the container's port."""
 
     container_id: str
     run_home: HostPath
     attachments: tuple[Attachment, ...] = ()
     answers_names: bool = True
     servers: tuple[str, ...] = ()
-    relayed: tuple[tuple[int, str, int], ...] = ()
+    relayed: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_needed(self) -> bool:
@@ -113,7 +113,7 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
         reset_signals()
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
-        _keep_only(tell, *(number for number, _, _ in duties.relayed))
+        _keep_only(tell, *(number for number, _ in duties.relayed))
         watched = os.pidfd_open(first_process)
         streams, datagrams = _work_inside(duties, first_process)
         upstream = duties.servers or read_upstream()
@@ -131,8 +131,8 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
     with Loop() as loop:
         loop.watch(watched, lambda: os._exit(0))
         kept: list[object] = []
+        files = LeaseFiles(duties.run_home)
         if streams is not None and datagrams is not None:
-            files = LeaseFiles(duties.run_home)
             kept.append(
                 Resolver(
                     loop,
@@ -143,10 +143,23 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
                     streams=streams,
                 )
             )
-        for number, address, port in duties.relayed:
-            kept.append(open_relay(loop, socket.socket(fileno=number), (address, port)))
+        for number, port in duties.relayed:
+            kept.append(open_relay(loop, socket.socket(fileno=number), _target(files, duties.container_id, port)))
         while True:
             loop.turn()
+
+
+def _target(files: LeaseFiles, container_id: str, port: int) -> Callable[[], tuple[str, int] | None]:
+    """Where a container's published port is at this moment: on the network that publishes it."""
+
+    def look_up() -> tuple[str, int] | None:
+        for record in files.records():
+            lease = record.leases.get(container_id)
+            if lease is not None and lease.ports:
+                return dotted(lease.address), port
+        return None
+
+    return look_up
 
 
 def _keep_only(*kept: int) -> None:

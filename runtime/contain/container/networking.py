@@ -80,6 +80,10 @@ class Networking:
             return {}
         held = hold_ports(spec.ports)
         cleanup.callback(held.close)
+        if not self._places:  # it was taken off all of them, and may be connected again while it runs
+            write_etc(workspace, spec, None)
+            cleanup.callback(self._leave, workspace)
+            return {}
         cleanup.callback(self._leave, workspace)
         attachments: list[Attachment] = []
         way_out = next((number for number, place in enumerate(self._places) if not place.settings.internal), 0)
@@ -101,7 +105,7 @@ class Networking:
             os.close(namespace)
         named = any(place.settings.network_id for place in self._places)
         self._write_etc(workspace, attachments, named=named)
-        relayed = tuple((number, attachments[way_out].address, port) for number, port in held.relayed())
+        relayed = tuple(held.relayed())
         only = attachments[0] if not named and len(attachments) == 1 else None
         if named or relayed:
             from contain.container.attendant import Duties, start_attendant
@@ -221,6 +225,8 @@ def find(spec: ContainerSpec, *, home: HostPath, store: HostPath | None) -> Netw
         return _find_joined(spec, home, store)
     if spec.network is not Network.BRIDGE:
         return Networking(spec, home=home)
+    if spec.networking.disconnected:
+        return Networking(replace(spec, ports=()), home=home)
     endpoints = spec.networking.endpoints or (Endpoint(),)
     networks = _open_networks(store)
     places = [Place(endpoint=endpoint, settings=_settings_of(endpoint.network, networks)) for endpoint in endpoints]

@@ -25,7 +25,8 @@ _BURST = 32
 _DATAGRAM_BYTES = 65535
 _CONNECT_SECONDS = 30.0
 
-Target = tuple[str, int]
+Target = Callable[[], tuple[str, int] | None]
+"""Where the container is at this moment; None: nowhere."""
 
 
 class StreamRelay:
@@ -118,8 +119,11 @@ class _Pair:
         self._server.setblocking(False)
         self._timer: int | None = None
         try:
+            place = target()
+            if place is None:
+                raise ConnectionRefusedError
             with contextlib.suppress(BlockingIOError):
-                self._server.connect(target)
+                self._server.connect(place)
         except OSError:
             self._close(reset=True)
             return
@@ -195,7 +199,10 @@ class DatagramRelay:
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.setblocking(False)
             try:
-                server.connect(self._target)
+                place = self._target()
+                if place is None:
+                    raise ConnectionRefusedError
+                server.connect(place)
             except OSError:
                 server.close()
                 return None

@@ -241,8 +241,7 @@ def attach(
             record, bridge_index = _ensure_bridge(kernel, ledger, names, settings, reserved)
             record = lease_address(record, container_id, myself(), ports, wanted)
             ledger.write(record)
-            lease, pool = record.leases[container_id], record.pool
-            assert pool is not None
+            lease = record.leases[container_id]
             name = host_interface(container_id, bridge=names.bridge)
             port = _make_veth(kernel, name, lease, netns_fd=netns_fd, bridge_index=bridge_index, mtu_bytes=record.mtu_bytes)
             kernel.transact(
@@ -263,22 +262,29 @@ def attach(
             with contextlib.suppress(HostError, OSError):  # the first error is the one to tell
                 _release(kernel, ledger, names, [container_id], delete_links=True)
             raise
-    pool6, internal = record.settings.pool6, record.settings.internal
+    return replace(attachment_of(container_id, run_home, record), ports=ports)
+
+
+def attachment_of(container_id: str, run_home: HostPath, record: NetworkRecord) -> Attachment:
+    """What a record says of a container that is on the bridge."""
+    lease, pool, settings = record.leases[container_id], record.pool, record.settings
+    assert pool is not None
+    pool6 = settings.pool6
     return Attachment(
         address=dotted(lease.address),
-        gateway="" if internal else dotted(pool.gateway),
+        gateway="" if settings.internal else dotted(pool.gateway),
         prefix=pool.prefix,
-        interface=wanted.interface,
+        interface=lease.interface,
         container_id=container_id,
         run_home=run_home,
-        host_interface=port.name,
+        host_interface=host_interface(container_id, bridge=_names(run_home).bridge),
         mtu_bytes=record.mtu_bytes,
-        ports=ports,
+        ports=lease.ports,
         address6=text_of(lease.address6, 128) if lease.address6 else "",
-        gateway6="" if internal or pool6 is None else text_of(pool6.gateway, 128),
+        gateway6="" if settings.internal or pool6 is None else text_of(pool6.gateway, 128),
         prefix6=0 if pool6 is None else pool6.prefix,
         hardware_address=render_hardware_address(hardware_address_of(lease)),
-        network=record.settings.name,
+        network=settings.name,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from contain.cli.networks import render_ports
@@ -18,14 +20,19 @@ def row(request: PortRequest) -> tuple[str, int, int, int, str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("80", [("0.0.0.0", 0, 0, 80, "tcp")]),
-        ("8080:80", [("0.0.0.0", 8080, 8080, 80, "tcp")]),
-        ("5353:53/UDP", [("0.0.0.0", 5353, 5353, 53, "udp")]),
+        ("80", [("", 0, 0, 80, "tcp")]),
+        ("8080:80", [("", 8080, 8080, 80, "tcp")]),
+        ("5353:53/UDP", [("", 5353, 5353, 53, "udp")]),
         ("127.0.0.1:8080:80", [("127.0.0.1", 8080, 8080, 80, "tcp")]),
         ("127.0.0.1::80", [("127.0.0.1", 0, 0, 80, "tcp")]),
-        ("8000-8001:80-81", [("0.0.0.0", 8000, 8000, 80, "tcp"), ("0.0.0.0", 8001, 8001, 81, "tcp")]),
-        ("8000-8009:80", [("0.0.0.0", 8000, 8009, 80, "tcp")]),
-        ("80-81", [("0.0.0.0", 0, 0, 80, "tcp"), ("0.0.0.0", 0, 0, 81, "tcp")]),
+        ("8000-8001:80-81", [("", 8000, 8000, 80, "tcp"), ("", 8001, 8001, 81, "tcp")]),
+        ("0.0.0.0:80:80", [("0.0.0.0", 80, 80, 80, "tcp")]),
+        ("[::1]:8080:80", [("::1", 8080, 8080, 80, "tcp")]),
+        ("[fd00:0::1]::53/udp", [("fd00::1", 0, 0, 53, "udp")]),
+        ("[::]:80:80", [("::", 80, 80, 80, "tcp")]),
+        ("::1:8080:80", [("::1", 8080, 8080, 80, "tcp")]),
+        ("8000-8009:80", [("", 8000, 8009, 80, "tcp")]),
+        ("80-81", [("", 0, 0, 80, "tcp"), ("", 0, 0, 81, "tcp")]),
     ],
 )
 def test_ports_are_read_as_docker_reads_them(text: str, expected: list[tuple[str, int, int, int, str]]) -> None:
@@ -58,7 +65,7 @@ def test_nonsense_is_refused_in_dockers_words(text: str, message: str) -> None:
     assert caught.value.code == "bad-port"
 
 
-@pytest.mark.parametrize("text", ["[::1]:80:80", "::1:80:80", "target=80,published=8080", "80/sctp"])
+@pytest.mark.parametrize("text", ["target=80,published=8080", "80/sctp"])
 def test_what_docker_has_and_this_has_not_is_refused_by_name(text: str) -> None:
     with pytest.raises(NotSupported) as caught:
         parse_publish(text)
@@ -86,7 +93,9 @@ def test_the_lease_file_keeps_ports_and_reads_files_without_them() -> None:
     lease = Lease(address=0xAC1E0002, owner=Owner(process_id=7, start_ticks=8), ports=(published(8000, 80),))
     record = NetworkRecord(leases={"a": lease})
     assert decode_record(encode_record(record)) == record
-    old = encode_record(record).replace(b', [["tcp", "0.0.0.0", 8000, 80]]', b"")
-    read = decode_record(old)
+    old = json.loads(encode_record(record))
+    old["leases"]["a"] = old["leases"]["a"][:3]
+    del old["settings"]
+    read = decode_record(json.dumps(old).encode())
     assert read is not None
     assert read.leases["a"].ports == ()
