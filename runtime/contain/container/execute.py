@@ -50,6 +50,7 @@ _JOINED = (
     ("uts", syscalls.CLONE_NEWUTS),
     ("cgroup", syscalls.CLONE_NEWCGROUP),
     ("pid", syscalls.CLONE_NEWPID),
+    ("time", syscalls.CLONE_NEWTIME),
 )
 _PACKET = 65536
 
