@@ -37,11 +37,12 @@ class BindHostDirectory:
     """A host directory once more at another host path, without what is mounted below it, seen only in this mount namespace.
 
     For overlay layers: a user namespace may not take a directory apart from the mounts below it (mount_namespaces(7), locked mounts),
-    so this is done before it is entered.
+    so this is done before it is entered. ``optional``: where it has gone meanwhile, an empty directory is there.
     """
 
     source: str
     path: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

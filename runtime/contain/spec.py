@@ -71,11 +71,12 @@ class Bind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOnWrite:
     """Host directories, one over the other (highest first), at a container path: readable there, and what is written is kept in
-    the container and thrown away with it. ``read_only``: nothing can be written."""
+    the container and thrown away with it. ``read_only``: nothing can be written. ``optional``: sources may have gone meanwhile."""
 
     sources: tuple[HostPath, ...]
     target: ContainerPath
     read_only: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,9 @@ from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Tmpfs
 from contain.values import dataclass, replace
 
 _MOST_PARTS = 200
+_APART = (
+    "/var/tmp",
+)  # writable for all in a directory of root's: an overlay could not copy that directory, whose owner is nobody
 _OPAQUE = "user.overlay.opaque"
 
 Entry = tuple[str, int]
@@ -43,6 +46,7 @@ def plan_host_view(
     list_directory: Callable[[str], list[Entry]],
     read_link: Callable[[str], str],
     layers: Callable[[str], tuple[HostPath, ...] | None],
+    may_enter: Callable[[str], bool] = lambda _: True,
 ) -> HostView:
     """The view of a machine with these mount points. Pure but for what the given functions look at.
 
@@ -68,10 +72,12 @@ def plan_host_view(
                 if stat.S_ISDIR(mode):
                     mounts.append(Tmpfs(target=ContainerPath(path), mode=0o755))
             elif stat.S_ISDIR(mode):
-                if any(each.startswith(f"{path}/") for each in mount_points):
+                if not may_enter(path):  # an empty one, which is root's of the container: its home directory, most likely
+                    mounts.append(Tmpfs(target=ContainerPath(path), mode=stat.S_IMODE(mode) & 0o1777, executable=True))
+                elif any(each.startswith(f"{path}/") for each in (*mount_points, *_APART)):
                     divide(path)
                 else:
-                    mounts.append(CopyOnWrite(sources=(*above, HostPath(path)), target=ContainerPath(path)))
+                    mounts.append(CopyOnWrite(sources=(*above, HostPath(path)), target=ContainerPath(path), optional=True))
             elif stat.S_ISREG(mode) and not above:
                 mounts.append(Bind(source=HostPath(path), target=ContainerPath(path), read_only=True))
             if (
@@ -107,6 +113,10 @@ def _list_directory(place: str) -> list[Entry]:
         return []  # not this user's to look into
 
 
+def _may_enter(path: str) -> bool:
+    return os.access(path, os.X_OK, effective_ids=True)
+
+
 def _over(trees: tuple[HostPath, ...]) -> Callable[[str], tuple[HostPath, ...] | None]:
     def find(path: str) -> tuple[HostPath, ...] | None:
         found = []
@@ -134,7 +144,7 @@ def divide_host_root(spec: ContainerSpec) -> tuple[ContainerSpec, tuple[tuple[st
         raise HostError("this machine's root must be the lowest layer", code="host-not-lowest")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         points = frozenset(unescape_mount(line.split()[4]) for line in file) - {"/"}
-    view = plan_host_view(points, _list_directory, os.readlink, _over(spec.layers[1:]))
+    view = plan_host_view(points, _list_directory, os.readlink, _over(spec.layers[1:]), _may_enter)
     return replace(spec, layers=spec.layers[1:], mounts=(*view.mounts, *spec.mounts)), view.links
 
 

@@ -172,7 +172,7 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
             views = []
             for source in mount.sources:
                 view = workspace.directory / f"source{len(operations)}"
-                operations.append(BindHostDirectory(source=str(source), path=str(view)))
+                operations.append(BindHostDirectory(source=str(source), path=str(view), optional=mount.optional))
                 views.append(view)
             mounts.append(replace(mount, sources=tuple(views)))
         else:

@@ -101,7 +101,11 @@ class Performer:
                     os.mkdir(path, mode)
             case BindHostDirectory(source=source, path=path):
                 os.makedirs(path, exist_ok=True)
-                syscalls.mount(source, path, "", syscalls.MS_BIND, "")
+                try:
+                    syscalls.mount(source, path, "", syscalls.MS_BIND, "")
+                except FileNotFoundError:
+                    if not operation.optional:
+                        raise
             case StageHostPath(source=source, path=path, translated=translated):
                 self._stage(source, path, translated=translated)
             case EnterStage(path=path):
