@@ -22,6 +22,7 @@ from contain.container.launch import (
     die_with_parent,
     die_with_starter,
     enter_as_root,
+    hand_over_pipes,
     place_descriptors,
     raise_failure,
     reset_signals,
@@ -39,7 +40,7 @@ from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchi
 from contain.linux.perform import Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetUmask, StartSession
 from contain.paths import run_home
-from contain.spec import Identity
+from contain.spec import Identity, IdMapping
 from contain.values import dataclass
 
 _JOINED = (
@@ -88,10 +89,12 @@ def _enter(
     reports: socket.socket,
     stdio: Sequence[int],
     window: tuple[int, int] | None,
+    first_id: int,
 ) -> None:
     operation: Operation | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # this memory and this program are the host's (CVE-2016-9962)
+        hand_over_pipes(plan, stdio, first_id=first_id)
         performer = Performer()  # reads /proc, so before that is the container's
         for descriptor in joins:
             os.write(descriptor, b"0")
@@ -150,6 +153,10 @@ def _launch(
             shared = os.readlink(f"/proc/{record.process_id}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
             if not shared:
                 namespaces.append((opened(f"/proc/{record.process_id}/ns/{name}", os.O_RDONLY), kind))
+        first_id = 0
+        if record.details.get("user_namespace", {}).get("mapping") == IdMapping.AUTO.value:
+            with open(f"/proc/{record.process_id}/uid_map") as file:
+                first_id = int(file.read().split()[1])
     except FileNotFoundError:
         raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
     joins = []
@@ -168,7 +175,7 @@ def _launch(
             reset_signals()
             ours.close()
             channel.close()
-            _enter(namespaces, joins, plan, inner, theirs, stdio, window)
+            _enter(namespaces, joins, plan, inner, theirs, stdio, window, first_id)
         finally:
             os._exit(125)
     theirs.close()

@@ -39,10 +39,6 @@ from contain.operations import BecomeUser, ConfigureInterface, Operation, StartS
 from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from contain.linux.idranges import IdRange
-
 NAMESPACES = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
 )
@@ -221,13 +217,14 @@ def enter_as_root(namespace: int) -> None:
     os.setresuid(0, 0, 0)
 
 
-def _hand_over_pipes(plan: LaunchPlan, ids: IdRange, stdio: Sequence[int]) -> None:
-    """The pipes become the program's user's, who else could not open them by ``/dev/stdout``."""
-    for operation in plan.start:
-        if isinstance(operation, BecomeUser):
+def hand_over_pipes(start: Sequence[Operation], stdio: Sequence[int], *, first_id: int) -> None:
+    """The pipes become the program's user's, who else could not open them by ``/dev/stdout``. ``first_id``: who root is outside."""
+    for operation in start:
+        if isinstance(operation, BecomeUser) and (first_id or operation.user_id):
             for descriptor in stdio:
                 if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                    os.fchown(descriptor, ids.first + operation.user_id, ids.first + operation.group_id)
+                    with contextlib.suppress(OSError):  # the caller's own, which is another user's
+                        os.fchown(descriptor, first_id + operation.user_id, first_id + operation.group_id)
 
 
 def _monitor(
@@ -245,6 +242,7 @@ def _monitor(
     try:
         caller = os.getppid()
         namespace = -1 if plan.ids is None else make_mapped_namespace(plan.ids)
+        hand_over_pipes(plan.start, stdio, first_id=0 if plan.ids is None else plan.ids.first)
         if plan.outside:
             syscalls.unshare(syscalls.CLONE_NEWNS)
             performer = Performer()
@@ -255,7 +253,6 @@ def _monitor(
         if joined:
             syscalls.setns(joined[0], syscalls.CLONE_NEWNET)  # while this process may: the namespace is another container's
         if plan.ids is not None:
-            _hand_over_pipes(plan, plan.ids, stdio)
             enter_as_root(namespace)
             os.close(namespace)
             die_with_parent(caller)  # the change of user cleared it

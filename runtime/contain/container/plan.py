@@ -324,7 +324,7 @@ def plan_root(
             upper=str(upper),
             work=str(work),
             volatile=workspace.scratch is not None or workspace.volatile,
-            no_devices=spec.user_namespace.mapping is IdMapping.HOST,
+            no_devices=spec.user_namespace.mapping is IdMapping.HOST and not spec.confinement.privileged,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
         *_plan_devices(spec, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
