@@ -13,7 +13,7 @@ from dataclasses import replace
 from contain.errors import Conflict, ContainError, HostError, UsageError
 from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, remove_groups
 from contain.oci_runtime.hooks import run_hooks
-from contain.oci_runtime.launch import Launching, Surroundings, launch_first, open_namespaces, raise_described
+from contain.oci_runtime.launch import Launching, Surroundings, launch_first, open_namespaces, raise_not_executed
 from contain.oci_runtime.plan import plan_bundle
 from contain.oci_runtime.records import (
     CREATED,
@@ -294,10 +294,11 @@ def start(place: Place) -> None:
                 data = b""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        if data[:1] == b"e":
-            raise_described(data[1:])
         with open(place.path("config.json"), "rb") as file:
-            hooks = parse_configuration(file.read()).hooks_of("poststart")
+            config = parse_configuration(file.read())
+        if data:
+            raise_not_executed(data, config.process.arguments[0] if config.process else "")
+        hooks = config.hooks_of("poststart")
         if hooks:
             try:
                 run_hooks("poststart", hooks, render_state(record, RUNNING), tolerant=True)

@@ -121,6 +121,7 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
     )
     for descriptor in (*joins, *(number for _, number in spaces)):
         os.close(descriptor)
+    launching.program = process.arguments[0]
     try:
         launching.hear(b"ready")
         if request.console_socket:

@@ -38,6 +38,7 @@ from contain.bundle_operations import BundleOperation
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.perform_bundle import BundlePerformer
+from contain.linux.springboard import open_springboard
 from contain.oci_runtime.hooks import HookFailed, run_hooks
 from contain.oci_runtime.plan import BundlePlan, IdentityPlan
 from contain.oci_runtime.records import WAITING_NAME
@@ -48,7 +49,7 @@ from contain.values import dataclass
 
 _MESSAGE_LIMIT = 65536
 _SHOWN_LIMIT = 4000
-_OUT_OF_THE_WAY = 1000
+_OUT_OF_THE_WAY = 200
 _NEWUSER, _NEWPID, _NEWTIME, _NEWCGROUP = NAMESPACES["user"], NAMESPACES["pid"], NAMESPACES["time"], NAMESPACES["cgroup"]
 _NSFS_TYPE = 0xB703  # NS_GET_NSTYPE, ioctl_ns(2)
 
@@ -248,21 +249,24 @@ def _set_oom_score(value: int) -> None:
 # -- the first process ---------------------------------------------------------------------------------------------------------
 
 
+def _channel_number(kept: int) -> int:
+    """Where a process of a container has the channel to the outside: known beforehand, for the springboard."""
+    return _OUT_OF_THE_WAY + kept
+
+
 def _keep_only(kept: int, *others: int) -> list[int]:
-    """Close every descriptor but 0 to 2, the ``kept`` ones after them, and ``others``, whose new numbers are returned."""
-    high = [
-        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY + kept) if descriptor >= 0 else -1
-        for descriptor in others
-    ]
-    start = 3 + kept
-    for descriptor in sorted(number for number in high if number >= 0):
-        os.closerange(start, descriptor)
-        start = descriptor + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    """Close every descriptor but 0 to 2, the ``kept`` ones after them, and ``others``, which get `_channel_number` and those after it.
+    Those close at exec (CVE-2024-21626)."""
+    first = _channel_number(kept)
+    above = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, first + len(others)) for descriptor in others]
+    for number, descriptor in enumerate(above, first):
+        os.dup2(descriptor, number, inheritable=False)
+    os.closerange(3 + kept, first)
+    os.closerange(first + len(others), os.sysconf("SC_OPEN_MAX"))
     for number in range(3, 3 + kept):
         with contextlib.suppress(OSError):
             os.set_inheritable(number, True)
-    return high
+    return list(range(first, first + len(others)))
 
 
 def find_program(process: Process, environment: dict[str, str]) -> str:
@@ -315,12 +319,22 @@ def _add_home(environment: dict[str, str]) -> None:
                 return
 
 
-def _execute(path: str, process: Process, environment: dict[str, str]) -> None:
+def _execute(springboard: int, channel: int, path: str, process: Process, environment: dict[str, str]) -> None:
+    """Become the program, over the springboard; an error comes from it over the channel (see `raise_not_executed`)."""
+    os.set_inheritable(channel, True)  # the springboard closes it
     try:
-        os.execve(path, process.arguments, environment)
+        os.execve(springboard, (path, *process.arguments), environment)
     except OSError as error:
-        why = os.strerror(error.errno or 0).lower()
-        raise ProgramNotStarted(f'exec: "{process.arguments[0]}": {why}') from None
+        reason = "refused by the bundle's seccomp filter?" if error.errno in (errno.EPERM, errno.ENOSYS) else ""
+        raise OSError(error.errno, f"execveat: {os.strerror(error.errno or 0)} {reason}".strip()) from None
+
+
+def raise_not_executed(data: bytes, name: str) -> None:
+    """The error for what came instead of the end of the channel: the springboard's errno, or a description."""
+    if len(data) == 4:
+        reason = os.strerror(int.from_bytes(data, sys.byteorder)).lower()
+        raise ProgramNotStarted(f'exec: "{name}": {reason}')
+    raise_described(data[1:])
 
 
 def _first_process(
@@ -328,11 +342,12 @@ def _first_process(
     process: Process | None,
     around: Surroundings,
     inner: int,
+    springboard: int,
     state: Callable[[str], bytes],
     inside_hooks: tuple[tuple[Hook, ...], tuple[Hook, ...]],
 ) -> None:
     operation: BundleOperation | None = None
-    channel_number, listener_number = _keep_only(around.kept, inner, around.listener)
+    channel_number, listener_number, springboard = _keep_only(around.kept, inner, around.listener, springboard)
     channel = socket.socket(fileno=channel_number)
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -363,15 +378,18 @@ def _first_process(
         _expect(channel, b"commit")
         channel.close()
         listener = socket.socket(fileno=listener_number)
-        channel, _ = listener.accept()  # below a directory of root's alone, so it is the runtime
+        accepted, _ = listener.accept()  # below a directory of root's alone, so it is the runtime
         listener.close()
+        os.dup2(accepted.fileno(), channel_number, inheritable=False)
+        accepted.close()
+        channel = socket.socket(fileno=channel_number)
         if process is None:
             raise ProgramNotStarted("config.json has no process, so there is nothing to start")
         if inside_hooks[1]:
             run_hooks("startContainer", inside_hooks[1], state("created"))
         for operation in plan.identity.last:
             performer.perform_bundle(operation)
-        _execute(path, process, environment)
+        _execute(springboard, channel_number, path, process, environment)
     except BaseException as error:
         with contextlib.suppress(OSError):
             channel.send(b"e" + _describe(error, operation))
@@ -410,11 +428,12 @@ def write_id_maps(process_id: int, users: tuple[IdMap, ...], groups: tuple[IdMap
 class Launching:
     """A first process under way: the runtime's end of the channel."""
 
-    __slots__ = ("channel", "process_id", "terminal", "terminal_name")
+    __slots__ = ("channel", "process_id", "program", "terminal", "terminal_name")
 
     def __init__(self, channel: socket.socket, process_id: int) -> None:
         self.channel = channel
         self.process_id = process_id
+        self.program = ""
         self.terminal = -1
         self.terminal_name = ""
 
@@ -432,6 +451,8 @@ class Launching:
                 continue
             if data == word:
                 return
+            if not word and data:
+                raise_not_executed(data, self.program)
             if data[:1] == b"e":
                 raise_described(data[1:])
             raise HostError("the container's first process was killed while it was set up", code="bundle-set-up")
@@ -496,14 +517,18 @@ def launch_first(
     """The first process of a bundle's container, waiting for "go". ``state`` renders the container's state for hooks."""
     made = sum(NAMESPACES[kind] for kind, path in config.namespaces if not path)
     hooks = (config.hooks_of("createContainer"), config.hooks_of("startContainer"))
+    springboard = open_springboard(_channel_number(around.kept))
 
     def first(inner: int) -> None:
         own = os.getpid()
-        _first_process(plan, config.process, around, inner, lambda status: state(own, status), hooks)
+        _first_process(plan, config.process, around, inner, springboard, lambda status: state(own, status), hooks)
 
-    return fork_stage(
-        around, made=made, users=config.user_map, groups=config.group_map, offsets=config.time_offsets, first=first
-    )
+    try:
+        return fork_stage(
+            around, made=made, users=config.user_map, groups=config.group_map, offsets=config.time_offsets, first=first
+        )
+    finally:
+        os.close(springboard)
 
 
 def launch_further(
@@ -511,14 +536,15 @@ def launch_further(
 ) -> Launching:
     """A further process in a container's namespaces; it says "ready" when only the program is missing, and waits for "commit"."""
 
+    springboard = open_springboard(_channel_number(around.kept))
     before = os.umask(0o022)
     performer = BundlePerformer()  # here: inside, /proc is whatever the container says it is
     os.umask(before)
 
     def first(inner: int) -> None:
         operation: BundleOperation | None = None
-        (number,) = _keep_only(around.kept, inner)
-        channel = socket.socket(fileno=number)
+        channel_number, board = _keep_only(around.kept, inner, springboard)
+        channel = socket.socket(fileno=channel_number)
         try:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
             os.setsid()
@@ -536,11 +562,14 @@ def launch_further(
             _expect(channel, b"commit")
             for operation in identity.last:
                 performer.perform_bundle(operation)
-            _execute(path, process, environment)
+            _execute(board, channel_number, path, process, environment)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 channel.send(b"e" + _describe(error, operation))
         finally:
             os._exit(1)
 
-    return fork_stage(around, made=0, first=first)
+    try:
+        return fork_stage(around, made=0, first=first)
+    finally:
+        os.close(springboard)
