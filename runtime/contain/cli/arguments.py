@@ -65,6 +65,9 @@ COMMANDS = {
     "container diff": Command(
         module="contents", function="container_diff", summary="What a container changed in its image", group=_CONTAINERS
     ),
+    "cp": Command(
+        module="contents", function="cp", summary="Copy files between a container and this machine", group=_CONTAINERS
+    ),
     "export": Command(
         module="contents", function="export", summary="Write a container's root as an archive", group=_CONTAINERS
     ),

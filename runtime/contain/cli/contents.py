@@ -1,4 +1,4 @@
-"""``contain container diff``, ``export``, ``commit``: what containers hold."""
+"""``contain container diff``, ``cp``, ``export``, ``commit``: what containers hold."""
 
 from __future__ import annotations
 
@@ -80,4 +80,52 @@ def commit(options: argparse.Namespace) -> int:
             pause=options.pause,
         )
         sys.stdout.write(f"{image.digest}\n")
+    return 0
+
+
+def add_cp_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.usage = (
+        "contain cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       contain cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+    )
+    parser.add_argument("-a", "--archive", action="store_true", help="owners too, and set-id bits")
+    parser.add_argument("-L", "--follow-link", action="store_true", help="what a link at the end of SRC_PATH leads to")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of it")
+    parser.add_argument("source", metavar="SRC_PATH", help="CONTAINER:PATH, PATH, or - for a tar archive from standard input")
+    parser.add_argument("target", metavar="DEST_PATH", help="CONTAINER:PATH, PATH, or - for a tar archive to standard output")
+
+
+def cp(options: argparse.Namespace) -> int:
+    """Says how much it was, on a terminal."""
+    from contain.cli.output import render_size
+    from contain.container.copy_root import open_root
+    from contain.container.copy_rules import check_addresses, parse_address
+    from contain.container.copying import copy_in, copy_out
+    from contain.engine import Engine
+
+    source, target = parse_address(options.source), parse_address(options.target)
+    check_addresses(source, target)
+    name = source.container if source.container is not None else target.container
+    how = {"follow": options.follow_link, "archive": options.archive}
+
+    def warn(text: str) -> None:
+        sys.stderr.write(f"warning: {text}\n")
+
+    with Engine.open() as engine:
+        record = engine.records.find(name or "")
+        out = source.container is not None
+        if out and target.path == "-" and os.isatty(1):
+            raise UsageError(
+                "refusing to write an archive to a terminal", code="bad-output", remedy="redirect it, or name a path"
+            )
+        with open_root(engine.records, record, home=engine.run_home, writing=not out) as root:
+            if out:
+                to = sys.stdout.buffer if target.path == "-" else target.path
+                size = copy_out(root, record.name, source.path, to, warn=warn, **how)
+            else:
+                given = sys.stdin.buffer if source.path == "-" else source.path
+                size = copy_in(root, record.name, given, target.path, warn=warn, **how)
+    if not options.quiet and os.isatty(1) and target.path != "-":
+        where = options.target if target.container is not None else os.path.abspath(target.path)
+        sys.stderr.write(f"Successfully copied {render_size(size)} to {where}\n")
     return 0
