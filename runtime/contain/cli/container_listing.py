@@ -25,10 +25,10 @@ CONTAINER_HEADINGS = {
     "Ports": "PORTS",
     "Names": "NAMES",
 }
-_OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "State": "STATE", "Labels": "LABELS"}
+_OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "State": "STATE", "Labels": "LABELS", "Networks": "NETWORKS"}
 ALL_HEADINGS = {**CONTAINER_HEADINGS, **_OTHER_HEADINGS}
-_FILTERS = ("ancestor", "before", "exited", "health", "id", "label", "name", "since", "status")
-_DOCKERS_FILTERS = ("expose", "isolation", "is-task", "network", "publish", "volume")
+_FILTERS = ("ancestor", "before", "exited", "health", "id", "label", "name", "network", "since", "status")
+_DOCKERS_FILTERS = ("expose", "isolation", "is-task", "publish", "volume")
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _HEALTH = ("starting", "healthy", "unhealthy", "none")
 _COMMAND_WIDTH = 20
@@ -70,6 +70,7 @@ class Seen:
     record: ContainerRecord
     paused: bool = False
     ports: str = ""
+    networks: tuple[str, ...] = ()
     health: str = ""  # starting, healthy, unhealthy, or nothing for one without a check
 
     @property
@@ -87,9 +88,11 @@ def select_containers(
     before: Sequence[float] = (),
     since: Sequence[float] = (),
     images: Sequence[str] = (),
+    networks: Sequence[str] = (),
 ) -> tuple[Seen, ...]:
     """Those that are shown, in the given order (newest first). ``last`` 0 or more: only so many, in whatever state. ``before``,
-    ``since``: when the containers of those filters were made. ``images``: digests that the filter ``ancestor`` means."""
+    ``since``: when the containers of those filters were made. ``images``: digests that the filter ``ancestor`` means; ``networks``:
+    names that the filter ``network`` means."""
     everything = everything or last >= 0 or "status" in filters or "exited" in filters
     chosen = []
     for each in seen:
@@ -107,6 +110,7 @@ def select_containers(
             (everything or record.state in ("running", "restarting"))
             and all(any(map(test, filters[key])) for key, test in tests.items() if key in filters)
             and all(_has_label(labels, value) for value in filters.get("label", ()))
+            and ("network" not in filters or any(name in networks for name in each.networks))
             and all(record.created_seconds < moment for moment in before)
             and all(record.created_seconds > moment for moment in since)
         ):
@@ -164,6 +168,7 @@ def container_row(seen: Seen, *, now: float, whole: bool) -> dict[str, object]:
         "CreatedAt": datetime.fromtimestamp(record.created_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
         "RunningFor": f"{render_age(now - record.created_seconds)} ago",
         "Ports": seen.ports,
+        "Networks": ",".join(seen.networks),
         "State": seen.state,
         "Status": render_status(seen, now),
         "Names": record.name,

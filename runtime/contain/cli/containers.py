@@ -6,17 +6,18 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from contain.cli.networks import describe_network, find_lease, render_ports
+from contain.cli.networks import describe_network, exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.cli.output import render_table
 from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
     from contain.container.records import ContainerRecord, Records
     from contain.engine import Engine
+    from contain.linux.leases import NetworkRecord
     from contain.paths import HostPath
 
 
@@ -59,12 +60,14 @@ def ps(options: argparse.Namespace) -> int:
         for name in filters.get("ancestor", ()):
             with suppress(NotFound):
                 images.append(engine.store.find_image(name).digest)
-        leases = {record.container_id: find_lease(record, engine.run_home) for record in records.all()}
+        known = _networks_meant(engine, filters.get("network", ()))
+        bridges = read_bridges(engine.run_home)
         seen = [
             listing.Seen(
                 record=record,
                 paused=is_paused(record),
-                ports=render_ports(lease.ports) if (lease := leases.get(record.container_id)) else "",
+                ports=_ports_of(engine, record, bridges),
+                networks=network_names(record),
                 health=_health_word(records, record),
             )
             for record in records.all()
@@ -77,6 +80,7 @@ def ps(options: argparse.Namespace) -> int:
             before=[records.find(name).created_seconds for name in filters.get("before", ())],
             since=[records.find(name).created_seconds for name in filters.get("since", ())],
             images=images,
+            networks=known,
         )
     now = time.time()
     rows = [listing.container_row(each, now=now, whole=options.no_trunc) for each in chosen]
@@ -97,6 +101,26 @@ def _health_word(records: Records, record: ContainerRecord) -> str:
 
     health = read_health(records.place(record.container_id))
     return "starting" if health is None else health.status
+
+
+def _ports_of(engine: Engine, record: ContainerRecord, bridges: Sequence[NetworkRecord]) -> str:
+    if record.state != "running":
+        return ""
+    exposed = exposed_ports(record) if record.details.get("network") == "bridge" else ()
+    return render_ports(find_ports(record, engine.run_home, bridges), exposed)
+
+
+def _networks_meant(engine: Engine, wanted: tuple[str, ...]) -> list[str]:
+    """The names of the networks that the filter ``network`` means, by name or id."""
+    if not wanted:
+        return []
+    from contain.cli.network_verbs import find_network
+
+    found = []
+    for text in wanted:
+        with suppress(NotFound):
+            found.append(find_network(engine, text).name)
+    return found
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
