@@ -7,8 +7,8 @@ import errno
 import os
 import signal
 import socket
+import sys
 import time
-from dataclasses import replace
 
 from contain.errors import Conflict, ContainError, HostError, UsageError
 from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, remove_groups
@@ -28,7 +28,8 @@ from contain.oci_runtime.records import (
 )
 from contain.oci_runtime.state import render_state
 from contain.runtime_spec.configuration import Configuration, parse_configuration
-from contain.values import dataclass
+from contain.runtime_spec.process import Process, grant, name_capabilities
+from contain.values import dataclass, replace
 
 _MESSAGE_LIMIT = 65536
 _CONFIGURATION_LIMIT_BYTES = 16 << 20
@@ -84,6 +85,25 @@ def compile_filter(section: object) -> tuple[bytes | None, int]:
     return compile_policy(policy, syscall_table(os.uname().machine)), flags
 
 
+def available_capabilities() -> int:
+    """The mask of what this process can hand on."""
+    with open("/proc/self/status") as file:
+        rows = dict(line.split(":\t", 1) for line in file if line.startswith("Cap"))
+    return int(rows["CapPrm"], 16) & int(rows["CapBnd"], 16)
+
+
+def grant_capabilities(config: Configuration, process: Process) -> Process:
+    """What of a process's capabilities there is to give; the rest is said on standard error. A user namespace has all of its own."""
+    if config.has("user"):
+        return process
+    granted, missing = grant(process, available_capabilities())
+    if missing:
+        sys.stderr.write(
+            f"warning: this runtime does not have {', '.join(name_capabilities(missing))}: the container does without\n"
+        )
+    return granted
+
+
 def listen_descriptors(preserve_fds: int) -> tuple[int, tuple[str, ...]]:
     """How many descriptors from 3 on go to the program, and what it is told of them (sd_listen_fds(3)). Raises `UsageError`."""
     text = os.environ.get("LISTEN_FDS", "")
@@ -115,6 +135,8 @@ def create(request: CreateRequest) -> tuple[Record, Launching]:
         raise UsageError(
             "--console-socket is given, and process.terminal is not true", code="bundle-console", remedy="leave one of them out"
         )
+    if config.process is not None:
+        config = replace(config, process=grant_capabilities(config, config.process))
     program, flags = compile_filter(config.seccomp)
     kept, environment = listen_descriptors(request.preserve_fds)
     spaces = open_namespaces(config)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from contain.bundle_operations import BundleOperation, OpenConsole
 from contain.errors import Conflict, UsageError
 from contain.oci_runtime.control import groups_of
-from contain.oci_runtime.create import compile_filter, hand_over_terminal, listen_descriptors, write_pid_file
+from contain.oci_runtime.create import (
+    compile_filter,
+    grant_capabilities,
+    hand_over_terminal,
+    listen_descriptors,
+    write_pid_file,
+)
 from contain.oci_runtime.groups import open_joins
 from contain.oci_runtime.launch import Launching, Surroundings, launch_further, open_namespaces_of
 from contain.oci_runtime.plan import plan_affinity, plan_identity
 from contain.oci_runtime.records import CREATED, RUNNING, Place, Record, read_start_time
 from contain.runtime_spec.configuration import Configuration, parse_configuration, parse_document
 from contain.runtime_spec.process import Process, capability_mask, parse_process, refuse_labels
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
         raise Conflict(f"cannot exec in a {status} container", code="bundle-state-conflict")
     with open(place.path("config.json"), "rb") as file:
         config = parse_configuration(file.read())
-    process = resolve_process(request, config)
+    process = grant_capabilities(config, resolve_process(request, config))
     if process.terminal and request.detach and not request.console_socket:
         raise UsageError("cannot allocate tty if the runtime will detach without setting console socket", code="bundle-console")
     program, flags = compile_filter(config.seccomp)

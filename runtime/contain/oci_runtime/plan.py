@@ -55,6 +55,7 @@ DEFAULT_DEVICES = tuple(
 
 _LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"))
 _SLAVE = PROPAGATIONS["rslave"]
+_UNBINDABLE = PROPAGATIONS["unbindable"]
 _READ_ONLY, _SAFE = 0x1, 0x2 | 0x4 | 0x8
 
 
@@ -216,6 +217,8 @@ def plan_bundle(
             mounts.append(_plan_mount(mount, bundle))
     propagation = PROPAGATIONS[config.root_propagation] if config.root_propagation else 0
     detached = not config.makes("mount")
+    # an unbindable mount could not become the root, so that comes with the entry alone
+    first = (propagation | RECURSIVE) if propagation and not propagation & _UNBINDABLE else _SLAVE
     identity = IdentityPlan()
     console: tuple[BundleOperation, ...] = ()
     directory: tuple[BundleOperation, ...] = ()
@@ -227,7 +230,7 @@ def plan_bundle(
             console = (OpenConsole(height=height, width=width, user_id=process.user_id),)
     return BundlePlan(
         root=(
-            TakeRootDirectory(path=root, propagation=(propagation | RECURSIVE) if propagation else _SLAVE, detached=detached),
+            TakeRootDirectory(path=root, propagation=first, detached=detached),
             *mounts,
             *_plan_devices(config),
         ),

@@ -15,7 +15,7 @@ import os
 import stat
 
 from contain.errors import Conflict, HostError, NotFound, UsageError
-from contain.values import dataclass
+from contain.values import asdict, dataclass
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 WAITING_NAME = "contain-created"  # of a process that waits for its start; 15 bytes (prctl(2), PR_SET_NAME)
@@ -128,7 +128,7 @@ class Place:
 
     def write_record(self, record: Record) -> None:
         """Replace the record."""
-        self.write("record.json", json.dumps({name: getattr(record, name) for name in Record.__dataclass_fields__}).encode())
+        self.write("record.json", json.dumps(asdict(record)).encode())
 
     def read_record(self) -> Record:
         """The record. Raises `NotFound`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contain.linux.capabilities import CAPABILITY_NUMBERS
 from contain.runtime_spec.reading import ID_LIMIT, Table, refused, wrong
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 RLIMITS = {
     name: number
@@ -225,3 +225,23 @@ def refuse_labels(process: Process, *, where: str = "process") -> None:
         raise refused(f"{where}.apparmorProfile")
     if process.selinux_label:
         raise refused(f"{where}.selinuxLabel")
+
+
+def grant(process: Process, available: int) -> tuple[Process, int]:
+    """The process with the capabilities that the runtime itself has, and the mask of those that it asked for in vain. The
+    specification wants a warning then, not an error (config.md "Linux Process")."""
+    sets = process.capabilities
+    if sets is None:
+        return process, 0
+    asked = {name: getattr(sets, name) for name in ("bounding", "effective", "inheritable", "permitted", "ambient")}
+    missing = 0
+    for mask in asked.values():
+        missing |= mask & ~available
+    if not missing:
+        return process, 0
+    return replace(process, capabilities=CapabilitySets(**{name: mask & available for name, mask in asked.items()})), missing
+
+
+def name_capabilities(mask: int) -> tuple[str, ...]:
+    """Names with ``CAP_``, in the order of their numbers."""
+    return tuple(f"CAP_{name}" for name, number in CAPABILITY_NUMBERS.items() if mask >> number & 1)
