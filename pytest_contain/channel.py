@@ -135,6 +135,10 @@ class Channel:
                     for number in numbers:
                         os.set_inheritable(number, False)
                     self._fds.extend(numbers)
+            if len(self._fds) > _MOST_FDS:  # whoever sends them without end would take all that this process may have
+                self._close_fds()
+                self._decoder.error = IntegrityError("more descriptors than belong to a message", code="bad-message")
+                break
             if not data:
                 self.at_end = True
                 break
@@ -155,8 +159,11 @@ class Channel:
 
     def close(self) -> None:
         """Close it and every descriptor that nobody took."""
+        self._close_fds()
+        self.connection.close()
+
+    def _close_fds(self) -> None:
         for number in self._fds:
             with contextlib.suppress(OSError):
                 os.close(number)
         self._fds = []
-        self.connection.close()

@@ -73,6 +73,17 @@ class Child:
                 os.close(number)
         self.files = {}
 
+    def take_files(self, names: Sequence[str], numbers: Sequence[int]) -> None:
+        """Its files from now on, in place of earlier ones. Raises ValueError where names and descriptors are not one each."""
+        if len(names) != len(numbers) or len(set(names)) != len(names):
+            for number in numbers:
+                os.close(number)
+            raise ValueError("files without names")
+        for number in self.files.values():
+            with contextlib.suppress(OSError):
+                os.close(number)
+        self.files = dict(zip(names, numbers, strict=True))
+
     def output_size_bytes(self) -> int:
         """How much it has printed since its last report."""
         total = 0

@@ -342,7 +342,7 @@ class Loop:
         kind = message["type"]
         if kind == "files":
             numbers = child.channel.take_fds(int(message.get("fds", 0)))
-            child.files = dict(zip(map(str, message["names"]), numbers, strict=True))
+            child.take_files(tuple(map(str, message["names"])), numbers)
             return "", None
         if kind == "report":
             return kind, self.report_for(test, message["report"])
