@@ -340,7 +340,9 @@ def network_document(seen: SeenNetwork) -> dict[str, Any]:
 
     record, state = seen.record, seen.state
     settings = record.settings if record else None
-    pools = list(record.pools) if record else [state.pool] if state is not None and state.pool is not None else []
+    pools = list(record.pools) if record else []
+    if state is not None and state.pool is not None and state.leases:  # another one than on record, if that was taken meanwhile
+        pools = [state.pool, *pools[1:]]
     containers: dict[str, dict[str, str]] = {}
     for name, container_id in sorted(seen.users):
         lease = state.leases.get(container_id) if state is not None else None
@@ -413,10 +415,24 @@ def add_network_rm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("networks", nargs="+", metavar="NETWORK")
 
 
-def network_rm(options: argparse.Namespace) -> int:
-    """One that a running container is on stays."""
+def _remove(engine: Engine, record: NamedNetwork) -> None:
     from contain.container.networking import network_users
     from contain.container.networks import Networks
+    from contain.container.workspaces import sweep
+    from contain.linux.network import bridge_home, forget_bridge
+
+    sweep(engine.run_home)
+    home = bridge_home(engine.run_home, record.network_id)
+
+    def forget() -> None:
+        if home.exists():
+            forget_bridge(home)
+
+    Networks(engine.home).remove(record, lambda each: network_users(each, engine.run_home, engine.records.all()), forget)
+
+
+def network_rm(options: argparse.Namespace) -> int:
+    """One that a running container is on stays."""
     from contain.engine import Engine
 
     status = 0
@@ -426,9 +442,7 @@ def network_rm(options: argparse.Namespace) -> int:
                 seen = find_network(engine, name)
                 if seen.record is None:
                     raise Conflict(f"{seen.name} is a pre-defined network and cannot be removed", code="network-predefined")
-                Networks(engine.home).remove(
-                    seen.record, lambda record: network_users(record, engine.run_home, engine.records.all())
-                )
+                _remove(engine, seen.record)
             except ContainError as error:
                 if not (options.force and isinstance(error, NotFound)):
                     sys.stderr.write(f"Error: {error}\n")
@@ -446,7 +460,6 @@ def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_prune(options: argparse.Namespace) -> int:
     """Those that no running container is on."""
-    from contain.container.networking import network_users
     from contain.container.networks import Networks
     from contain.engine import Engine
 
@@ -462,15 +475,14 @@ def network_prune(options: argparse.Namespace) -> int:
             return 1
     removed = []
     with Engine.open() as engine:
-        networks = Networks(engine.home)
-        for record in networks.all():
+        for record in Networks(engine.home).all():
             labels = dict(record.labels)
             if not all(_has_label(labels, text) for text in filters["label"]):
                 continue
             if any(_has_label(labels, text) for text in filters["label!"]) or record.created_seconds > until:
                 continue
             try:
-                networks.remove(record, lambda each: network_users(each, engine.run_home, engine.records.all()))
+                _remove(engine, record)
             except Conflict:
                 continue
             removed.append(record.name)

@@ -98,7 +98,7 @@ class Networking:
                         ports=held.ports if number == way_out else (),
                         settings=place.settings,
                         wanted=wanted_of(spec.name, spec.hostname, spec.container_id, place.endpoint, interface=f"eth{number}"),
-                        reserved=self._reserved if not place.settings.network_id else (),
+                        reserved=[pool for pool in self._reserved if pool != place.settings.pool],
                     )
                 )
         finally:
@@ -209,7 +209,7 @@ def settle(asked: Asked, store: HostPath) -> Asked:
 def verify_addresses(endpoint: Endpoint, found: NamedNetwork) -> None:
     """An address of one's own choice needs a subnet of somebody's choice: one that was chosen by itself may be another next
     time."""
-    if (endpoint.address or endpoint.address6) and not found.given_subnet:
+    if (endpoint.address or endpoint.address6) and not found.settings.fixed:
         raise UsageError(
             f"invalid config for network {found.name}: user specified IP address is supported only when connecting to networks with "
             "user configured subnets",

@@ -61,7 +61,6 @@ class NamedNetwork:
     created_seconds: float
     labels: tuple[tuple[str, str], ...] = ()
     options: tuple[tuple[str, str], ...] = ()
-    given_subnet: bool = False
 
     @property
     def name(self) -> str:
@@ -137,6 +136,7 @@ def plan_network(
             network_id=network_id,
             pool=pools[32],
             pool6=pools.get(128) if request.ipv6 or 128 in pools else None,
+            fixed=bool(request.subnets),
             internal=request.internal,
             isolated=False,
         ),
@@ -243,7 +243,6 @@ class Networks:
                 created_seconds=float(value["created_seconds"]),
                 labels=_pairs(value["labels"]),
                 options=_pairs(value["options"]),
-                given_subnet=bool(value["given_subnet"]),
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -299,14 +298,16 @@ class Networks:
                 created_seconds=time.time(),
                 labels=request.labels,
                 options=request.options,
-                given_subnet=bool(request.subnets),
             )
             with replaced(self._place(request.name), mode=0o600) as file:
                 file.write(_encode(record))
         return record
 
-    def remove(self, record: NamedNetwork, users: Callable[[NamedNetwork], Sequence[tuple[str, str]]]) -> None:
-        """Forget a network. ``users``: who is on it, (name, id). `Conflict` in Docker's words if somebody is."""
+    def remove(
+        self, record: NamedNetwork, users: Callable[[NamedNetwork], Sequence[tuple[str, str]]], forget: Callable[[], None]
+    ) -> None:
+        """Forget a network. ``users``: who is on it, (name, id); ``forget``: what else is to go then. `Conflict` in Docker's words if
+        somebody is on it."""
         with self._naming():
             active = users(record)
             if active:
@@ -318,6 +319,7 @@ class Networks:
                 )
             with contextlib.suppress(FileNotFoundError):
                 self._place(record.name).unlink()
+            forget()
 
 
 def _is_record(name: str) -> bool:
@@ -334,7 +336,6 @@ def _encode(record: NamedNetwork) -> bytes:
         "created_seconds": record.created_seconds,
         "labels": dict(record.labels),
         "options": dict(record.options),
-        "given_subnet": record.given_subnet,
     }
     return json.dumps(value).encode()
 

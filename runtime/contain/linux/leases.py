@@ -87,7 +87,8 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeSettings:
-    """What one bridge is to be. Without ``pool`` a free subnet is chosen; ``pool6``: containers get an IPv6 address too.
+    """What one bridge is to be. Without ``pool`` a free subnet is chosen, and another one in its place if it is not ``fixed`` and
+    somebody else has it by then; ``pool6``: containers get an IPv6 address too.
     ``internal``: no way in or out. ``isolated``: containers on it do not reach each other. ``masquerade``: they leave the machine under
     its own address."""
 
@@ -95,6 +96,7 @@ class BridgeSettings:
     network_id: str = ""
     pool: Pool | None = None
     pool6: Pool | None = None
+    fixed: bool = False
     internal: bool = False
     isolated: bool = True
     masquerade: bool = True
@@ -331,6 +333,7 @@ def encode_settings(settings: BridgeSettings) -> dict[str, Any]:
         "network_id": settings.network_id,
         "pool": _encode_pool(settings.pool),
         "pool6": _encode_pool(settings.pool6),
+        "fixed": settings.fixed,
         "internal": settings.internal,
         "isolated": settings.isolated,
         "masquerade": settings.masquerade,
@@ -345,6 +348,7 @@ def decode_settings(value: Mapping[str, Any]) -> BridgeSettings:
         network_id=str(value["network_id"]),
         pool=_decode_pool(value["pool"]),
         pool6=_decode_pool(value["pool6"]),
+        fixed=bool(value["fixed"]),
         internal=bool(value["internal"]),
         isolated=bool(value["isolated"]),
         masquerade=bool(value["masquerade"]),

@@ -433,6 +433,15 @@ def sweep_all(live_container_ids: Collection[str], *, run_home: HostPath) -> int
     return sum(sweep(live_container_ids, run_home=home) for home in bridge_homes(run_home))
 
 
+def forget_bridge(run_home: HostPath) -> None:
+    """Remove the directory of a named network that is no more, unless somebody is still on it."""
+    with Ledger(run_home) as ledger:
+        if not ledger.exists():
+            with contextlib.suppress(OSError):
+                os.unlink(run_home / "network.lock")
+                os.rmdir(run_home)
+
+
 def sweep(live_container_ids: Collection[str], *, run_home: HostPath) -> int:
     """Take back what dead containers hold, and remove bridge and table if nobody is left; how many leases were taken back.
 
@@ -628,10 +637,16 @@ def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names, 
     routes = [rtnetlink.parse_route(payload) for payload in kernel.transact((rtnetlink.list_routes(),))[0]]
     links = [rtnetlink.parse_link(payload) for payload in kernel.transact((rtnetlink.list_links(),))[0]]
     settings = record.settings
-    if settings.pool is not None:
-        pool: Pool | None = settings.pool
-        _verify_no_route_within(settings.pool, routes, settings.name)
-    else:
+    pool = settings.pool
+    inner = None if pool is None else _route_within(pool, routes)
+    if inner is not None and settings.fixed:
+        raise Conflict(
+            f"the network {settings.name} cannot be used at the moment: Pool overlaps with other one on this address space: this "
+            f"machine has a route to {dotted(inner.destination)}/{inner.prefix_length}",
+            remedy="see `ip route`; or make the network with another --subnet",
+            code="network-overlap",
+        )
+    if pool is None or inner is not None:
         avoid = [number_of(server) for server in host_servers()]
         pool = record.pool if leases and record.pool else choose_pool(routes, avoid, reserved)
     if pool is None:
@@ -644,16 +659,12 @@ def _settle_record(kernel: NetlinkSocket, record: NetworkRecord, names: _Names, 
     return replace(record, pool=pool, leases=leases, mtu_bytes=settings.mtu_bytes or uplink_mtu_bytes(routes, links))
 
 
-def _verify_no_route_within(pool: Pool, routes: Sequence[Route], name: str) -> None:
-    """A route to a part of a network's subnet, or to just that, would take its packets elsewhere, or the machine's to it."""
+def _route_within(pool: Pool, routes: Sequence[Route]) -> Route | None:
+    """A route to a part of a subnet, or to just that: it would take the subnet's packets elsewhere, or others' to it."""
     for route in routes:
         if route.prefix_length >= pool.prefix and pool.overlaps(route.destination, route.prefix_length):
-            raise Conflict(
-                f"the network {name} cannot be used at the moment: Pool overlaps with other one on this address space: this machine "
-                f"has a route to {dotted(route.destination)}/{route.prefix_length}",
-                remedy="see `ip route`; or make the network with another --subnet",
-                code="network-overlap",
-            )
+            return route
+    return None
 
 
 def _make_bridge(kernel: NetlinkSocket, name: str, pool: Pool, pool6: Pool | None, mtu_bytes: int) -> Link:
