@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-import contain.host
+import contain.container.abilities
 from contain.cli.doctor import doctor
 from contain.cli.output import render_age, render_size, render_table
 from contain.host import Finding, parse_kernel_release, probe_host
@@ -47,7 +47,7 @@ def test_doctor_fails_only_for_what_nothing_runs_without(
     state: str, needed: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finding = Finding(name="thing", state=state, found="this", needed=needed, remedy="" if state == "good" else "do that")
-    monkeypatch.setattr(contain.host, "probe_host", lambda: (finding,))
+    monkeypatch.setattr(contain.container.abilities, "probe_abilities", lambda _: (finding,))
     assert doctor(argparse.Namespace()) == status
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split() == ["ABILITY", "STATE", "WHAT", "WAS", "FOUND"]

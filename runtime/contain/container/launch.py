@@ -160,10 +160,15 @@ def raise_failure(data: bytes, program: str) -> None:
     if failure["kind"] == "host":
         raise HostError(failure["message"], remedy=failure["remedy"], code=failure["code"])
     where = f" in step {failure['operation'][:300]}" if failure["operation"] else ""
-    remedy = "run `contain doctor`: it names what this machine lacks" if failure["errno"] in (errno.EPERM, errno.ENOSYS) else ""
     if failure["errno"]:
+        from contain.linux.obstacles import explain_step
+
+        found = explain_step(failure["operation"] or failure["message"], failure["errno"])
+        cause, remedy = (f": {found.cause}", found.remedy) if found is not None else ("", "")
+        if not remedy and failure["errno"] in (errno.EPERM, errno.ENOSYS):
+            remedy = "run `contain doctor`: it names what this machine lacks"
         raise HostError(
-            f"the container could not be set up: {failure['message']}{where}",
+            f"the container could not be set up{cause}: {failure['message']}{where}",
             path=failure["path"],
             errno=failure["errno"],
             remedy=remedy,

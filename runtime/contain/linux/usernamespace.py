@@ -141,14 +141,7 @@ def become_root() -> None:
         if helper:
             os.kill(helper, 9)
             os.waitpid(helper, 0)
-        raise HostError(
-            "this machine gives ordinary users no user namespace",
-            call="unshare",
-            errno=error.errno or 0,
-            remedy="run as root; or: sysctl -w user.max_user_namespaces=10000 and, on Ubuntu, "
-            "kernel.apparmor_restrict_unprivileged_userns=0",
-            code="no-user-namespace",
-        ) from error
+        raise _no_user_namespace("unshare", error) from error
     mapped = False
     if helper:
         os.write(ready_write, b"x")
@@ -157,11 +150,36 @@ def become_root() -> None:
     for descriptor in (ready_read, ready_write, done_read, done_write):
         os.close(descriptor)
     if not mapped:
-        for path, text in (("setgroups", "deny"), ("uid_map", f"0 {user_id} 1"), ("gid_map", f"0 {group_id} 1")):
-            with open(f"/proc/self/{path}", "w") as file:
-                file.write(text)
-    _be_root()
-    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+        if read_id_maps()[0].pieces:
+            raise HostError(
+                "newgidmap does not give this user the ids that newuidmap gave",
+                code="id-map-refused",
+                remedy="/etc/subgid needs the same line as /etc/subuid, and newgidmap the set-user-ID bit or its capability",
+            )
+        try:
+            for path, text in (("setgroups", "deny"), ("uid_map", f"0 {user_id} 1"), ("gid_map", f"0 {group_id} 1")):
+                with open(f"/proc/self/{path}", "w") as file:
+                    file.write(text)
+        except OSError as error:
+            raise _no_user_namespace("write uid_map", error) from error
+    try:
+        _be_root()
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+    except OSError as error:
+        raise _no_user_namespace("mount", error) from error
+
+
+def _no_user_namespace(call: str, error: OSError) -> HostError:
+    from contain.linux.obstacles import explain, read_surroundings
+
+    found = explain(call, error.errno or 0, read_surroundings())
+    return HostError(
+        "this machine gives this user no user namespace that can be used" + (f": {found.cause}" if found else ""),
+        call=call,
+        errno=error.errno or 0,
+        remedy=found.remedy if found else "run as root; `contain doctor` says what this machine has",
+        code="no-user-namespace",
+    )
 
 
 def _be_root() -> None:

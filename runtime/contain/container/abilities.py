@@ -1,0 +1,129 @@
+"""What containers of this user can do here: the facts of `contain.host`, corrected by what a trial and the kernel's answers say.
+
+`judge` decides, from values; `probe_abilities` asks. A container that does nothing is really made, so that what is said holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contain.container.trial import Trial
+from contain.host import Finding
+from contain.linux.uplink import UplinkProgram
+from contain.linux.usernamespace import MORE_IDS
+from contain.values import dataclass
+
+_DELEGATE = "systemd-run --user --scope -p Delegate=yes contain ...; for other ways see docs/rootless.md, 'Control groups'"
+_WRITABLE = "in a container: start the outer one with --privileged, or with a writable /sys/fs/cgroup"
+_TRIED = ("CAP_SYS_ADMIN", "user namespaces", "/proc")  # what the trial answers better than the facts, if it works
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What was asked. ``limits``: the controllers in which this process may make groups; ``uplink`` None: it may make links itself."""
+
+    rootless: bool
+    trial: Trial
+    limits: frozenset[str]
+    can_pause: bool
+    uplink: UplinkProgram | None
+    store: str
+    store_kind: str
+
+
+def judge(findings: Sequence[Finding], answers: Answers) -> tuple[Finding, ...]:
+    """The rows of ``contain doctor``. Pure."""
+    rows: list[Finding] = []
+    trial = answers.trial
+    for row in findings:
+        if row.name in _TRIED and (trial.works or (answers.rootless and row.name == "CAP_SYS_ADMIN")):
+            continue
+        controller = row.name.removeprefix("cgroup ")
+        if controller != row.name and row.state == "good" and controller not in answers.limits:
+            rows.append(_undelegated(row, controller, rootless=answers.rootless))
+        elif row.name == "overlay" and trial.works:
+            rows.append(Finding(name=row.name, state="good", found="the kernel's is in use", needed=True))
+        else:
+            rows.append(row)
+        if row.name == "user" and answers.rootless and trial.works:
+            rows.append(_ids(trial))
+    if trial.works:
+        rows.append(Finding(name="container", state="good", found="one was made, and ended", needed=True))
+    else:
+        rows.append(
+            Finding(
+                name="container",
+                state="missing",
+                found=f"none can be made: {trial.message}",
+                needed=True,
+                remedy=trial.remedy or "the other rows say what is missing; if none does, please report it",
+            )
+        )
+    if not answers.can_pause:
+        rows.append(
+            Finding(
+                name="pause",
+                state="limited",
+                found="no control group in which processes can be held",
+                remedy=_DELEGATE if answers.rootless else _WRITABLE,
+            )
+        )
+    if answers.uplink is not None:
+        rows.append(_network(answers.uplink))
+    rows.append(Finding(name="store", state="good", found=f"{answers.store} ({answers.store_kind or 'unknown file system'})"))
+    return tuple(rows)
+
+
+def _undelegated(row: Finding, controller: str, *, rootless: bool) -> Finding:
+    why = "no group is delegated to this user" if rootless else "no group can be made there"
+    lost = (
+        "no process limits, also not the one that every container otherwise has"
+        if controller == "pids"
+        else f"no {controller} limits"
+    )
+    return Finding(
+        name=row.name, state="limited", found=f"{row.found}, but {why}: {lost}", remedy=_DELEGATE if rootless else _WRITABLE
+    )
+
+
+def _ids(trial: Trial) -> Finding:
+    if trial.ids > 1:
+        return Finding(name="ids", state="good", found=f"{trial.ids} inside a container")
+    found = "one: images with files of several owners, and their other users, are refused"
+    return Finding(name="ids", state="limited", found=found, remedy=MORE_IDS)
+
+
+def _network(uplink: UplinkProgram) -> Finding:
+    if uplink.path:
+        return Finding(name="network", state="good", found=f"through {uplink.path}; containers do not reach each other")
+    found = f"loopback only, and no published ports: {uplink.why}"
+    return Finding(name="network", state="limited", found=found, remedy=uplink.remedy)
+
+
+def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Ask this machine. ``findings``: of `contain.host.probe_host`."""
+    from contain.container.trial import try_container
+    from contain.linux.cgroups import probe_hierarchies
+    from contain.linux.freezer import probe_freezer
+    from contain.linux.obstacles import filesystem_of
+    from contain.linux.uplink import find_uplink_program, owns_network
+    from contain.linux.usernamespace import is_rootless
+    from contain.paths import store_home
+
+    home = store_home()
+    place = home
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    rootless = is_rootless()
+    return judge(
+        findings,
+        Answers(
+            rootless=rootless,
+            trial=try_container(),
+            limits=frozenset[str]().union(*(each.controllers for each in probe_hierarchies())),
+            can_pause=probe_freezer() is not None,
+            uplink=find_uplink_program() if rootless and not owns_network() else None,
+            store=str(home),
+            store_kind=filesystem_of(str(place)),
+        ),
+    )
