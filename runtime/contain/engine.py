@@ -132,6 +132,12 @@ class Engine:
 
         return check(request, store=self.store)
 
+    def note(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:
+        """Tell `contain events` what has happened."""
+        from contain.store.journal import note
+
+        note(self.home, kind, action, identity, attributes)
+
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
         from contain.build.host_root import image_trees, with_host_root
@@ -211,6 +217,7 @@ class Engine:
 
         reference = parse_reference(name)
         image = pull(reference, store=self.store, platform=platform, progress=self.progress)
+        self.note("image", "pull", name, {"name": name})
         known = self.store.name_source(reference)
         return ReadyImage(
             name=name, image=image, trees=image_trees(image, self.store), source=known[1] if known is not None else ""
@@ -289,7 +296,9 @@ class Engine:
 
     def tag(self, name: str, new_name: str) -> None:
         """Give an image one more name."""
-        self.store.tag(parse_reference(new_name), self.find_image(name).image.digest, source="tagged")
+        digest = self.find_image(name).image.digest
+        self.store.tag(parse_reference(new_name), digest, source="tagged")
+        self.note("image", "tag", digest, {"name": new_name})
 
     def remove_image(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """``contain rmi``: take the name away, and the image with its last name; what was done, a line each.
@@ -312,6 +321,7 @@ class Engine:
             )
         if is_name:
             self.store.untag(reference)
+            self.note("image", "untag", image.digest, {"name": reference.familiar})
             done.append(f"Untagged: {reference.familiar}")
             if len(names) > 1:
                 return tuple(done)
@@ -328,6 +338,7 @@ class Engine:
             self.progress.note(f"{image.digest} stays until `contain image prune`: {others} can be rolled back to it")
         elif not users and self.store.remove_image(image.digest, only_unnamed=True).images:
             done.append(f"Deleted: {image.digest}")
+            self.note("image", "delete", image.digest, {"name": image.digest})
         return tuple(done)
 
     def save(
@@ -422,6 +433,7 @@ class Engine:
         layer = Descriptor(media_type=MEDIA_LAYER, digest=diff_id, size=self.store.layer_size(diff_id))
         image = self.store.put_image(config, [layer], source="imported")
         self.store.tag(reference, image.digest, source="imported")
+        self.note("image", "import", image.digest, {"name": name})
         return image
 
     def lock(self, request: BuildRequest) -> str:

@@ -174,16 +174,19 @@ def restart_container(
     _perform(step, records, record, number=number, grace_seconds=grace_seconds)
     if Action.LAUNCH in step.actions:
         start_detached(records, records.find(record.container_id), home=home)
+    records.tell(record, "restart")
 
 
-def _send(record: ContainerRecord, number: int) -> None:
-    """A signal to the first process. `Conflict` if it has none."""
+def _send(record: ContainerRecord, number: int, records: Records | None = None) -> None:
+    """A signal to the first process, noted in the journal of ``records``. `Conflict` if it has none."""
     process = open_process(record)
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, number)
     finally:
         os.close(process)
+    if records is not None:
+        records.tell(record, "kill", {"signal": str(number)})
 
 
 def _note_stop(records: Records, record: ContainerRecord) -> None:
@@ -202,7 +205,7 @@ def _await_grace(records: Records, record: ContainerRecord, seconds: float) -> N
     if wait_until_ended(records, record, seconds if seconds >= 0 else None):
         return
     with contextlib.suppress(Conflict, NotFound):
-        _send(records.find(record.container_id), signal.SIGKILL)
+        _send(records.find(record.container_id), signal.SIGKILL, records)
 
 
 def _perform(
@@ -220,12 +223,12 @@ def _perform(
                     _note_stop(records, record)
             case Action.SEND_STOP_SIGNAL:
                 with contextlib.suppress(Conflict):  # it may end at this very moment
-                    _send(record, record.stop_signal if number is None else number)
+                    _send(record, record.stop_signal if number is None else number, records)
             case Action.SEND_SIGNAL:
-                _send(record, signal.SIGKILL if number is None else number)
+                _send(record, signal.SIGKILL if number is None else number, records)
             case Action.SEND_KILL:
                 with contextlib.suppress(Conflict):
-                    _send(record, signal.SIGKILL)
+                    _send(record, signal.SIGKILL, records)
             case Action.THAW:
                 _let_go_on(record)
             case Action.THAW_IF_FATAL:
@@ -265,7 +268,10 @@ def stop_container(
 ) -> None:
     """``contain stop``: the container's stop signal or another one, then SIGKILL after the grace time (below 0: never; None: the
     container's own). Nothing if it does not run."""
-    _perform(decide_for(record, Event.STOP), records, record, number=number, grace_seconds=grace_seconds)
+    step = decide_for(record, Event.STOP)
+    _perform(step, records, record, number=number, grace_seconds=grace_seconds)
+    if step.actions:
+        records.tell(record, "stop")
 
 
 def wait_until_ended(records: Records, record: ContainerRecord, seconds: float | None) -> bool:

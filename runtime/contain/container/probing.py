@@ -157,8 +157,12 @@ class HealthMonitor:
         if self._timed_out:
             code, output = -1, f"Health check exceeded timeout ({self._check.timeout_seconds:g}s)" + (output and f": {output}")
         result = HealthResult(began_seconds=self._began, ended_seconds=time.time(), status=code, output=output[:KEPT_BYTES])
+        before = self._health.status
         self._health = advance(self._health, result, self._check, started_seconds=self._started)
         write_health(self._place, self._health)
+        if self._health.status != before:
+            with contextlib.suppress(ContainError):
+                self._records.tell(self._records.find(self._id), f"health_status: {self._health.status}")
         self._schedule()
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from contain.container.happenings import attributes_of, changes
 from contain.container.run import ExitState
 from contain.container.states import Event, State, decide
 from contain.errors import Conflict, NotFound
@@ -27,6 +28,7 @@ from contain.linux import syscalls
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, RestartPolicy
 from contain.store.durable import remove_tree
+from contain.store.journal import note
 from contain.values import asdict, dataclass, replace
 
 _ADJECTIVES = (
@@ -278,6 +280,7 @@ class Records:
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self.write(record)
+        self.tell(record, "create")
         return descriptor
 
     @contextlib.contextmanager
@@ -419,7 +422,13 @@ class Records:
             self.write(changed)
         finally:
             os.close(descriptor)
+        for action, more in changes(written, changed):
+            self.tell(changed, action, more)
         return changed
+
+    def tell(self, record: ContainerRecord, action: str, more: Mapping[str, str] | None = None) -> None:
+        """Note in the journal what has happened to a container."""
+        note(self.directory.parent, "container", action, record.container_id, attributes_of(record, more))
 
     def rename(self, record: ContainerRecord, name: str) -> None:
         """Give a container another name. `Conflict` if that is taken, also by itself."""
@@ -490,6 +499,8 @@ class Records:
             self._remove_volumes(record)
         with contextlib.suppress(OSError):
             remove_tree(aside)
+        if record is not None:
+            self.tell(record, "destroy")
 
     def sweep(self) -> None:
         """Finish what the dead began: removals, containers that were just being made, and those with ``--rm`` that lost their

@@ -26,6 +26,7 @@ from contain.errors import Conflict, NotFound, UsageError
 from contain.paths import ContainerPath, HostPath
 from contain.spec import Volume
 from contain.store.durable import explained, fsync_directory, held_lock, remove_tree, sync_file_system
+from contain.store.journal import note
 from contain.store.rootview import Entry, Kind, RootView
 from contain.values import dataclass
 
@@ -141,7 +142,9 @@ class Volumes:
             own[ANONYMOUS_LABEL] = ""
         check_volume_name(name)
         with self._naming():
-            self._make(name, own)
+            made = self._make(name, own)
+        if made:
+            note(self.directory.parent, "volume", "create", name, {"driver": "local"})
         return self.find(name)
 
     def remove(self, name: str, users: Users) -> None:
@@ -149,6 +152,7 @@ class Volumes:
         with contextlib.ExitStack() as held:
             gone = self._take_away(name, users, held)
             remove_tree(gone)
+        note(self.directory.parent, "volume", "destroy", name, {"driver": "local"})
 
     def _take_away(self, name: str, users: Users, held: contextlib.ExitStack) -> HostPath:
         """Its new name, which nobody looks up; held, so that no other command removes it too."""
