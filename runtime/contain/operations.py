@@ -124,7 +124,7 @@ class MountCopyOnWrite:
 class MountFilesystem:
     """A new instance of a kernel file system (proc, sysfs, tmpfs, devpts, mqueue, cgroup) inside the root.
 
-    ``options`` are the file system's own; ``attributes`` are among nosuid, noexec, nodev, ro.
+    ``options`` are the file system's own; ``attributes`` are among nosuid, noexec, nodev, ro, strictatime.
     ``optional``: where the kernel refuses it, leave it out.
     """
 
@@ -278,9 +278,10 @@ class InstallSeccomp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSession:
     """setsid(2). With ``terminal``: a new pseudo terminal of the container's own devpts becomes the controlling terminal and the
-    descriptors 0 to 2, and its other side is handed to the parent."""
+    descriptors 0 to 2, and its other side is handed to the parent. ``console``: it is /dev/console too."""
 
     terminal: bool
+    console: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,7 +212,9 @@ def _plan_shared_memory(spec: ContainerSpec) -> list[Operation]:
 def _plan_devices(spec: ContainerSpec, *, tty_group: bool) -> list[Operation]:
     tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
     return [
-        MountFilesystem(kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid",)),
+        MountFilesystem(
+            kind="tmpfs", target="/dev", options=(("mode", "755"), ("size", "65536k")), attributes=("nosuid", "strictatime")
+        ),
         # Read-only: the device itself can still be written, but not its mode and owner, which are the host's.
         *(MountBind(source=f"/dev/{name}", target=f"/dev/{name}", read_only=True) for name in DEVICES),
         *(MakeSymlink(target=f"/dev/{name}", points_to=to) for name, to in DEVICE_LINKS),
@@ -407,7 +409,7 @@ def plan_launch(
         root=tuple(plan_root(spec, workspace, hierarchies, tty_group=tty_group)),
         start=(
             *((StayAsInit(confinement=tuple(plan_credentials(spec, seccomp))),) if spec.init else ()),
-            StartSession(terminal=spec.terminal),
+            StartSession(terminal=spec.terminal, console=spec.terminal),
             ChangeDirectory(path=str(spec.working_directory)),
             *(SetResourceLimit(name=each.name, soft=each.soft, hard=each.hard) for each in spec.resource_limits),
             *((SetUmask(mask=spec.umask),) if spec.umask != DEFAULT_UMASK else ()),

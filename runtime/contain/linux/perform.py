@@ -63,10 +63,12 @@ _ATTRIBUTES = {
     "nosuid": syscalls.MOUNT_ATTR_NOSUID,
     "nodev": syscalls.MOUNT_ATTR_NODEV,
     "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+    "strictatime": syscalls.MOUNT_ATTR_STRICTATIME,
 }
 _PLAIN = ("/proc", "/sys", "/dev")
 _ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # what root cannot reach, nobody inside can
 _MOST_LINKS = 40
+_TMPFS_MAGIC = 0x01021994  # linux/magic.h
 _NOBODY = 65534  # how an owner shows that has no id in this user namespace (user_namespaces(7))
 _LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
 
@@ -180,10 +182,10 @@ class Performer:
                 syscalls.install_seccomp_filter(program)
             case StayAsInit(confinement=confinement):
                 stay_as_init(lambda: self._perform_all(confinement), self.terminal_socket)
-            case StartSession(terminal=terminal):
+            case StartSession(terminal=terminal, console=console):
                 os.setsid()
                 if terminal:
-                    self._open_terminal()
+                    self._open_terminal(console=console)
                 else:
                     _replace_null_devices()
             case SetResourceLimit(name=name, soft=soft, hard=hard):
@@ -411,7 +413,7 @@ class Performer:
         finally:
             os.close(descriptor)
 
-    def _open_terminal(self) -> None:
+    def _open_terminal(self, *, console: bool) -> None:
         """The pseudo terminal comes from inside, the peer by descriptor (CVE-2025-52565), never by a path."""
         assert self.terminal_socket is not None
         terminals = _open_verified("/dev/pts", DEVPTS_SUPER_MAGIC)
@@ -422,6 +424,8 @@ class Performer:
         socket.send_fds(self.terminal_socket, [b"t"], [main])
         os.close(main)
         fcntl.ioctl(peer, termios.TIOCSCTTY, 0)
+        if console:
+            _show_console(peer)
         for number in range(3):
             os.dup2(peer, number)
         if peer > 2:
@@ -463,6 +467,21 @@ class Performer:
 def _may_set_groups() -> bool:
     with open("/proc/self/setgroups") as file:
         return file.read().strip() != "deny"
+
+
+def _show_console(terminal: int) -> None:
+    """Mount the terminal at /dev/console, by descriptors; whatever is there already, the user's, stays."""
+    devices = _open_verified("/dev", _TMPFS_MAGIC)
+    try:
+        node = os.open("console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=devices)
+    except FileExistsError:
+        return
+    finally:
+        os.close(devices)
+    tree = syscalls.open_tree(terminal, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+    syscalls.move_mount(tree, node, "/dev/console")
+    os.close(tree)
+    os.close(node)
 
 
 def _use_apparmor(profile: str) -> None:

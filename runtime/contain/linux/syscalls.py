@@ -31,6 +31,7 @@ OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = 0x1000, 0x8000, 0x100
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_IDMAP = 0x100000
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 
@@ -44,6 +45,8 @@ PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
+_CLONE = 56 if os.uname().machine == "x86_64" else 220
+_CLONE_PARENT, _SIGCHLD = 0x8000, 17
 _RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -55,6 +58,8 @@ libc.sethostname.argtypes = (c_char_p, c_size_t)
 libc.setdomainname.argtypes = (c_char_p, c_size_t)
 libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 libc.syscall.restype = c_long
+_with_lock = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock: the child must have it
+_with_lock.syscall.restype = c_long
 
 
 def _check(result: int, call: str, path: str = "") -> int:
@@ -67,6 +72,23 @@ def _check(result: int, call: str, path: str = "") -> int:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     _check(libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def fork_beside() -> int:
+    """clone(2) with CLONE_PARENT: fork, but the child is one of the caller's parent, which it wants to be told of its end and whose
+    end it can ask to be told. From a process with one thread only: the C library does not know of the child."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    result: int = _with_lock.syscall(
+        c_long(_CLONE), c_ulong(_CLONE_PARENT | _SIGCHLD), c_void_p(None), c_void_p(None), c_void_p(None), c_ulong(0)
+    )
+    if result == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    number = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if result < 0:
+        raise OSError(number, f"clone: {os.strerror(number)}")
+    return result
 
 
 def setns(descriptor: int, kind: int) -> None:
