@@ -96,7 +96,6 @@ class Configuration:
     sysctls: tuple[tuple[str, str], ...] = ()
     personality: int | None = None
     seccomp: dict[str, object] | None = None
-    network_devices: tuple[tuple[str, str], ...] = ()
 
     def hooks_of(self, name: str) -> tuple[Hook, ...]:
         """The hooks of one point, in their order."""
@@ -211,7 +210,7 @@ def parse_configuration(text: str | bytes) -> Configuration:
     if root is None:
         raise wrong("root", "is required")
     linux = top.table("linux") or Table({}, "linux")
-    linux.refuse("intelRdt", "mountLabel", "memoryPolicy")
+    linux.refuse("intelRdt", "mountLabel", "memoryPolicy", "netDevices")
     process = top.table("process")
     hooks = top.table("hooks")
     propagation = linux.text("rootfsPropagation", "")
@@ -243,7 +242,6 @@ def parse_configuration(text: str | bytes) -> Configuration:
         sysctls=linux.text_map("sysctl"),
         personality=_personality(linux),
         seccomp=linux.raw("seccomp") if seccomp is not None else None,
-        network_devices=tuple((name, each.text("name", "") or name) for name, each in linux.table_map("netDevices")),
     )
     _check_together(found)
     return found
@@ -259,10 +257,6 @@ def _check_together(found: Configuration) -> None:
         raise wrong("linux.uidMappings", "needs a user namespace in linux.namespaces")
     if found.time_offsets and not found.makes("time"):
         raise wrong("linux.timeOffsets", "needs a new time namespace in linux.namespaces")
-    if found.network_devices and not found.has("network"):
-        raise wrong("linux.netDevices", "needs a network namespace in linux.namespaces")
-    if found.network_devices:
-        raise refused("linux.netDevices")
     if found.process is not None:
         refuse_labels(found.process)
     for name, _ in found.sysctls:
