@@ -329,3 +329,28 @@ def test_exec_is_held_by_the_same_rules_and_ids(ground: Ground, forbidden: list[
         assert output_of(record, "sh", "-c", script).split() == ["0", "0"]
         assert output_of(record, "sh", "-c", "id -u; echo fine > /dev/stdout", identity=WORKER).split() == ["1000", "fine"]
         assert os.lstat(ground.directory / "upper2/x").st_uid == 0
+
+
+@needs_translation
+def test_cp_puts_files_where_only_the_containers_own_ids_exist(ground: Ground) -> None:
+    from contain.container.copy_root import open_root
+    from contain.container.copying import copy_in, copy_out
+    from tests.security.attacks import detached, output_of
+
+    source = ground.directory / "source"
+    source.mkdir()
+    (source / "file").write_text("content")
+    os.chown(source / "file", 1000, 1000)
+    upper = ground.directory / "upper"
+    with detached(ground, "sleep", "1000", user_namespace=AUTO, upper=upper) as (records, record):
+        output_of(record, "sh", "-c", "mkdir -m 700 /closed && chown 1000:1000 /closed")
+        with open_root(records, record, home=ground.run_home, writing=True) as root:
+            copy_in(root, "box", str(source), "/copied")
+            copy_in(root, "box", str(source), "/closed/kept", archive=True)
+            assert output_of(record, "stat", "-c", "%u:%g", "/copied", "/copied/file").split() == ["0:0", "0:0"]
+            assert output_of(record, "stat", "-c", "%u:%g", "/closed/kept/file").split() == ["1000:1000"]
+            copy_out(root, "box", "/closed/kept/file", str(ground.directory / "back"), archive=True)
+        assert os.stat(ground.directory / "back").st_uid == 1000
+        assert os.stat(upper / "copied/file").st_uid == 0
+    (ground.directory / "after").write_text("this process is itself again")
+    assert os.stat(ground.directory / "after").st_uid == 0

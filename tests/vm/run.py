@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contain import __version__
 from contain.build.request import BuildRequest
 from contain.engine import Engine
 from contain.linux import syscalls
@@ -188,7 +189,7 @@ def make_checkout(target: Path, command: Sequence[str]) -> None:
             bundle.add(CHECKOUT / name, name, filter=without_caches)
         points = "".join(f"{key} = {value}\n" for key, value in project["entry-points"]["pytest11"].items())
         add_text("pytest_contain.dist-info/entry_points.txt", f"[pytest11]\n{points}")
-        add_text("pytest_contain.dist-info/METADATA", f"Name: {project['name']}\nVersion: {project['version']}\n")
+        add_text("pytest_contain.dist-info/METADATA", f"Name: {project['name']}\nVersion: {__version__}\n")
         add_text("vm-command", f"exec {shlex.join(command)}\n")
     with target.open("ab") as file:  # a disk has whole sectors
         file.truncate((target.stat().st_size + (1 << 20)) >> 20 << 20)

@@ -223,6 +223,7 @@ def _describe_container(records: Records, record: ContainerRecord, run_home: Hos
 
     paused = is_paused(record)
     from contain.container.effective import read_effective
+    from contain.container.idmapping import render_user_namespace
     from contain.container.mounts import describe_mounts
 
     return {
@@ -249,6 +250,7 @@ def _describe_container(records: Records, record: ContainerRecord, run_home: Hos
         "RestartCount": record.restart_count,
         "NetworkSettings": describe_network(record, run_home),
         "Mounts": describe_mounts(record.details),
+        "HostConfig": {"UsernsMode": render_user_namespace(record.details)},
         "Spec": record.details,
         "Effective": read_effective(record),
     }

@@ -16,6 +16,7 @@ from contain.container.copy_items import Writer, archive_pieces, read_archive, r
 from contain.container.copy_root import ContainerRoot, Owners
 from contain.container.copy_rules import Found, asks_for_directory, base_name, is_contents_only, plan_name
 from contain.errors import Conflict, NotFound, UsageError
+from contain.linux.idmap import creating_as
 from contain.store.tar_header import TarEntry
 
 _LINKS = 40
@@ -131,6 +132,7 @@ def copy_in(
     path = _absolute(path)
     with contextlib.ExitStack() as cleanup:
         goal, parent = _inner_target(root.descriptor, path, cleanup, name, read_only=root.read_only)
+        cleanup.enter_context(creating_as(*root.owners.outside(0, 0)))
 
         def owner_of(entry: TarEntry) -> tuple[int, int]:
             return root.owners.outside(entry.user_id, entry.group_id) if archive else root.owners.outside(0, 0)

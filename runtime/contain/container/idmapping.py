@@ -6,6 +6,9 @@ name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from contain.errors import NotSupported, UsageError
 from contain.spec import DEFAULT_ID_COUNT, Identity, IdMapping, UserNamespace
 
@@ -25,7 +28,7 @@ def parse_user_namespace(text: str) -> UserNamespace:
         for option in rest.split(",") if colon else ():
             key, _, value = option.partition("=")
             if key in ("uidmapping", "gidmapping"):
-                raise NotSupported(f"--userns=auto: the option {key}", code="userns-not-supported")
+                raise NotSupported(f"--userns=auto: the option {key} is not supported", code="userns-not-supported")
             if key != "size":
                 raise UsageError(
                     f"--userns {text!r}: unknown option {key!r}", code="bad-userns", remedy="for example auto:size=1024"
@@ -42,11 +45,25 @@ def parse_user_namespace(text: str) -> UserNamespace:
         return UserNamespace(mapping=IdMapping.AUTO, size=size)
     if mode in _NOT_SUPPORTED:
         raise NotSupported(
-            f"--userns={mode}", code="userns-not-supported", remedy="there are private (the default), auto[:size=N] and host"
+            f"--userns={mode} is not supported",
+            code="userns-not-supported",
+            remedy="there are private (the default), auto[:size=N] and host",
         )
     raise UsageError(
         f"invalid USER mode: {text[:40]}", code="bad-userns", remedy="private (the default), auto[:size=N] or host"
     )
+
+
+def render_user_namespace(details: Mapping[str, Any]) -> str:
+    """Docker's ``UsernsMode`` of a container on record, in the flag's own words; empty for the default."""
+    found = details.get("user_namespace") or {}
+    match found.get("mapping"):
+        case IdMapping.AUTO.value:
+            return f"auto:size={found['size']}"
+        case IdMapping.HOST.value:
+            return "host"
+        case _:
+            return ""
 
 
 def check_identity(namespace: UserNamespace, identity: Identity) -> None:

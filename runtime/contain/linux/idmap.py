@@ -9,9 +9,11 @@ Source: mount_setattr(2), user_namespaces(7).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+from collections.abc import Iterator
 
 from contain.errors import HostError
 from contain.linux import syscalls
@@ -71,6 +73,23 @@ def clone_mapped(source: str, namespace: int, *, recursive: bool = False) -> int
             ) from error
         raise
     return tree
+
+
+@contextlib.contextmanager
+def creating_as(user_id: int, group_id: int) -> Iterator[None]:
+    """What this thread makes in the block belongs to others, with all of root's rights: where a file system has translated owners,
+    root itself is nobody and can make nothing (setfsuid(2), capabilities(7))."""
+    if (user_id, group_id) == (0, 0):
+        yield
+        return
+    with open("/proc/self/status") as file:
+        permitted = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
+    syscalls.set_file_ids(user_id, group_id)
+    try:
+        syscalls.capset(permitted, permitted)  # the change took those about files out of the effective set
+        yield
+    finally:
+        syscalls.set_file_ids(os.geteuid(), os.getegid())
 
 
 def refuse_old_kernel(release: tuple[int, int]) -> None:

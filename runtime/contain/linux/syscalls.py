@@ -7,6 +7,7 @@ of the generic table, equal on x86-64 and arm64 for every call made by number (a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 
@@ -228,6 +229,16 @@ def set_process_name(name: str) -> None:
     """prctl(PR_SET_NAME): at most 15 bytes are kept; execve(2) replaces it."""
     buffer = ctypes.create_string_buffer(name.encode())
     prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_file_ids(user_id: int, group_id: int) -> None:
+    """setfsuid(2) and setfsgid(2), of this thread; they tell the value before, never an error, so it is looked at afterwards."""
+    for call, number in (("setfsgid", group_id), ("setfsuid", user_id)):
+        set_id = getattr(libc, call)
+        set_id.argtypes, set_id.restype = (c_uint,), c_uint
+        set_id(number)
+        if set_id(0xFFFFFFFF) != number:
+            raise OSError(errno.EPERM, f"{call}: {os.strerror(errno.EPERM)}")
 
 
 class _CapabilityHeader(ctypes.Structure):

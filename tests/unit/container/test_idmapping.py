@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from contain.container.idmapping import check_identity, parse_user_namespace
+from contain.container.idmapping import check_identity, parse_user_namespace, render_user_namespace
 from contain.container.plan import Workspace, plan_launch
+from contain.container.records import describe_spec
 from contain.container.run import device_rules
 from contain.errors import NotSupported, UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
@@ -28,6 +29,13 @@ def test_auto_and_host() -> None:
     assert parse_user_namespace("host").mapping is IdMapping.HOST
     assert parse_user_namespace("auto") == UserNamespace(mapping=IdMapping.AUTO, size=65536)
     assert parse_user_namespace("auto:size=1024") == UserNamespace(mapping=IdMapping.AUTO, size=1024)
+
+
+@pytest.mark.parametrize("text", ["", "host", "auto:size=1024"])
+def test_inspect_says_what_was_asked(text: str) -> None:
+    spec = _spec(user_namespace=parse_user_namespace(text))
+    assert render_user_namespace(describe_spec(spec)) == text
+    assert render_user_namespace({}) == ""  # a record of an older version
 
 
 @pytest.mark.parametrize(
