@@ -1,7 +1,7 @@
 """Kills each process of the engine at random moments, and looks at what is left.
 
 ``python tests/faults/run.py [--kills N] [--seed S] [--network]``. A *shot* starts a command of ``contain``, waits for a random time,
-and sends SIGKILL to one of the processes that have come of it: the command itself, a container's supervisor, its monitor, its first
+and sends SIGKILL to one of the processes that have come of it: the command itself, a container's supervisor, its first
 process, or whatever else there is then. After each few shots everything is looked at: each record can be read, ``contain ps`` tells the
 truth, nothing is left (mounts, interfaces, control groups, directories, processes), the names are free again, and the image and the
 volume have every byte that they had. The seed is printed, and each shot of a failure; needs root. Exit status 1 if something was lost.
@@ -108,8 +108,6 @@ def role(process: Process, everything: list[Process], command: int) -> str:
     if process.inside:
         return "first process" if parent is not None and not parent.inside else "inside"
     if any(each.inside for each in children):
-        return "monitor"
-    if any(each.parent == child.number and each.inside for child in children for each in everything):
         return "supervisor"
     return "helper"
 

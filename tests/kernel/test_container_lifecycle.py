@@ -64,11 +64,9 @@ class Contain:
         return self("ps", "-a", "--filter", f"name=^{name}$", "--format", "{{.Status}}").strip()
 
     def supervisor(self, name: str) -> int:
-        """The process id of a container's supervisor: above its first process and its monitor."""
+        """The process id of a container's supervisor: above its first process."""
         process = self.state(name)["Pid"]
-        for _ in range(2):
-            process = int(re.search(r"PPid:\t(\d+)", Path(f"/proc/{process}/status").read_text())[1])  # type: ignore[index]
-        return int(process)
+        return int(re.search(r"PPid:\t(\d+)", Path(f"/proc/{process}/status").read_text())[1])  # type: ignore[index]
 
 
 def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -2,16 +2,16 @@
 
 Theory of operation. Three processes take part:
 
-    caller  --fork-->  monitor  --fork-->  first process of the container (PID 1 inside)
+    caller  --fork-->  starter  --clone(CLONE_PARENT)-->  first process of the container (PID 1 inside), a child of the caller
 
-1. The monitor makes a user namespace and says so; the caller writes its id maps (user_namespaces(7): the writer must stand outside).
-2. The monitor joins the control groups, makes the other namespaces, forks, and tells the caller the first process's id.
+1. The starter makes a user namespace and says so; the caller writes its id maps (user_namespaces(7): the writer must stand outside).
+2. The starter joins the control groups, makes the other namespaces, clones, tells the caller the first process's id, and ends.
 3. The caller attaches the network, writes the files of /etc, and says go. The first process performs the plan. It either becomes the
    program, which closes the set-up channel, or sends the error over it.
-4. The monitor reports the wait status over its own channel and ends.
+4. The caller waits for it. So what stays beside a container is its supervisor alone.
 
-The monitor dies with the caller and the first process with the monitor (PR_SET_PDEATHSIG): a caller killed by SIGKILL takes its
-container along. Between fork and exec nothing is imported and no lock is taken.
+Starter and first process die with the caller (PR_SET_PDEATHSIG): a caller killed by SIGKILL takes its container along. Between fork
+and exec nothing is imported and no lock is taken.
 """
 
 from __future__ import annotations
@@ -68,18 +68,22 @@ class Launched:
 
     process_id: int  # of the container's first process, as the caller's namespace numbers it
     process_descriptor: int
-    monitor_id: int
-    _reports: socket.socket
+    monitor_id: int = 0  # who waits for the process and reports, where it is no child of the caller's
+    _reports: socket.socket | None = None
     terminal: int | None = None  # the main side of its pseudo terminal
     wait_status: int | None = field(default=None)
 
     def wait(self) -> int:
         """Block until the first process has ended; its wait status (waitpid(2))."""
+        if self._reports is None:
+            if self.wait_status is None:
+                _, self.wait_status = os.waitpid(self.process_id, 0)
+            return self.wait_status
         while self.wait_status is None:
             data = self._reports.recv(_MESSAGE_LIMIT)
             if data.startswith(b"status "):
                 self.wait_status = int(data.split()[1])
-            elif not data:  # the monitor was killed, and with it the container; but for one that it had just forked
+            elif not data:  # the monitor was killed, and with it the program; but for one that it had just forked
                 self.send_signal(signal.SIGKILL)
                 self.wait_status = signal.SIGKILL
         with contextlib.suppress(ChildProcessError):
@@ -88,7 +92,7 @@ class Launched:
 
     def fileno(self) -> int:
         """Readable when the status has come."""
-        return self._reports.fileno()
+        return self.process_descriptor if self._reports is None else self._reports.fileno()
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the first process; nothing if it is gone."""
@@ -97,7 +101,8 @@ class Launched:
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        self._reports.close()
+        if self._reports is not None:
+            self._reports.close()
         os.close(self.process_descriptor)
         if self.terminal is not None:
             os.close(self.terminal)
@@ -232,7 +237,7 @@ def hand_over_pipes(start: Sequence[Operation], stdio: Sequence[int], *, first_i
                         os.fchown(descriptor, first_id + operation.user_id, first_id + operation.group_id)
 
 
-def _monitor(
+def _starter(
     plan: LaunchPlan,
     reports: socket.socket,
     channel: socket.socket,
@@ -278,18 +283,11 @@ def _monitor(
         syscalls.unshare(NAMESPACES & ~shared | (syscalls.CLONE_NEWNET if own_network else 0))
         if os.path.exists("/proc/self/ns/time"):
             syscalls.unshare(syscalls.CLONE_NEWTIME)
-        me = os.getpid()
-        child = os.fork()
+        child = syscalls.fork_beside()
         if child == 0:
             reports.close()
-            del me
             _first_process(plan, channel, stdio, kept, configure)
-        channel.close()
         reports.send(b"pid %d" % child)
-        os.closerange(0, reports.fileno())
-        os.closerange(reports.fileno() + 1, 1024)
-        _, status = os.waitpid(child, 0)
-        reports.send(b"status %d" % status)
     except (OSError, HostError) as error:
         with contextlib.suppress(OSError):
             reports.send(b"e" + describe_failure(error, operation))
@@ -320,15 +318,15 @@ def launch(
     sys.stdout.flush()
     sys.stderr.flush()
     gc.disable()
-    monitor = os.fork()
-    if monitor == 0:
+    starter = os.fork()
+    if starter == 0:
         try:
             os.setpgid(0, 0)  # the caller's Ctrl-C is the caller's to pass on
             die_with_parent(caller)
             reset_signals()
             ours.close()
             channel.close()
-            _monitor(plan, theirs, inner_channel, joins, network, stdio, kept, configure, joined)
+            _starter(plan, theirs, inner_channel, joins, network, stdio, kept, configure, joined)
         finally:
             os._exit(125)
     gc.enable()
@@ -341,14 +339,15 @@ def launch(
         while not process_id:
             data = ours.recv(_MESSAGE_LIMIT)
             if data == b"user":
-                map_identity(monitor)
+                map_identity(starter)
                 ours.send(b"mapped")
             elif data.startswith(b"pid "):
                 process_id = int(data.split()[1])
+                os.waitpid(starter, 0)
             elif data.startswith(b"e"):
                 raise_failure(data[1:], program)
             else:
-                raise InternalError("the container's monitor ended before it had started anything")
+                raise InternalError("the container's starter ended before it had started anything")
         descriptor = os.pidfd_open(process_id)
         channel.send(json.dumps(prepare(process_id)).encode())
         while True:
@@ -362,19 +361,16 @@ def launch(
         if terminal and main_terminal is None:
             raise InternalError("the container made no terminal")
     except BaseException:
-        for number in (process_id, monitor):
-            if number:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+        number = process_id or starter
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(monitor, 0)
+            os.waitpid(number, 0)
         for opened in (descriptor, main_terminal):
             if opened is not None and opened >= 0:
                 os.close(opened)
-        ours.close()
         raise
     finally:
+        ours.close()
         channel.close()
-    return Launched(
-        process_id=process_id, process_descriptor=descriptor, monitor_id=monitor, _reports=ours, terminal=main_terminal
-    )
+    return Launched(process_id=process_id, process_descriptor=descriptor, terminal=main_terminal)
