@@ -62,25 +62,36 @@ def list_networks(engine: Engine) -> list[SeenNetwork]:
 
     containers = engine.records.all()
     found = []
-    for record in (*PREDEFINED, *Networks(engine.home).all()):
-        if isinstance(record, str):
-            state = Ledger(engine.run_home).read() if record == "bridge" else None
-            seen = SeenNetwork(name=record, network_id=predefined_id(record), driver=DRIVERS[record], state=state)
-            users = _users(seen, containers, shared=record)
-        else:
-            state = Ledger(bridge_home(engine.run_home, record.network_id)).read()
-            seen = SeenNetwork(name=record.name, network_id=record.network_id, driver="bridge", record=record, state=state)
-            users = _users(seen, containers)
+    for name in PREDEFINED:
+        state = Ledger(engine.run_home).read() if name == "bridge" else None
         found.append(
             SeenNetwork(
-                name=seen.name, network_id=seen.network_id, driver=seen.driver, record=seen.record, state=state, users=users
+                name=name,
+                network_id=predefined_id(name),
+                driver=DRIVERS[name],
+                state=state,
+                users=_users(state, containers, shared=name),
+            )
+        )
+    for record in Networks(engine.home).all():
+        state = Ledger(bridge_home(engine.run_home, record.network_id)).read()
+        found.append(
+            SeenNetwork(
+                name=record.name,
+                network_id=record.network_id,
+                driver="bridge",
+                record=record,
+                state=state,
+                users=_users(state, containers),
             )
         )
     return sorted(found, key=lambda each: each.name)
 
 
-def _users(seen: SeenNetwork, containers: Sequence[ContainerRecord], *, shared: str = "") -> tuple[tuple[str, str], ...]:
-    leases = seen.state.leases if seen.state is not None else {}
+def _users(
+    state: NetworkRecord | None, containers: Sequence[ContainerRecord], *, shared: str = ""
+) -> tuple[tuple[str, str], ...]:
+    leases = state.leases if state is not None else {}
     return tuple(
         (container.name, container.container_id)
         for container in containers

@@ -15,7 +15,7 @@ from contain.linux.network import parse_hardware_address, render_hardware_addres
 from contain.spec import DEFAULT_NETWORK, Endpoint, Network
 from contain.values import dataclass, replace
 
-_ALIAS = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?")
+_ALIAS = r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?"
 _MODES = {"none": Network.NONE, "host": Network.HOST}
 _KEYS = ("alias", "ip", "ip6", "mac-address", "name")
 _LABEL_BYTES = 63
@@ -64,7 +64,7 @@ def check_hardware_address(text: str) -> str:
 
 def check_alias(text: str) -> str:
     """A name that can be asked for, or `UsageError`."""
-    if not _ALIAS.fullmatch(text) or any(not 0 < len(part) <= _LABEL_BYTES for part in text.split(".")):
+    if not re.fullmatch(_ALIAS, text) or any(not 0 < len(part) <= _LABEL_BYTES for part in text.split(".")):
         raise UsageError(
             f"invalid network alias: {text}",
             code="bad-alias",

@@ -13,7 +13,7 @@ from contain.container.run import HOST_GATEWAY
 from contain.errors import NotSupported, UsageError
 
 _NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
-_OPTION = re.compile(r"[A-Za-z0-9-]{1,32}(:[A-Za-z0-9./-]{1,32})?")
+_OPTION = r"[A-Za-z0-9-]{1,32}(:[A-Za-z0-9./-]{1,32})?"
 _MOST_SERVERS = 3
 
 
@@ -38,7 +38,7 @@ def parse_add_host(text: str) -> tuple[str, str]:
 def parse_dns_search(values: Sequence[str]) -> tuple[str, ...]:
     """The domains of ``--dns-search``; ``.`` alone for none. Raises `UsageError`."""
     for text in values:
-        if text != "." and (not _NAME.fullmatch(text) or ".." in text):
+        if text != "." and (not re.fullmatch(_NAME, text) or ".." in text):
             raise UsageError(f"{text} is not a valid domain", code="bad-dns", remedy="for example --dns-search example.org")
     return tuple(values)
 
@@ -46,7 +46,7 @@ def parse_dns_search(values: Sequence[str]) -> tuple[str, ...]:
 def parse_dns_option(values: Sequence[str]) -> tuple[str, ...]:
     """The options of ``--dns-option``, as resolv.conf(5) has them. Raises `UsageError`."""
     for text in values:
-        if not _OPTION.fullmatch(text):
+        if not re.fullmatch(_OPTION, text):
             raise UsageError(f"invalid --dns-option {text!r}", code="bad-dns", remedy="for example ndots:2 or timeout:1")
     return tuple(values)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contain.errors import UsageError
 from contain.values import dataclass
 
-_PORT = re.compile(r"(\d+)/(tcp|udp)")
+_PORT = r"(\d+)/(tcp|udp)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def link_variables(own_name: str, linked: Linked) -> tuple[tuple[str, str], ...]
     """The variables that tell of one link, lowest port first."""
     prefix = linked.alias.replace("-", "_").upper()
     ports = sorted(
-        ((int(match[1]), match[2]) for text in linked.exposed if (match := _PORT.fullmatch(text))),
+        ((int(match[1]), match[2]) for text in linked.exposed if (match := re.fullmatch(_PORT, text))),
         key=lambda port: (port[1], port[0]),
     )
     found: list[tuple[str, str]] = []

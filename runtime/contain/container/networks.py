@@ -28,7 +28,7 @@ from contain.values import dataclass, replace
 PREDEFINED = ("bridge", "host", "none")
 DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 DEFAULT_NETWORK_ID = ""
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"
 _LONGEST_NAME = 200
 _ID_DIGITS = 64
 _LARGEST_POOL_PREFIX = 30  # a network of two containers and the bridge's own address
@@ -83,7 +83,7 @@ class NamedNetwork:
 
 def check_network_name(name: str) -> str:
     """A name that a network may have, or `UsageError` in Docker's words, `Conflict` for one that is always there."""
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+    if not re.fullmatch(_NAME, name) or len(name) > _LONGEST_NAME:
         raise UsageError(
             f"{name or '(empty)'} includes invalid characters for a local network name, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
             code="bad-network-name",
@@ -257,7 +257,7 @@ class Networks:
 
     def find(self, text: str) -> NamedNetwork:
         """By name, id, or unique beginning of an id. `NotFound` in Docker's words, `Conflict` for an ambiguous beginning."""
-        if _NAME.fullmatch(text):
+        if re.fullmatch(_NAME, text):
             record = self._load(text)
             if record is not None:
                 return record

@@ -6,18 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from contain.errors import HostError
+from contain.errors import Conflict, HostError, UsageError
 from contain.linux.leases import (
+    BridgeSettings,
     Lease,
     NetworkRecord,
     Owner,
     Pool,
+    Wanted,
     choose_pool,
     decode_record,
     dotted,
     encode_record,
     lease_address,
     number_of,
+    number_of6,
+    text_of,
 )
 from contain.linux.rtnetlink import Route
 
@@ -99,3 +103,70 @@ def test_a_record_comes_back_from_its_file() -> None:
 )
 def test_a_damaged_file_is_no_record(data: bytes) -> None:
     assert decode_record(data) is None
+
+
+SIX = Pool(base=number_of6("fd00:1::"), prefix=64, bits=128)
+
+
+def six(**changes: object) -> NetworkRecord:
+    return replace(small(settings=BridgeSettings(name="six", network_id="x", pool6=SIX)), **changes)  # type: ignore[arg-type]
+
+
+def test_with_ipv6_each_container_has_an_address_of_both_kinds_in_turn() -> None:
+    record = six()
+    for name in "ab":
+        record = lease_address(record, name, OWNER)
+    assert [text_of(lease.address6, 128) for lease in record.leases.values()] == ["fd00:1::2", "fd00:1::3"]
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_range_is_kept_to_and_the_gateway_given_to_nobody() -> None:
+    pool = Pool(
+        base=number_of("10.0.0.0"),
+        prefix=24,
+        router=number_of("10.0.0.129"),
+        range_base=number_of("10.0.0.128"),
+        range_prefix=30,
+    )
+    record = small(pool=pool)
+    for name in "abc":
+        record = lease_address(record, name, OWNER)
+    assert sorted(addresses(record).values()) == ["10.0.0.128", "10.0.0.130", "10.0.0.131"]
+    with pytest.raises(HostError, match="all 3 addresses"):
+        lease_address(record, "d", OWNER)
+
+
+def test_a_wanted_address_is_given_once_and_only_within_the_subnet() -> None:
+    record = lease_address(six(), "a", OWNER, (), Wanted(address="192.168.240.5", address6="fd00:1::99"))
+    assert addresses(record) == {"a": "192.168.240.5"}
+    assert text_of(record.leases["a"].address6, 128) == "fd00:1::99"
+    assert addresses(lease_address(record, "b", OWNER))["b"] == "192.168.240.2"  # a wanted one moves nothing on
+    for text in ("192.168.240.5", "192.168.240.1"):
+        with pytest.raises(Conflict, match="Address already in use"):
+            lease_address(record, "b", OWNER, (), Wanted(address=text))
+    for text in ("192.168.240.0", "192.168.240.7", "10.0.0.1"):
+        with pytest.raises(UsageError, match="does not belong to any of this network's subnets"):
+            lease_address(record, "b", OWNER, (), Wanted(address=text))
+    with pytest.raises(UsageError, match="does not belong"):
+        lease_address(small(), "b", OWNER, (), Wanted(address6="fd00:1::5"))
+
+
+def test_what_a_container_is_called_and_what_it_calls_others_stands_in_the_file() -> None:
+    wanted = Wanted(
+        interface="eth1", hardware_address="02:42:ac:11:00:02", name="web", aliases=("www",), links=(("db", "f" * 64),)
+    )
+    record = lease_address(small(), "a", OWNER, (), wanted)
+    lease = record.leases["a"]
+    assert (lease.interface, lease.name, lease.aliases, lease.links) == ("eth1", "web", ("www",), (("db", "f" * 64),))
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_subnet_of_another_network_is_not_chosen() -> None:
+    reserved = [Pool(base=number_of("172.30.8.0"), prefix=24), SIX]
+    assert choose_pool([], [], reserved) == Pool(base=number_of("172.29.0.0"), prefix=16)
+
+
+def test_the_largest_subnets_are_no_work() -> None:
+    record = lease_address(replace(six(), leases={}), "a", OWNER)
+    wide = replace(record, settings=replace(record.settings, pool6=replace(SIX, prefix=8, base=0xFD << 120)))
+    assert lease_address(wide, "b", OWNER).leases["b"].address6 > 0

@@ -14,6 +14,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 
 from contain.linux import nftables, rtnetlink
 from contain.linux.rtnetlink import Request, attribute, iterate_attributes, nested, parse_attributes, text
+from contain.values import replace
 
 MAC = b"\x02\x63\xac\x1e\x00\x05"
 
@@ -162,3 +163,69 @@ def test_the_rules_say_what_the_module_says() -> None:
         ["meta", "cmp", "fib", "cmp", "payload", "bitwise", "cmp", "immediate"],
         ["fib", "cmp", "immediate"],
     ]
+
+
+def shapes_of(rules: nftables.BridgeRules) -> dict[str, list[list[str]]]:
+    """The names of the expressions of each rule, by chain."""
+    found: dict[str, list[list[str]]] = {}
+    for request in nftables.plan_table("contain", rules, exists=False):
+        if request.kind == 10 << 8 | 3:
+            found[decode(nft_chain_msg, request).get_attr("NFTA_CHAIN_NAME")] = []
+        elif request.kind == 10 << 8 | 6:
+            rule = decode(nft_rule_msg, request)
+            names = [expression.get_attr("NFTA_EXPR_NAME") for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS")]
+            found[rule.get_attr("NFTA_RULE_CHAIN")].append(names)
+    return found
+
+
+def names_of(rules: nftables.BridgeRules) -> list[str]:
+    """What the rules of the chain ``forward`` are called, in order."""
+    requests = nftables.plan_table("contain", rules, exists=False)
+    return [request.name.split("'")[1] for request in requests if request.kind == 10 << 8 | 6 and b"forward" in request.payload]
+
+
+def test_a_network_whose_containers_reach_each_other_accepts_that_first() -> None:
+    assert names_of(replace(RULES, isolated=False)) == [
+        "within the network accept",
+        "foreign source address drop",
+        "answers accept",
+        "published ports accept",
+        "unasked drop",
+    ]
+
+
+def test_an_internal_network_has_no_way_in_or_out_and_no_translation() -> None:
+    rules = replace(RULES, internal=True, isolated=False)
+    assert names_of(rules) == ["within the network accept", "nothing leaves drop", "unasked drop"]
+    assert list(shapes_of(rules)) == ["forward"]
+
+
+def test_a_link_opens_one_direction_between_two_addresses_before_the_rest_is_dropped() -> None:
+    rules = replace(RULES, linked=(("172.30.0.2", "172.30.0.3"),))
+    assert names_of(rules)[-2:] == ["link accept", "unasked drop"]
+    shape = shapes_of(rules)["forward"][-2]
+    assert shape == ["meta", "cmp", "meta", "cmp", *["payload", "bitwise", "cmp"] * 2, "immediate"]
+
+
+def test_without_masquerade_only_this_machines_loopback_is_translated() -> None:
+    assert len(shapes_of(RULES)["postrouting"]) == 2
+    assert len(shapes_of(replace(RULES, masquerade=False))["postrouting"]) == 1
+
+
+def test_the_table_of_ipv6_filters_and_masquerades_and_publishes_nothing() -> None:
+    rules = replace(RULES, pool_address="fd00:1::", prefix_length=64, isolated=False)
+    requests = nftables.plan_table("contain", rules, exists=True)
+    assert {request.payload[0] for request in requests[1:-1]} == {10}  # NFPROTO_IPV6
+    assert list(shapes_of(rules)) == ["forward", "postrouting"]
+    foreign = next(request for request in requests if "foreign source" in request.name)
+    assert bytes.fromhex("fd000001") + bytes(12) in foreign.payload
+    assert b"\xff" * 8 + bytes(8) in foreign.payload
+
+
+def test_a_resolver_is_reached_at_port_53_whatever_port_it_has() -> None:
+    requests = nftables.plan_resolver_redirect("contain-resolver", "127.0.0.11", {"udp": 4000, "tcp": 4001}, exists=False)
+    rules = [decode(nft_rule_msg, request) for request in requests if request.kind == 10 << 8 | 6]
+    names = [expression.get_attr("NFTA_EXPR_NAME") for expression in rules[0].get_attr("NFTA_RULE_EXPRESSIONS")]
+    assert names == ["payload", "bitwise", "cmp", "meta", "cmp", "payload", "cmp", "immediate", "immediate", "nat"]
+    assert len(rules) == 2
+    assert (4000).to_bytes(2, "big") in requests[3].payload
