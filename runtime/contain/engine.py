@@ -320,7 +320,8 @@ class Engine:
                 remedy=f"remove the container first (contain rm {users[0].name}), or use -f",
             )
         if is_name:
-            self.store.untag(reference)
+            if self.store.untag(reference) is None:  # somebody else was quicker
+                raise NotFound(f"No such image: {name}", code="image-not-found", remedy="`contain images` lists them")
             self.note("image", "untag", image.digest, {"name": reference.familiar})
             done.append(f"Untagged: {reference.familiar}")
             if len(names) > 1:

@@ -25,8 +25,12 @@ def stay_as_init(confine: Callable[[], None], channel: socket.socket | None) -> 
     """Fork: returns in the child, which is to become the program. ``confine``: gives up what the program gives up;
     ``channel``: ends when the starter does."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # one that comes now is passed on later
+    confined, open_until_then = os.pipe2(os.O_CLOEXEC)
     program = os.fork()
     if program == 0:
+        os.close(open_until_then)
+        os.read(confined, 1)  # nobody runs inside before this process can be seen; its end comes with the last descriptor's
+        os.close(confined)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
     os.chdir("/")
