@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contain.container.execute import ExecRequest, execute
+from contain.container.launch import Launched
 from contain.container.lifecycle import remove_container, run_detached
 from contain.container.records import ContainerRecord, Records
 from contain.errors import ContainError
@@ -72,6 +73,17 @@ def output_of(record: ContainerRecord, *arguments: str, identity: Identity = ROO
         finally:
             os.close(write)
         return reader.read()
+
+
+def read_terminal(launched: Launched) -> str:
+    assert launched.terminal is not None
+    data = b""
+    while True:
+        try:
+            piece = os.read(launched.terminal, 4096)
+        except OSError:
+            return data.decode()
+        data += piece
 
 
 @contextlib.contextmanager

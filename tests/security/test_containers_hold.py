@@ -20,13 +20,23 @@ import pytest
 import contain
 import pytest_contain
 from contain.container.identity import resolve_identity
-from contain.container.launch import Launched
 from contain.container.resolve import RunRequest, resolve_spec
 from contain.container.run import open_workspace, run, start
 from contain.errors import ContainError, UsageError
 from contain.oci import ImageConfig, Platform
 from contain.spec import Bind, Identity, Network
-from tests.security.attacks import WORKER, attempt, detached, digest, exec_in, flipping, left_open, output_of, untouched
+from tests.security.attacks import (
+    WORKER,
+    attempt,
+    detached,
+    digest,
+    exec_in,
+    flipping,
+    left_open,
+    output_of,
+    read_terminal,
+    untouched,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Ground
@@ -176,17 +186,6 @@ def test_cve_2025_52565_the_terminal_is_the_containers_own(ground: Ground, image
     os.close(null)
     assert text.split() == ["/dev/pts/0", "0", "ptmx"]
     assert sorted(os.listdir("/dev/pts")) == before
-
-
-def read_terminal(launched: Launched) -> str:
-    assert launched.terminal is not None
-    data = b""
-    while True:
-        try:
-            piece = os.read(launched.terminal, 4096)
-        except OSError:
-            return data.decode()
-        data += piece
 
 
 # -- 5, 6 ----------------------------------------------------------------------------------------------------------------------

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sys
+import textwrap
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 
-from contain.container.execute import ExecRequest, execute
+from contain.container.execute import ExecRequest, _launch
+from contain.container.processes import read_processes, read_usage
 from contain.spec import Bind, Identity
-from tests.security.attacks import WORKER, detached, output_of, untouched
+from tests.security.attacks import WORKER, detached, output_of, read_terminal, untouched
 
 if TYPE_CHECKING:
     from tests.conftest import Ground
@@ -48,24 +53,21 @@ def test_cve_2025_52565_a_console_exchanged_for_a_link_is_not_opened_for_exec(gr
         while "secret" not in output_of(record, "cat", "/secret"):
             pass
         request = ExecRequest(
-            arguments=("sh", "-c", "tty; echo taken; cat <&0"),
+            arguments=("sh", "-c", "tty; echo taken"),
             environment=(("PATH", "/bin:/usr/bin"),),
             working_directory="/",
             identity=WORKER,
             terminal=True,
         )
-        read, write = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            execute(record, request, stdin=null, stdout=write, stderr=null)
-        finally:
-            os.close(write)
-            os.close(null)
-        with os.fdopen(read, "rb") as output:
-            said = output.read()
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(os.close, null)
+            launched = _launch(cleanup, record, request, (null, null, null))
+            said = read_terminal(launched)
+            launched.wait()
         assert output_of(record, "cat", "/secret") == "secret\n"
-    assert b"/dev/pts/" in said
-    assert b"secret" not in said
+    assert "/dev/pts/" in said
+    assert "secret" not in said
 
 
 # -- 11 ------------------------------------------------------------------------------------------------------------------------
@@ -77,3 +79,38 @@ def test_cve_2022_24769_nothing_is_inheritable_or_ambient(ground: Ground, identi
     rows = {line.split(":")[0]: line.split(":")[1].strip() for line in text.splitlines() if line.startswith("Cap")}
     own = "00000000a80425fb" if identity.user_id == 0 else "0" * 16
     assert rows == {"CapInh": "0" * 16, "CapAmb": "0" * 16, "CapPrm": own, "CapEff": own, "CapBnd": "00000000a80425fb"}
+
+
+# -- 20 ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_cve_2022_1227_top_and_stats_run_no_program_of_the_image(ground: Ground, image: Path, outside: Path) -> None:
+    """Programs of the image that would write the canary, were they run where they can reach it."""
+    shutil.copy((image / "bin/sleep").resolve(), image / "sleep")
+    for name in ("ps", "top", "nsenter", "cat", "sh"):
+        (image / "bin" / name).unlink(missing_ok=True)
+        (image / "bin" / name).write_text(f"#!/bin/sh\necho owned > {outside}/canary\n")
+        (image / "bin" / name).chmod(0o755)
+    with detached(ground, "/sleep", "100", layers=(image,), upper=ground.directory / "upper") as (_, record):
+        (row,) = read_processes(record)
+        assert row.command == "/sleep 100"
+        assert read_usage(record).processes == 1
+    assert untouched(outside)
+
+
+def test_cve_2022_1227_names_of_processes_are_text_and_nothing_else(ground: Ground) -> None:
+    """A process chooses its own name and arguments: brackets, line ends and control characters are shown as what they are."""
+    source = """
+        import ctypes, time
+        ctypes.CDLL(None).prctl(15, b") R 1 1 1\\n\\x1b[2J", 0, 0, 0)
+        print("named", flush=True)
+        time.sleep(100)
+    """
+    program = os.path.realpath(sys.executable)
+    arguments = (program, "-I", "-c", textwrap.dedent(source))
+    with detached(ground, *arguments, mounts=ground.python_mounts(), upper=ground.directory / "upper") as (_, record):
+        while b"\x1b" not in Path(f"/proc/{record.process_id}/stat").read_bytes():
+            pass
+        (row,) = read_processes(record)
+    assert row.process_id == record.process_id
+    assert row.user_id == 0
