@@ -133,6 +133,9 @@ COMMANDS = {
     "system start": Command(
         module="lifecycle", function="system_start", summary="Start the containers that are always to run", group=_SYSTEM
     ),
+    "events": Command(
+        module="events", function="events", summary="What happens, as it happens", group=_SYSTEM, needs_root=False
+    ),
     "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
     "oci": Command(
         module="oci", function="oci", summary="An OCI runtime for Docker, podman and containerd", group=_SYSTEM, needs_root=False
@@ -160,7 +163,7 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
         "list": ("network ls",),
         "remove": ("network rm",),
     },
-    "system": {"prune": ("prune",), "info": ("doctor",), "df": ("system df",), "start": ("system start",)},
+    "system": {"prune": ("prune",), "events": ("events",), "info": ("doctor",), "df": ("system df",), "start": ("system start",)},
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 
