@@ -2,8 +2,8 @@
 
 ``python tests/faults/run.py [--kills N] [--seed S] [--network]``. A *shot* starts a command of ``contain``, waits for a random time,
 and sends SIGKILL to one of the processes that have come of it: the command itself, a container's supervisor, its first
-process, or whatever else there is then. After each few shots everything is looked at: each record can be read, ``contain ps`` tells the
-truth, nothing is left (mounts, interfaces, control groups, directories, processes), the names are free again, and the image and the
+process, the attendant that resolves names beside it, a builder, or whatever else there is then. After each few shots everything
+is looked at: each record can be read, ``contain ps`` tells the truth, nothing is left (mounts, interfaces, control groups, directories, processes), the names are free again, and the image and the
 volume have every byte that they had. The seed is printed, and each shot of a failure; needs root. Exit status 1 if something was lost.
 """
 
@@ -103,13 +103,17 @@ def role(process: Process, everything: list[Process], command: int) -> str:
     by_number = {each.number: each for each in everything}
     children = [each for each in everything if each.parent == process.number]
     parent = by_number.get(process.parent)
-    if process.number == command:
-        return "command"
+    if process.number == command or f"{sys.executable} -m contain.cli.start build" in process.words:
+        return "builder" if " build " in process.words else "command"
     if process.inside:
         return "first process" if parent is not None and not parent.inside else "inside"
     if any(each.inside for each in children):
         return "supervisor"
-    return "helper"
+    return (
+        "attendant"
+        if parent is not None and any(each.inside for each in everything if each.parent == parent.number)
+        else "other"
+    )
 
 
 def digest_of(tree: Path) -> str:
@@ -172,6 +176,8 @@ class Range:
         context.mkdir()
         (context / "Dockerfile").write_text(DOCKERFILE)
         self.contain("volume", "create", "kept")
+        if self.network:
+            self.contain("network", "create", "named")
         self.contain("run", "--rm", "--network", "none", "-v", "kept:/data", "small", "sh", "-c", "echo kept >/data/second")
         self.image = self.image_digest()
 
@@ -185,7 +191,7 @@ class Range:
         """What the next shot starts; what it needs is made before."""
         choose = self.random.choice
         name = choose(NAMES)
-        network = ["--network", "bridge" if self.network and self.random.random() < 0.4 else "none"]
+        network = ["--network", choose(["none", "bridge", "named"]) if self.network else "none"]
         run = [*network, "-v", "kept:/data:ro", "small", "sh", "-c", PROGRAM]
         kind = choose(KINDS)
         match kind:
