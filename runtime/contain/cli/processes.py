@@ -40,7 +40,13 @@ def pause(options: argparse.Namespace) -> int:
 
     with Engine.open() as engine:
         records = engine.records
-        return each_container(options.containers, lambda name: pause_container(records.find(name)))
+
+        def hold(name: str) -> None:
+            record = records.find(name)
+            pause_container(record)
+            records.tell(record, "pause")
+
+        return each_container(options.containers, hold)
 
 
 add_unpause_arguments = add_pause_arguments
@@ -53,7 +59,13 @@ def unpause(options: argparse.Namespace) -> int:
 
     with Engine.open() as engine:
         records = engine.records
-        return each_container(options.containers, lambda name: unpause_container(records.find(name)))
+
+        def let_go(name: str) -> None:
+            record = records.find(name)
+            unpause_container(record)
+            records.tell(record, "unpause")
+
+        return each_container(options.containers, let_go)
 
 
 def add_top_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.container.mounts import MountRequest, VolumesFrom
+    from contain.container.run import ExitState
     from contain.engine import Engine, ReadyImage, RunRequest
 
 
@@ -300,11 +301,21 @@ def exec_(options: argparse.Namespace) -> int:
             working_directory=options.workdir,
             terminal=options.tty and not options.detach,
         )
+        records, program = engine.records, " ".join(options.arguments)
+        exec_id = {"execID": os.urandom(32).hex()}
+        records.tell(record, f"exec_create: {program}", exec_id)
+
+        def told(state: ExitState | None) -> None:
+            if state is None:
+                records.tell(record, f"exec_start: {program}", exec_id)
+            else:
+                records.tell(record, "exec_die", {**exec_id, "exitCode": str(state.status)})
+
         if options.detach:
-            execute_apart(record, request)
+            execute_apart(record, request, told=told)
             return 0
         if options.tty:
-            state = execute_on_terminal(record, request, joined=joined)
+            state = execute_on_terminal(record, request, joined=joined, told=told)
             return tell_detached() if state is None else state.status
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        return execute(record, request, stdin=stdin, stdout=1, stderr=2).status
+        return execute(record, request, stdin=stdin, stdout=1, stderr=2, told=told).status

@@ -55,6 +55,13 @@ _JOINED = (
 )
 _PACKET = 65536
 
+Told = Callable[[ExitState | None], None]
+"""Called when a program has started, with None, and with how it ended; perhaps in another process."""
+
+
+def _tell_nobody(_: ExitState | None) -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecRequest:
@@ -221,7 +228,14 @@ def verify_own_root(record: ContainerRecord) -> None:
 
 
 def execute(
-    record: ContainerRecord, request: ExecRequest, *, stdin: int, stdout: int, stderr: int, group: str = ""
+    record: ContainerRecord,
+    request: ExecRequest,
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    group: str = "",
+    told: Told = _tell_nobody,
 ) -> ExitState:
     """Run a program without a terminal in a running container on the caller's descriptors until it ends. ``group``: a control
     group below the container's that is there already, for the program.
@@ -235,8 +249,11 @@ def execute(
     with contextlib.ExitStack() as cleanup:
         streams = cleanup.enter_context(JoinedStreams(stdin, sinks, direct=direct))
         launched = _launch(cleanup, record, request, streams.inner, group=group)
+        told(None)
         streams.copy(launched)
-        return exit_state(launched.wait(), CgroupCounters(), None)
+        state = exit_state(launched.wait(), CgroupCounters(), None)
+        told(state)
+        return state
 
 
 def execute_apart(
@@ -245,10 +262,13 @@ def execute_apart(
     *,
     first: socket.socket | None = None,
     window: tuple[int, int] | None = None,
+    told: Told = _tell_nobody,
 ) -> None:
     """Run a program in a running container that goes on without the caller: a small process stays with it. ``first``: who is attached
     to it; ``window``: rows and columns of his terminal. Raises what the start raised."""
-    leave_behind(lambda ready: _hold(record, request, first, window, ready), kept=() if first is None else (first.fileno(),))
+    leave_behind(
+        lambda ready: _hold(record, request, first, window, ready, told), kept=() if first is None else (first.fileno(),)
+    )
 
 
 def _hold(
@@ -257,6 +277,7 @@ def _hold(
     first: socket.socket | None,
     window: tuple[int, int] | None,
     started: Callable[[], None],
+    told: Told,
 ) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -266,12 +287,17 @@ def _hold(
         null = {} if first is not None else {1: 1, 2: 2}
         streams = cleanup.enter_context(JoinedStreams(0, sinks, direct=null, attachments=attachments, fed=first is not None))
         launched = _launch(cleanup, record, request, streams.inner, window)
+        told(None)
         started()
         streams.copy(launched)
-        attachments.tell_end(exit_state(launched.wait(), CgroupCounters(), None))
+        state = exit_state(launched.wait(), CgroupCounters(), None)
+        told(state)
+        attachments.tell_end(state)
 
 
-def execute_on_terminal(record: ContainerRecord, request: ExecRequest, *, joined: Joined) -> ExitState | None:
+def execute_on_terminal(
+    record: ContainerRecord, request: ExecRequest, *, joined: Joined, told: Told = _tell_nobody
+) -> ExitState | None:
     """Run a program with a terminal in a running container; None when the caller let go of it, and it goes on."""
     from contain.container.attach import attach
 
@@ -279,7 +305,7 @@ def execute_on_terminal(record: ContainerRecord, request: ExecRequest, *, joined
     ours, theirs = open_pair()
     with ours:
         with theirs:
-            execute_apart(record, request, first=theirs, window=window_size(1))
+            execute_apart(record, request, first=theirs, window=window_size(1), told=told)
         end = attach(ours, stdin=stdin, stdout=stdout, stderr=stderr, terminal=True, keys=joined.keys)
     if end.state is None and not end.detached:
         raise Conflict(f"container {record.container_id[:12]} has ended", code="not-running")

@@ -75,6 +75,7 @@ def run_on_terminal(
 def attach_to(records: Records, record: ContainerRecord, *, joined: Joined) -> ExitState | None:
     """``contain attach``: until the container ends, or None when the caller let go of it."""
     stdin, stdout, stderr = joined.descriptors
+    records.tell(record, "attach")
     if not record.details.get("interactive"):
         stdin = None
     with (
@@ -90,6 +91,8 @@ def attach_to(records: Records, record: ContainerRecord, *, joined: Joined) -> E
             keys=joined.keys,
             redraw=True,
         )
+    if end.state is None:
+        records.tell(record, "detach")
     return _settle(records, record, end)
 
 
