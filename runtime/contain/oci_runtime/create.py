@@ -13,7 +13,7 @@ import time
 from contain.errors import Conflict, ContainError, HostError, UsageError
 from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, remove_groups
 from contain.oci_runtime.hooks import run_hooks
-from contain.oci_runtime.launch import Launching, Surroundings, launch_first, open_namespaces, raise_not_executed
+from contain.oci_runtime.launch import GOING, Launching, Surroundings, launch_first, open_namespaces, raise_not_executed
 from contain.oci_runtime.plan import plan_bundle
 from contain.oci_runtime.records import (
     CREATED,
@@ -310,14 +310,17 @@ def start(place: Place) -> None:
                 raise Conflict("cannot start an already running container", code="bundle-state-conflict") from None
             raise
         with connection:
-            try:
+            data, going = b"", False
+            with contextlib.suppress(ConnectionResetError):
                 data = connection.recv(_MESSAGE_LIMIT)
-            except ConnectionResetError:
-                data = b""
+                if data == GOING:
+                    going, data = True, connection.recv(_MESSAGE_LIMIT)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         with open(place.path("config.json"), "rb") as file:
             config = parse_configuration(file.read())
+        if not going and not data:
+            raise HostError("the container's first process was killed before it became the program", code="bundle-set-up")
         if data:
             raise_not_executed(data, config.process.arguments[0] if config.process else "")
         hooks = config.hooks_of("poststart")

@@ -15,7 +15,7 @@ from contain.oci_runtime.create import (
     write_pid_file,
 )
 from contain.oci_runtime.groups import open_joins
-from contain.oci_runtime.launch import Launching, Surroundings, launch_further, open_namespaces_of
+from contain.oci_runtime.launch import GOING, Launching, Surroundings, launch_further, open_namespaces_of
 from contain.oci_runtime.plan import plan_affinity, plan_identity
 from contain.oci_runtime.records import CREATED, RUNNING, Place, Record, read_start_time
 from contain.runtime_spec.configuration import Configuration, parse_configuration, parse_document
@@ -142,4 +142,5 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
 def let_go(launching: Launching) -> None:
     """The word to become the program; returns when it has. Raises what it raised."""
     launching.say(b"commit")
+    launching.hear(GOING)
     launching.hear(b"")

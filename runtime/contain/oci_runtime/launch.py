@@ -48,8 +48,8 @@ from contain.runtime_spec.process import Process
 from contain.values import dataclass
 
 _MESSAGE_LIMIT = 65536
+GOING = b"going"  # the last word before a program is executed
 _SHOWN_LIMIT = 4000
-_OUT_OF_THE_WAY = 200
 _NEWUSER, _NEWPID, _NEWTIME, _NEWCGROUP = NAMESPACES["user"], NAMESPACES["pid"], NAMESPACES["time"], NAMESPACES["cgroup"]
 _NSFS_TYPE = 0xB703  # NS_GET_NSTYPE, ioctl_ns(2)
 
@@ -250,8 +250,9 @@ def _set_oom_score(value: int) -> None:
 
 
 def _channel_number(kept: int) -> int:
-    """Where a process of a container has the channel to the outside: known beforehand, for the springboard."""
-    return _OUT_OF_THE_WAY + kept
+    """Where a process of a container has the channel to the outside: known beforehand, for the springboard, and low, for the bundle's
+    limit on descriptors."""
+    return 3 + kept
 
 
 def _keep_only(kept: int, *others: int) -> list[int]:
@@ -319,9 +320,10 @@ def _add_home(environment: dict[str, str]) -> None:
                 return
 
 
-def _execute(springboard: int, channel: int, path: str, process: Process, environment: dict[str, str]) -> None:
+def _execute(springboard: int, channel: socket.socket, path: str, process: Process, environment: dict[str, str]) -> None:
     """Become the program, over the springboard; an error comes from it over the channel (see `raise_not_executed`)."""
-    os.set_inheritable(channel, True)  # the springboard closes it
+    os.set_inheritable(channel.fileno(), True)  # the springboard closes it
+    channel.send(GOING)
     try:
         os.execve(springboard, (path, *process.arguments), environment)
     except OSError as error:
@@ -378,18 +380,18 @@ def _first_process(
         _expect(channel, b"commit")
         channel.close()
         listener = socket.socket(fileno=listener_number)
-        accepted, _ = listener.accept()  # below a directory of root's alone, so it is the runtime
+        channel, _ = (
+            listener.accept()
+        )  # below a directory of root's alone, so it is the runtime; the lowest number is free again
+        assert channel.fileno() == channel_number
         listener.close()
-        os.dup2(accepted.fileno(), channel_number, inheritable=False)
-        accepted.close()
-        channel = socket.socket(fileno=channel_number)
         if process is None:
             raise ProgramNotStarted("config.json has no process, so there is nothing to start")
         if inside_hooks[1]:
             run_hooks("startContainer", inside_hooks[1], state("created"))
         for operation in plan.identity.last:
             performer.perform_bundle(operation)
-        _execute(springboard, channel_number, path, process, environment)
+        _execute(springboard, channel, path, process, environment)
     except BaseException as error:
         with contextlib.suppress(OSError):
             channel.send(b"e" + _describe(error, operation))
@@ -562,7 +564,7 @@ def launch_further(
             _expect(channel, b"commit")
             for operation in identity.last:
                 performer.perform_bundle(operation)
-            _execute(board, channel_number, path, process, environment)
+            _execute(board, channel, path, process, environment)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 channel.send(b"e" + _describe(error, operation))

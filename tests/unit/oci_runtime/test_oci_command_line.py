@@ -9,7 +9,8 @@ from contain.oci_runtime.arguments import parse_arguments
 
 
 def test_what_containerds_shim_writes() -> None:
-    words = ["--root", "/run/r", "--log", "/l.json", "--log-format", "json", "create", "--bundle", "/b", "--pid-file", "/p", "--console-socket", "/c", "abc"]
+    line = "--root /run/r --log /l.json --log-format json create --bundle /b --pid-file /p --console-socket /c abc"
+    words = line.split(" ")
     common, command, own, operands = parse_arguments(words)
     assert (common.text("root"), common.text("log-format"), command, operands) == ("/run/r", "json", "create", ["abc"])
     assert (own.text("bundle"), own.text("pid-file"), own.text("console-socket")) == ("/b", "/p", "/c")

@@ -34,11 +34,13 @@ def linux(**members: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("config-good-*.json")), ids=lambda path: path.stem)
 def test_a_valid_document_of_the_specification_is_read_or_refused_by_name(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace('"0.5.0-dev"', '"1.2.0"')  # the example in full is older than 1.0
+    said = ""
     try:
-        assert parse_configuration(text).root
+        parse_configuration(text)
     except NotSupported as error:
-        # AppArmor, SELinux, Intel RDT, network devices: said by their member's name
-        assert str(error).startswith(("linux.", "process.")), str(error)
+        said = str(error)
+    # AppArmor, SELinux, Intel RDT, network devices: said by their member's name
+    assert not said or said.startswith(("linux.", "process."))
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("config-bad-*.json")), ids=lambda path: path.stem)
