@@ -1,10 +1,11 @@
 """Kills each process of the engine at random moments, and looks at what is left.
 
 ``python tests/faults/run.py [--kills N] [--seed S] [--network]``. A *shot* starts a command of ``contain``, waits for a random time,
-and sends SIGKILL to one of the processes that have come of it: the command itself, a container's supervisor, its first
-process, the attendant that resolves names beside it, a builder, or whatever else there is then. After each few shots everything
-is looked at: each record can be read, ``contain ps`` tells the truth, nothing is left (mounts, interfaces, control groups, directories, processes), the names are free again, and the image and the
-volume have every byte that they had. The seed is printed, and each shot of a failure; needs root. Exit status 1 if something was lost.
+and sends SIGKILL to one of the processes that have come of it: the command itself, a container's supervisor, its first process, the
+attendant that resolves names beside it, a builder, or whatever else there is then. After each few shots everything is looked at: each
+record can be read, ``contain ps`` tells the truth, nothing is left (mounts, interfaces, control groups, directories, processes), the
+names are free again, and the image and the volume have every byte that they had. The seed is printed, and each shot of a failure;
+needs root. Exit status 1 if something was lost.
 """
 
 from __future__ import annotations
