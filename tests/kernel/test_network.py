@@ -126,9 +126,10 @@ class Server:
     """Accepts TCP connections at a place and says to each who it is taken for."""
 
     def __init__(self, place: Place, address: str) -> None:
-        self._socket = place.do(socket.create_server, (address, 0))
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = place.do(socket.create_server, (address, 0), family=family)
         self._socket.settimeout(10)
-        self.address: tuple[str, int] = self._socket.getsockname()
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 

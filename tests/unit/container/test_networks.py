@@ -69,7 +69,7 @@ def test_subnet_gateway_and_range_of_both_versions_are_taken() -> None:
 )
 def test_nonsense_is_refused(asked: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        plan(**asked)
+        plan(**asked)  # type: ignore[arg-type]
 
 
 def test_options_of_dockers_bridge_driver_are_known_or_refused_by_name() -> None:
