@@ -9,6 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_SYS_ADMIN = 21  # capabilities(7)
+
+
+def needs_door() -> bool:
+    """Whether this process must become root of a user namespace before it may make containers: an ordinary user, and root in a
+    container that took CAP_SYS_ADMIN away."""
+    if os.geteuid() != 0:
+        return True
+    try:
+        with open("/proc/self/status", "rb") as file:
+            found = file.read().partition(b"CapEff:")[2].split(None, 1)
+        return not int(found[0], 16) >> _SYS_ADMIN & 1
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 def find_store_home(environ: Mapping[str, str], *, user_id: int) -> str:
     """The store's directory: ``$CONTAIN_HOME``, else ``/var/lib/contain`` for root, else ``$XDG_DATA_HOME/contain``.
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contain import __version__
 from contain.cli.arguments import COMMANDS, NOUNS, Parser, suggest_command
 from contain.errors import ContainError, UsageError
+from contain.home import needs_door
 
 _INTERRUPTED = 130
 
@@ -78,7 +79,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
-    if os.geteuid() != 0 and command.needs_root:
+    if command.needs_root and needs_door():
         from contain.container.door import enter_store
 
         enter_store()

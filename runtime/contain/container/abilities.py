@@ -122,7 +122,7 @@ def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             trial=try_container(),
             limits=frozenset[str]().union(*(each.controllers for each in probe_hierarchies())),
             can_pause=probe_freezer() is not None,
-            uplink=find_uplink_program() if rootless and not owns_network() else None,
+            uplink=None if not rootless and owns_network() else find_uplink_program(),
             store=str(home),
             store_kind=filesystem_of(str(place)),
         ),

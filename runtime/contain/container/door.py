@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from contain.errors import Conflict, HostError
+from contain.home import needs_door
 from contain.linux.usernamespace import (
     MORE_IDS,
     become_root,
@@ -82,7 +83,7 @@ def _find_inside(home: HostPath) -> int | None:
 
 def enter_store() -> None:
     """`enter` for the store that the environment names, which stays this user's."""
-    if os.geteuid() != 0:
+    if needs_door():
         home = store_home()
         os.environ["CONTAIN_HOME"] = str(home)
         enter(run_home())
@@ -93,7 +94,7 @@ def enter(home: HostPath) -> None:
 
     The process must have one thread. Raises `HostError`, `Conflict`.
     """
-    if os.geteuid() == 0:
+    if not needs_door():
         return
     lock = _lock(home)
     try:

@@ -263,7 +263,7 @@ def start(
         make_links(workspace.skeleton, links)
     configure = None
     program: UplinkProgram | None = None
-    if spec.network is Network.BRIDGE and is_rootless() and not owns_network():
+    if spec.network is Network.BRIDGE and not owns_network():
         refuse_named_networks(spec)
         program = find_uplink_program()
         if not program.path:

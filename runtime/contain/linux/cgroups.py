@@ -18,6 +18,7 @@ from pathlib import Path
 from contain.errors import HostError
 from contain.linux.delegation import find_delegated, may_make_groups, parse_own_groups
 from contain.linux.limits import needed_controllers, plan_limits
+from contain.linux.usernamespace import is_rootless
 from contain.spec import Limits
 from contain.values import dataclass, replace
 
@@ -262,8 +263,14 @@ def _verify_available(hierarchies: tuple[Hierarchy, ...], limits: Limits) -> Non
                 remedy=f"leave {option} out; or move those processes, as the outer container's first command: "
                 f"mkdir {top}/init && xargs -rn1 <{top}/cgroup.procs >{top}/init/cgroup.procs",
             )
+        if is_rootless():
+            raise HostError(
+                f"no control group with {controller!r} is delegated to this user, so that limit cannot be set",
+                code="cgroup-missing",
+                remedy=f"leave {option} out; or: systemd-run --user --scope -p Delegate=yes contain ...; or see docs/rootless.md",
+            )
         raise HostError(
-            f"this machine has no {controller!r} control group controller, so that limit cannot be set",
+            f"this machine has no {controller!r} control group controller that can be written, so that limit cannot be set",
             code="cgroup-missing",
             remedy=f"leave {option} out, or mount the controller (see `contain doctor`)",
         )

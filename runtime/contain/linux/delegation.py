@@ -44,8 +44,7 @@ def find_delegated(mount: str, root: str, own: str, may_make: Callable[[str], bo
 
 def may_make_groups(place: str) -> bool:
     """Whether this process may make groups there, and in version 2 hand controllers down."""
-    return os.access(place, os.W_OK | os.X_OK) and all(
-        os.access(f"{place}/{name}", os.W_OK)
-        for name in ("cgroup.procs", "cgroup.subtree_control")
-        if os.path.exists(f"{place}/{name}")
-    )
+    if not os.access(place, os.W_OK | os.X_OK):
+        return False
+    second = os.path.exists(f"{place}/cgroup.subtree_control")
+    return not second or all(os.access(f"{place}/{name}", os.W_OK) for name in ("cgroup.procs", "cgroup.subtree_control"))

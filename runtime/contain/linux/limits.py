@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from contain.errors import HostError, UsageError
-from contain.spec import BlockLimit, Limits
+from contain.spec import DEFAULT_PIDS_LIMIT, BlockLimit, Limits
 
 CPU_PERIOD_MICROSECONDS = 100_000
 _LEAST_QUOTA_MICROSECONDS = 1000
@@ -24,8 +24,8 @@ Present = Callable[[str], bool]
 
 
 def needed_controllers(limits: Limits) -> dict[str, str]:
-    """The controllers that what was asked for needs, by version 1's names, each with the option that asks for it. The limit of
-    processes is a default, so it needs none."""
+    """The controllers that what was asked for needs, by version 1's names, each with the option that asks for it. A
+    limit of processes that is the default needs none."""
     found: dict[str, str] = {}
     asked = (
         ("memory", "--memory", limits.memory_bytes is not None),
@@ -37,6 +37,7 @@ def needed_controllers(limits: Limits) -> dict[str, str]:
         ("cpu", "--cpu-shares", limits.cpu_shares is not None),
         ("cpu", "--cpu-period", limits.cpu_period_microseconds is not None),
         ("cpu", "--cpu-quota", limits.cpu_quota_microseconds is not None),
+        ("pids", "--pids-limit", limits.pids not in (None, DEFAULT_PIDS_LIMIT)),
         ("cpuset", "--cpuset-cpus", bool(limits.processors)),
         ("cpuset", "--cpuset-mems", bool(limits.memory_nodes)),
         ("blkio", "--blkio-weight", limits.block_weight is not None),

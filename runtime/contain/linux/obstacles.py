@@ -16,10 +16,9 @@ _SYS_ADMIN, _SYS_RESOURCE = 21, 24
 _OUTER_REMEDIES = {
     "kubernetes": "in the pod's securityContext: privileged: true; or hostUsers: false with procMount: Unmasked and seccompProfile "
     "type: Unconfined",
-    "podman": "start the outer container with --privileged; or with --security-opt seccomp=unconfined --security-opt unmask=ALL "
-    "--cap-add SYS_ADMIN",
+    "podman": "start the outer container with --privileged; or with --security-opt seccomp=unconfined --security-opt unmask=ALL",
     "": "start the outer container with --privileged; or with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-    "--security-opt systempaths=unconfined, and --user with an ordinary user or --cap-add SYS_ADMIN",
+    "--security-opt systempaths=unconfined",
 }
 _PLACES = {"kubernetes": "a pod", "podman": "a podman container", "docker": "a Docker container"}
 _APPARMOR_REMEDY = (

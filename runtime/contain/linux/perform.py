@@ -189,7 +189,10 @@ class Performer:
                 else:
                     _replace_null_devices()
             case SetResourceLimit(name=name, soft=soft, hard=hard):
-                resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
+                try:
+                    resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
+                except ValueError as error:  # so Python says EPERM
+                    raise OSError(errno.EPERM, str(error)) from error
             case Execute(arguments=arguments, environment=environment):
                 _execute(arguments, environment)
 

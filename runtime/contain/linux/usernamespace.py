@@ -18,6 +18,7 @@ from contain.values import dataclass
 
 _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704  # ioctl_ns(2)
 _EVERY_ID = (1 << 32) - 1
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode everywhere: linux/proc_ns.h, PROC_USER_INIT_INO
 
 MORE_IDS = (
     "install newuidmap (Debian: uidmap), and as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
@@ -62,8 +63,8 @@ def read_id_maps(process: str = "self") -> tuple[IdMap, IdMap]:
 
 
 def is_rootless() -> bool:
-    """Whether root here is an ordinary user of the machine, or this process is that user itself."""
-    return os.geteuid() != 0 or not read_id_maps()[0].is_whole
+    """Whether this process is not root of the machine itself: an ordinary user, or root of a user namespace."""
+    return os.geteuid() != 0 or os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE
 
 
 def may_set_groups() -> bool:
@@ -85,7 +86,9 @@ def parse_subordinate_ids(text: str, user: str, user_id: int) -> tuple[int, int]
 
 
 def subordinate_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """The user's ranges of users and groups; None where there are none, or nobody who may use them."""
+    """The user's ranges of users and groups; None where there are none, or nobody who may use them, and for root."""
+    if os.geteuid() == 0:
+        return None
     import pwd
     import shutil
 
@@ -111,6 +114,18 @@ def _map_with_programs(process_id: int, user_id: int, group_id: int, ranges: tup
     return True
 
 
+def _map_all(process_id: int) -> bool:
+    """Root of a container that has CAP_SETUID and CAP_SETGID may give all its ids away, one to one."""
+    for name, found in zip(("uid_map", "gid_map"), read_id_maps(), strict=True):
+        text = "".join(f"{inside} {inside} {count}\n" for inside, _, count in found.pieces)
+        try:
+            with open(f"/proc/{process_id}/{name}", "w") as file:
+                file.write(text)
+        except OSError:
+            return False
+    return True
+
+
 def verify_one_thread() -> None:
     """Raise `HostError` where this process has several threads: it cannot enter a user namespace then (unshare(2), setns(2))."""
     if len(os.listdir("/proc/self/task")) > 1:
@@ -128,11 +143,12 @@ def become_root() -> None:
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
     helper = 0
-    if ranges is not None:
+    if ranges is not None or user_id == 0:
         helper = os.fork()  # stays outside: only from there may the ids be mapped
         if helper == 0:
             os.read(ready_read, 1)
-            mapped = _map_with_programs(os.getppid(), user_id, group_id, ranges)
+            outside = os.getppid()
+            mapped = _map_all(outside) if ranges is None else _map_with_programs(outside, user_id, group_id, ranges)
             os.write(done_write, b"y" if mapped else b"n")
             os._exit(0)
     try:

@@ -1,0 +1,315 @@
+"""Places that stand in the way of containers: recognised by ``contain doctor`` and by the first command, with cause and remedy.
+
+Each is made here, in mount or user namespaces that go with the test; nothing of the machine is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contain.linux import syscalls
+
+Ordinary = Any  # tests/rootless/conftest.py
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to make hostile environments"),
+]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_RUN = ("run", "--rm", "--network", "none")
+
+
+class Root:
+    """Root, with a store of its own, in a place that is made before."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.store = place / "store"
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(_ROOT), str(_ROOT / "runtime")])
+        return {"PATH": os.environ["PATH"], "HOME": str(self.place), "CONTAIN_HOME": str(self.store), "PYTHONPATH": path}
+
+    def run(
+        self, *arguments: str, private: Callable[[], None] | None = None, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[str]:
+        def prepare() -> None:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+            if private is not None:
+                private()
+
+        done = subprocess.run(
+            arguments,
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            preexec_fn=prepare,
+            timeout=60,
+            check=False,
+            cwd="/",
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def contain(self, *arguments: str, private: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(*self.command, *arguments, private=private)
+
+    command = (sys.executable, "-P", "-m", "contain.cli.start")
+
+
+@pytest.fixture
+def root(tmp_path: Path, small_archive: bytes) -> Root:
+    made = Root(tmp_path)
+    done = made.run(*made.command, "import", "-", "small", stdin=small_archive)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture
+def image(ordinary: Ordinary, small_archive: bytes) -> Ordinary:
+    ordinary.ok("import", "-", "small", stdin=small_archive)
+    return ordinary
+
+
+@pytest.fixture
+def short_place() -> Iterator[Path]:
+    """podman wants its run-time directory's name to be short."""
+    place = Path(tempfile.mkdtemp(prefix="peer-"))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def named(doctor: subprocess.CompletedProcess[str], command: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Both fail, and both say all of it."""
+    assert doctor.returncode == 1, doctor
+    assert command.returncode == 125, command
+    for word in words:
+        assert word in doctor.stdout, doctor.stdout
+        assert word in command.stderr, command.stderr
+
+
+# -- inside of other containers ----------------------------------------------------------------------------------------------------
+
+
+def test_inside_of_a_container_of_ours(root: Root) -> None:
+    inside = (
+        *(
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "-e",
+            "CONTAIN_HOME=/tmp/inner",
+            "-e",
+            f"PYTHONPATH={root.environment()['PYTHONPATH']}",
+        ),
+        *("host", *root.command),
+    )
+    doctor, command = root.contain(*inside, "doctor"), root.contain(*inside, *_RUN, "host", "true")
+    named(doctor, command, "a system call filter keeps containers from being made", "--privileged", "seccomp=unconfined")
+
+
+def test_inside_of_a_peers_unprivileged_container_each_remedy_leads_to_the_next_and_the_last_helps(
+    root: Root, short_place: Path
+) -> None:
+    """podman's default container: no CAP_SYS_ADMIN, parts of /proc hidden, its root an overlay."""
+    found = shutil.which("podman")
+    if found is None:
+        pytest.skip("podman is not installed")
+
+    def outer(*options: str) -> tuple[str, ...]:
+        return (
+            *(found, "--root", str(short_place / "root"), "--runroot", str(short_place / "run"), "--cgroup-manager=cgroupfs"),
+            *(
+                "--runtime=runc",
+                "run",
+                "--rm",
+                "--network=none",
+                "--ulimit=nofile=1024:1024",
+                "--ulimit=nproc=1024:1024",
+                *options,
+            ),
+            *("-e", "CONTAIN_HOME=/mnt/inner", "-e", f"PYTHONPATH={root.environment()['PYTHONPATH']}", "--rootfs", "/:O"),
+        )
+
+    tried = root.run(*outer(), "true")
+    if tried.returncode:
+        pytest.skip(f"podman runs no container here: {tried.stderr.strip()[-200:]}")
+
+    def both(*options: str) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+        inside = (*outer(*options), *root.command)
+        return root.run(*inside, "doctor"), root.run(*inside, *_RUN, "host", "id", "-u")
+
+    named(*both("--tmpfs=/mnt"), "hides parts of /proc", "unmask=ALL")
+    named(
+        *both("--tmpfs=/mnt", "--security-opt=unmask=ALL"), "a system call filter keeps containers from", "seccomp=unconfined"
+    )
+    allowed = ("--security-opt=unmask=ALL", "--security-opt=seccomp=unconfined")
+    told = both(*allowed)[0].stdout
+    assert "the store is on a file system of the kind overlay" in told
+    assert "set CONTAIN_HOME to a directory on" in told
+    doctor, command = both(*allowed, "--tmpfs=/mnt")
+    assert doctor.returncode == 0, doctor.stdout
+    assert (command.returncode, command.stdout) == (0, "0\n"), command.stderr
+
+
+# -- what somebody took away -------------------------------------------------------------------------------------------------------
+
+
+def test_a_proc_of_which_parts_are_hidden(image: Ordinary) -> None:
+    def mask() -> None:
+        syscalls.mount("/dev/null", "/proc/cpuinfo", "", syscalls.MS_BIND, "")
+
+    doctor, command = image.contain("doctor", private=mask), image.contain(*_RUN, "small", "true", private=mask)
+    named(doctor, command, "hides parts of /proc (/proc/cpuinfo)", "systempaths=unconfined", "unmask=ALL")
+
+
+def test_user_namespaces_that_are_switched_off(root: Root) -> None:
+    """In a user namespace of the test's own, whose limit is its own, too."""
+    off = (
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'echo 0 >/proc/sys/user/max_user_namespaces; exec "$@"',
+        "sh",
+    )
+    doctor, command = root.run(*off, *root.command, "doctor"), root.run(*off, *root.command, *_RUN, "small", "true")
+    named(doctor, command, "user namespaces are switched off here", "sysctl -w user.max_user_namespaces=10000")
+
+
+def test_a_store_on_an_overlay(image: Ordinary) -> None:
+    place = image.place / "covered"
+    for name in ("lower", "upper", "work", "store"):
+        (place / name).mkdir(parents=True)
+    image.give(place)
+
+    def cover() -> None:
+        data = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+        syscalls.mount("overlay", f"{place}/store", "overlay", 0, data)
+
+    env = {"CONTAIN_HOME": f"{place}/store"}
+    archive = image.ok("save", "small", "-o", str(image.place / "small.tar"))
+    assert archive == ""
+    doctor = image.contain("doctor", private=cover, env=env)
+    image.ok("load", "-i", str(image.place / "small.tar"), private=cover, env=env)
+    command = image.contain(*_RUN, "small", "true", private=cover, env=env)
+    named(doctor, command, "the store is on a file system of the kind overlay", "set CONTAIN_HOME")
+
+
+def test_control_groups_that_cannot_be_written(root: Root) -> None:
+    def protect() -> None:
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            point = line.split()[4]
+            if point.startswith("/sys/fs/cgroup"):
+                flags = syscalls.MS_BIND | syscalls.MS_RDONLY | 0x20  # MS_REMOUNT
+                syscalls.mount("", point, "", flags, "")
+
+    assert root.contain(*_RUN, "small", "true", private=protect).returncode == 0
+    refused = root.contain(*_RUN, "-m", "64m", "small", "true", private=protect)
+    assert refused.returncode == 125
+    assert "'memory'" in refused.stderr
+    doctor = root.contain("doctor", private=protect)
+    assert doctor.returncode == 0
+    rows = {
+        line[:14].strip(): line.split()[2]
+        for line in doctor.stdout.splitlines()
+        if line.startswith("cgroup ") and "limited" in line
+    }
+    assert rows == {"cgroup memory": "limited", "cgroup pids": "limited", "cgroup cpu": "limited"}
+    assert "a writable /sys/fs/cgroup" in doctor.stdout
+
+
+def test_limits_that_may_not_be_raised(image: Ordinary) -> None:
+    most = int(image.ok(*_RUN, "small", "sh", "-c", "ulimit -H -n"))
+    lower = image.contain(*_RUN, "--ulimit", f"nofile={most - 1}:{most - 1}", "small", "sh", "-c", "ulimit -H -n")
+    assert (lower.returncode, lower.stdout.strip()) == (0, str(most - 1))
+    refused = image.contain(*_RUN, "--ulimit", f"nofile={most + 1}:{most + 1}", "small", "true")
+    assert refused.returncode == 125
+    assert "CAP_SYS_RESOURCE" in refused.stderr
+
+
+def test_no_pseudo_terminals_of_the_machine(image: Ordinary) -> None:
+    def hide() -> None:
+        syscalls.mount("none", "/dev/pts", "tmpfs", 0, "")
+
+    done = image.contain(*_RUN, "small", "sh", "-c", "ls /dev/pts", private=hide)
+    assert (done.returncode, done.stdout.split()) == (0, ["ptmx"])
+
+
+def test_no_control_groups_at_all(image: Ordinary) -> None:
+    def hide() -> None:
+        syscalls.mount("none", "/sys/fs/cgroup", "tmpfs", 0, "")
+
+    done = image.contain(*_RUN, "small", "echo", "runs", private=hide)
+    assert (done.returncode, done.stdout) == (0, "runs\n")
+
+
+# -- groups that are delegated -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def delegated(user: Ordinary) -> Iterator[Callable[[], None]]:
+    """A group of the user's in each hierarchy of version 1; what puts a process into them."""
+    places = []
+    for controller in ("memory", "pids", "cpu", "freezer"):
+        place = Path("/sys/fs/cgroup", controller, f"contain-test-{os.getpid()}")
+        if not (place.parent / "cgroup.procs").exists():
+            pytest.skip(f"no control group hierarchy of version 1 with {controller} here")
+        place.mkdir()
+        os.chown(place, user.user_id, user.group_id)
+        places.append(place)
+
+    def enter() -> None:
+        for place in places:
+            (place / "cgroup.procs").write_text("0")
+
+    try:
+        yield enter
+    finally:
+        for place in places:
+            left = [each for each in place.iterdir() if each.is_dir()]
+            for each in left:
+                each.rmdir()
+            place.rmdir()
+            assert not left
+
+
+def test_a_delegated_group_gives_limits_and_nothing_of_them_is_left(image: Ordinary) -> None:
+    with delegated(image) as enter:
+        out = image.ok(*_RUN, "-m", "64m", "--cpus", "0.5", "--pids-limit", "33", "small", "sh", "-c",
+                       "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max", private=enter)  # fmt: skip
+        assert out.split() == [str(64 << 20), "33"]
+        killed = image.contain(
+            *_RUN, "-m", "16m", "small", "sh", "-c", "x=$(head -c 64m /dev/zero | tr '\\0' x); true", private=enter
+        )
+        assert killed.returncode == 137
+        doctor = image.contain("doctor", private=enter).stdout
+        assert "no group is delegated" not in doctor
+        image.ok("run", "-d", "--network", "none", "--name", "held", "small", "sleep", "60", private=enter)
+        image.ok("pause", "held", private=enter)
+        image.ok("unpause", "held", private=enter)
+        image.ok("rm", "-f", "held", private=enter)
+
+
+def test_without_one_a_limit_that_was_asked_for_is_an_error(image: Ordinary) -> None:
+    if any(os.access(f"/sys/fs/cgroup/{name}", os.W_OK) for name in ("memory", "pids")) and os.geteuid() != 0:
+        pytest.skip("a group is delegated")
+    for option in ("--memory=64m", "--cpus=0.5", "--pids-limit=33"):
+        refused = image.contain(*_RUN, option, "small", "true")
+        assert refused.returncode == 125, option
+        assert "control group" in refused.stderr
+    assert "no group is delegated to this user" in image.contain("doctor").stdout
