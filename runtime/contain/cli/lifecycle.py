@@ -98,25 +98,15 @@ def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
 def attach(options: argparse.Namespace) -> int:
     """What it prints from now on, and what is typed; ends with its exit status."""
     from contain.container.foreground import attach_to
-    from contain.container.processes import is_paused
+    from contain.container.processes import decide_for
+    from contain.container.states import Event
     from contain.engine import Engine
 
     joined = parse_joined(options, stdin=not options.no_stdin)
     with Engine.open() as engine:
         records = engine.records
         record = records.find(options.container)
-        if record.state != "running":
-            raise UsageError(
-                "You cannot attach to a stopped container, start it first",
-                code="not-running",
-                remedy=f"contain start {record.name}",
-            )
-        if is_paused(record):
-            raise UsageError(
-                "You cannot attach to a paused container, unpause it first",
-                code="paused",
-                remedy=f"contain unpause {record.name}",
-            )
+        decide_for(record, Event.ATTACH)
         takes_input = joined.stdin and record.details.get("interactive") and record.details.get("terminal")
         if takes_input and not os.isatty(0):
             raise UsageError(

@@ -13,7 +13,7 @@ from contain.cli.arguments import parse_pairs
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.network_options import add_network_arguments, parse_networks
 from contain.cli.output import TerminalProgress
-from contain.errors import Conflict, NotSupported, UsageError
+from contain.errors import NotSupported, UsageError
 from contain.values import replace
 
 if TYPE_CHECKING:
@@ -271,7 +271,8 @@ def exec_(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
     from contain.cli.restrictions import read_env_files
     from contain.container.execute import execute, execute_apart, execute_on_terminal
-    from contain.container.processes import is_paused
+    from contain.container.processes import decide_for
+    from contain.container.states import Event
     from contain.engine import Engine
 
     if not options.arguments:
@@ -287,12 +288,7 @@ def exec_(options: argparse.Namespace) -> int:
         raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
     with Engine.open() as engine:
         record = engine.records.find(options.container)
-        if is_paused(record):
-            raise Conflict(
-                f"Container {record.name} is paused, unpause the container before exec",
-                code="paused",
-                remedy=f"contain unpause {record.name}",
-            )
+        decide_for(record, Event.EXEC)
         request = engine.specify_exec(
             record,
             options.arguments,

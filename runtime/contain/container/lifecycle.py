@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from contain.container.joined import Joined
 from contain.container.plan import HOST_ROOT
-from contain.container.processes import is_paused
+from contain.container.processes import decide_for
 from contain.container.records import (
     ContainerRecord,
     Records,
@@ -88,16 +88,6 @@ def create_container(spec: ContainerSpec, *, store_home: HostPath, remove: bool)
     record = new_record(spec, remove=remove)
     os.close(records.create(record))
     return record.container_id
-
-
-def see(record: ContainerRecord) -> State:
-    """The state of a container in the table's words: its record's, or paused, which only the kernel knows."""
-    return State.PAUSED if is_paused(record) else State(record.state)
-
-
-def decide_for(record: ContainerRecord, event: Event) -> Step:
-    """What the table says. Raises `Conflict`."""
-    return decide(see(record), event, name=record.name, container_id=record.container_id)
 
 
 def _fresh(written: ContainerRecord) -> ContainerRecord:

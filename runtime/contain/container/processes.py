@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from contain.container.records import ContainerRecord
+from contain.container.states import Event, State, Step, decide
 from contain.errors import Conflict, HostError
 from contain.linux.cgroups import PARENT, probe_hierarchies
 from contain.linux.freezer import freeze, is_frozen, probe_freezer, thaw
@@ -28,6 +29,16 @@ def is_paused(record: ContainerRecord) -> bool:
     return freezer is not None and is_frozen(freezer, record.container_id)
 
 
+def see(record: ContainerRecord) -> State:
+    """The state of a container in the table's words: its record's, or paused, which only the kernel knows."""
+    return State.PAUSED if is_paused(record) else State(record.state)
+
+
+def decide_for(record: ContainerRecord, event: Event) -> Step:
+    """What the table says. Raises `Conflict`."""
+    return decide(see(record), event, name=record.name, container_id=record.container_id)
+
+
 def _verify_running(record: ContainerRecord) -> None:
     if record.state != "running":
         raise Conflict(f"Container {record.container_id} is not running", code="not-running")
@@ -35,7 +46,7 @@ def _verify_running(record: ContainerRecord) -> None:
 
 def pause(record: ContainerRecord) -> None:
     """``contain pause``. Raises `Conflict`, `HostError`."""
-    _verify_running(record)
+    decide_for(record, Event.PAUSE)
     freezer = probe_freezer()
     if freezer is None:
         raise HostError(
@@ -44,17 +55,15 @@ def pause(record: ContainerRecord) -> None:
             code="cgroup-missing",
             remedy="mount one of them; as an ordinary user: have one delegated (see `contain doctor`)",
         )
-    if is_frozen(freezer, record.container_id):
-        raise Conflict(f"Container {record.container_id} is already paused", code="paused")
     freeze(freezer, record.container_id, probe_hierarchies())
 
 
 def unpause(record: ContainerRecord) -> None:
     """``contain unpause``. Raises `Conflict`."""
+    decide_for(record, Event.UNPAUSE)
     freezer = probe_freezer()
-    if record.state != "running" or freezer is None or not is_frozen(freezer, record.container_id):
-        raise Conflict(f"Container {record.container_id} is not paused", code="not-paused")
-    thaw(freezer, record.container_id)
+    if freezer is not None:
+        thaw(freezer, record.container_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
