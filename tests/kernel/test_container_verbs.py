@@ -158,7 +158,7 @@ def test_a_renamed_container_goes_on_under_its_new_name(contain: Contain) -> Non
     assert "Invalid container name" in contain("rename", "new", "a b", status=1)
     contain("kill", "new")
     contain("wait", "new")
-    assert contain.inspect("new")["Name"] == "new"
+    assert contain.inspect("new")["Name"] == "/new"
     assert contain.inspect("new")["State"]["ExitCode"] == 137
 
 

@@ -80,7 +80,7 @@ COMMANDS = {
     "stats": Command(module="processes", function="stats", summary="What containers use", group=_CONTAINERS),
     "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
     "inspect": Command(
-        module="containers", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS
+        module="inspecting", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS
     ),
     "stop": Command(module="containers", function="stop", summary="Stop containers", group=_CONTAINERS),
     "kill": Command(module="containers", function="kill", summary="Send a signal to containers", group=_CONTAINERS),

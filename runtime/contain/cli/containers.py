@@ -1,4 +1,4 @@
-"""``contain ps``, ``logs``, ``inspect``, ``stop``, ``kill``, ``wait``, ``rm``: containers on record."""
+"""``contain ps``, ``logs``, ``stop``, ``kill``, ``wait``, ``rm``: containers on record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from contain.cli.networks import describe_network, exposed_ports, find_ports, network_names, read_bridges, render_ports
+from contain.cli.networks import exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.cli.output import render_table
 from contain.errors import ContainError, NotFound
 
@@ -44,6 +44,7 @@ def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--filter", action="append", default=[], metavar="KEY=VALUE", help="for example status=exited")
     parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.Names}} {{.Status}}'")
     parser.add_argument("--no-trunc", action="store_true", help="whole ids and commands")
+    parser.add_argument("-s", "--size", action="store_true", help="how much they wrote")
 
 
 def ps(options: argparse.Namespace) -> int:
@@ -128,6 +129,7 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     parser.add_argument("-n", "--tail", default="all", metavar="N", help="the last N lines only")
     parser.add_argument("-t", "--timestamps", action="store_true", help="the time before each line")
+    parser.add_argument("--details", action="store_true", help="what the log's options add to a line: nothing but a blank here")
     parser.add_argument("--since", metavar="TIME", help="only from then on: a time, or how long ago (10m)")
     parser.add_argument("--until", metavar="TIME", help="only up to then: a time, or how long ago (10m)")
     parser.add_argument("container", metavar="CONTAINER")
@@ -157,7 +159,8 @@ def logs(options: argparse.Namespace) -> int:
 
     def show(pieces: list[Piece]) -> None:
         for stream, moment, text in pieces:
-            write_raw(stream, f"{render_moment(moment)} {text}" if options.timestamps else text)
+            shown = f" {text}" if options.details else text
+            write_raw(stream, f"{render_moment(moment)} {shown}" if options.timestamps else shown)
 
     with Engine.open() as engine:
         records = engine.records
@@ -167,99 +170,13 @@ def logs(options: argparse.Namespace) -> int:
                 pieces = [*join_lines(pieces, rest), *((stream, *begun) for stream, begun in rest.items())]
                 pieces, tail = pieces[-tail:] if tail else [], None
                 rest.clear()
-            elif options.timestamps:
+            elif options.timestamps or options.details:
                 pieces = list(join_lines(pieces, rest))
             show(pieces)
             if until is not None and time.time() > until:
                 break
         show([(stream, *begun) for stream, begun in rest.items()])
     return 0
-
-
-def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Docker's flags; names of containers or images."""
-    parser.add_argument("-f", "--format", metavar="TEMPLATE", help="json, or a template such as '{{.Config.Cmd}}'")
-    parser.add_argument("--type", choices=("container", "image"), help="look for one of these only")
-    parser.add_argument("names", nargs="+", metavar="NAME")
-
-
-def inspect(options: argparse.Namespace) -> int:
-    """A JSON list."""
-    from contain.engine import Engine
-
-    with Engine.open() as engine:
-        found = [_describe(engine, name, options.type) for name in options.names]
-    if options.format in (None, "json"):
-        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
-    else:
-        from contain.cli.templates import render_rows
-
-        sys.stdout.write(render_rows(options.format, found, headings={}))
-    return 0
-
-
-def _describe(engine: Engine, name: str, kind: str | None) -> dict[str, object]:
-    if kind != "image":
-        with suppress(NotFound):
-            return _describe_container(engine.records, engine.records.find(name), engine.run_home)
-    if kind != "container":
-        with suppress(NotFound):
-            return _describe_image(engine, name)
-    raise NotFound(f"No such {kind or 'object'}: {name}", code="no-such-object")
-
-
-def _describe_health(records: Records, record: ContainerRecord) -> dict[str, object]:
-    if not record.details.get("health"):
-        return {}
-    from contain.cli.container_listing import render_moment
-    from contain.container.health import Health, describe_health, read_health
-
-    health = read_health(records.place(record.container_id)) or Health()
-    return {"Health": describe_health(health, render_moment)}
-
-
-def _describe_container(records: Records, record: ContainerRecord, run_home: HostPath) -> dict[str, object]:
-    from contain.container.processes import is_paused
-
-    paused = is_paused(record)
-    from contain.container.effective import read_effective
-    from contain.container.idmapping import render_user_namespace
-    from contain.container.mounts import describe_mounts
-
-    return {
-        "Id": record.container_id,
-        "Name": record.name,
-        "Created": record.created_seconds,
-        "Image": record.image_digest,
-        "ImageName": record.image_name,
-        "State": {
-            "Status": "paused" if paused else record.state,
-            "Running": record.state in ("running", "restarting"),
-            "Paused": paused,
-            "Restarting": record.state == "restarting",
-            "Dead": record.state == "dead",
-            "Pid": record.process_id or 0,
-            "ExitCode": record.status,
-            "Signal": record.signal,
-            "OOMKilled": record.out_of_memory,
-            "Reason": record.reason,
-            "StartedAt": record.started_seconds,
-            "FinishedAt": record.finished_seconds,
-            **_describe_health(records, record),
-        },
-        "RestartCount": record.restart_count,
-        "NetworkSettings": describe_network(record, run_home),
-        "Mounts": describe_mounts(record.details),
-        "HostConfig": {"UsernsMode": render_user_namespace(record.details)},
-        "Spec": record.details,
-        "Effective": read_effective(record),
-    }
-
-
-def _describe_image(engine: Engine, name: str) -> dict[str, object]:
-    from contain.cli.listing import image_document
-
-    return image_document(*engine.look_at_image(name))
 
 
 def add_grace_arguments(parser: argparse.ArgumentParser) -> None:

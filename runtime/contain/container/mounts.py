@@ -399,9 +399,10 @@ def inherit_mounts(details: Mapping[str, Any], *, read_only: bool) -> tuple[Moun
             source=HostPath(mount["source"]),
             target=ContainerPath(mount["target"]),
             read_only=read_only or mount["read_only"],
+            beneath=HostPath(mount["beneath"]) if mount.get("beneath") else None,
         )
         for mount in details.get("mounts", ())
-        if mount.keys() == {"source", "target", "read_only"}
+        if _is_bind(mount)
     ]
     volumes = [
         Volume(
@@ -417,6 +418,10 @@ def inherit_mounts(details: Mapping[str, Any], *, read_only: bool) -> tuple[Moun
     return (*binds, *volumes)
 
 
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    return isinstance(mount.get("source"), str) and "anonymous" not in mount
+
+
 def describe_mounts(details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """``Mounts`` of ``contain inspect``, under Docker's keys."""
     rows: list[dict[str, Any]] = []
@@ -426,7 +431,7 @@ def describe_mounts(details: Mapping[str, Any]) -> list[dict[str, Any]]:
             row = {"Type": "volume", "Name": mount["name"]}
         elif "size_bytes" in mount:
             row = {"Type": "tmpfs"}
-        elif mount.keys() != {"source", "target", "read_only"}:
+        elif not _is_bind(mount):
             continue
         row |= {"Source": mount.get("source", ""), "Destination": mount["target"]}
         if row["Type"] == "volume":
