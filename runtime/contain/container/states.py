@@ -157,61 +157,70 @@ TABLE: Mapping[tuple[State, Event], Step] = MappingProxyType(
 )
 """A verb's state is what follows if all goes well; that a program then ends is an event of its own."""
 
-_NOT_RUNNING = ("Container {id} is not running", "not-running")
-_RESTARTING = ("Container {id} is restarting, wait until the container is running", "restarting")
-_REMOVE = 'cannot remove container "/{name}": container is {state}: '
 
-_WORDS: Mapping[tuple[State | None, Event], tuple[str, str, str]] = MappingProxyType(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What is said; ``{id}``, ``{name}`` and ``{state}`` are filled in."""
+
+    message: str
+    code: str
+    remedy: str = ""
+
+
+_REMOVE = 'cannot remove container "/{name}": container is {state}: '
+_IS_RESTARTING = Refusal(
+    message="Container {id} is restarting, wait until the container is running",
+    code="restarting",
+    remedy="contain stop {name}, if it never is",
+)
+
+_REFUSALS: Mapping[tuple[State | None, Event], Refusal] = MappingProxyType(
     {
-        (State.PAUSED, Event.START): (
-            "cannot start a paused container, try unpause instead",
-            "paused",
-            "contain unpause {name}",
+        (State.PAUSED, Event.START): Refusal(
+            message="cannot start a paused container, try unpause instead", code="paused", remedy="contain unpause {name}"
         ),
-        (State.PAUSED, Event.PAUSE): ("Container {id} is already paused", "paused", ""),
-        (State.RESTARTING, Event.PAUSE): (*_RESTARTING, "contain stop {name}, if it never is"),
-        (None, Event.PAUSE): (*_NOT_RUNNING, ""),
-        (None, Event.UNPAUSE): ("Container {id} is not paused", "not-paused", ""),
-        (State.PAUSED, Event.EXEC): (
-            "Container {name} is paused, unpause the container before exec",
-            "paused",
-            "contain unpause {name}",
+        (State.PAUSED, Event.PAUSE): Refusal(message="Container {id} is already paused", code="paused"),
+        (State.RESTARTING, Event.PAUSE): _IS_RESTARTING,
+        (None, Event.PAUSE): Refusal(message="Container {id} is not running", code="not-running"),
+        (None, Event.UNPAUSE): Refusal(message="Container {id} is not paused", code="not-paused"),
+        (State.PAUSED, Event.EXEC): Refusal(
+            message="Container {name} is paused, unpause the container before exec",
+            code="paused",
+            remedy="contain unpause {name}",
         ),
-        (State.RESTARTING, Event.EXEC): (*_RESTARTING, ""),
-        (None, Event.EXEC): (*_NOT_RUNNING, "`contain ps -a` shows how it ended"),
-        (State.PAUSED, Event.ATTACH): (
-            "You cannot attach to a paused container, unpause it first",
-            "paused",
-            "contain unpause {name}",
+        (State.RESTARTING, Event.EXEC): _IS_RESTARTING,
+        (None, Event.EXEC): Refusal(
+            message="Container {id} is not running", code="not-running", remedy="`contain ps -a` shows how it ended"
         ),
-        (State.RESTARTING, Event.ATTACH): (
-            "You cannot attach to a restarting container, wait until it is running",
-            "restarting",
-            "",
+        (State.PAUSED, Event.ATTACH): Refusal(
+            message="You cannot attach to a paused container, unpause it first", code="paused", remedy="contain unpause {name}"
         ),
-        (None, Event.ATTACH): (
-            "You cannot attach to a stopped container, start it first",
-            "not-running",
-            "contain start {name}",
+        (State.RESTARTING, Event.ATTACH): Refusal(
+            message="You cannot attach to a restarting container, wait until it is running", code="restarting"
         ),
-        (None, Event.KILL): (
-            "cannot kill container: {name}: container {id} is not running",
-            "not-running",
-            "`contain ps -a` shows how it ended",
+        (None, Event.ATTACH): Refusal(
+            message="You cannot attach to a stopped container, start it first",
+            code="not-running",
+            remedy="contain start {name}",
         ),
-        (State.PAUSED, Event.REMOVE): (
-            _REMOVE + "unpause and then stop the container before removing or force remove",
-            "container-running",
-            "contain rm -f {name}",
+        (None, Event.KILL): Refusal(
+            message="cannot kill container: {name}: container {id} is not running",
+            code="not-running",
+            remedy="`contain ps -a` shows how it ended",
         ),
-        (None, Event.REMOVE): (
-            _REMOVE + "stop the container before removing or force remove",
-            "container-running",
-            "contain rm -f {name}",
+        (State.PAUSED, Event.REMOVE): Refusal(
+            message=_REMOVE + "unpause and then stop the container before removing or force remove",
+            code="container-running",
+            remedy="contain rm -f {name}",
+        ),
+        (None, Event.REMOVE): Refusal(
+            message=_REMOVE + "stop the container before removing or force remove",
+            code="container-running",
+            remedy="contain rm -f {name}",
         ),
     }
 )
-"""Message, code and remedy of a refusal; without a state: in every other one."""
+"""In a state, or without one: in every other."""
 
 
 def decide(state: State, event: Event, *, name: str = "", container_id: str = "") -> Step:
@@ -219,12 +228,11 @@ def decide(state: State, event: Event, *, name: str = "", container_id: str = ""
     step = TABLE.get((state, event))
     if step is not None:
         return step
-    words = _WORDS.get((state, event)) or _WORDS.get((None, event))
-    if words is None:
+    refusal = _REFUSALS.get((state, event)) or _REFUSALS.get((None, event))
+    if refusal is None:
         raise Conflict(f"container {name or container_id}: {event.value!r} cannot be while it is {state}", code="wrong-state")
-    message, code, remedy = words
     facts = {"name": name or container_id[:12], "id": container_id, "state": state.value}
-    raise Conflict(message.format(**facts), code=code, remedy=remedy.format(**facts))
+    raise Conflict(refusal.message.format(**facts), code=refusal.code, remedy=refusal.remedy.format(**facts))
 
 
 def render_diagram() -> str:
