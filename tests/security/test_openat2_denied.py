@@ -27,7 +27,7 @@ def deny(number):
 _RACE = """
 import errno, os, signal
 from contain.beneath import open_beneath, openat2_works
-root, rounds, denied = sys.argv[1], 4000, int(sys.argv[2])
+root, rounds, denied = sys.argv[1], 1500, int(sys.argv[2])
 if denied:
     deny(denied)
 assert openat2_works() == (not denied)

@@ -98,6 +98,12 @@ def _parse_mode(mode: str, kind: str, spec: str) -> Mapping[str, bool]:
                 key, value = "copy", False
             case "z" | "Z":
                 raise NotSupported(f"the volume {spec!r}: labels of SELinux ({word})", code="mount-not-supported")
+            case "idmap" | "U":
+                raise NotSupported(
+                    f"the volume {spec!r}: owners that are translated or changed ({word})",
+                    code="mount-not-supported",
+                    remedy="a host path stays the host's; take a volume, whose owners are the container's",
+                )
             case _ if word in _CONSISTENCIES:
                 key, value = "", True  # a hint for Docker's virtual machines; on Linux it has no meaning there either
             case _ if word in _PRIVATE and kind == "bind":

@@ -114,8 +114,11 @@ def _read(path: str) -> str:
 
 
 def _maps_of_processes() -> set[IdRange]:
-    texts = {_read(f"/proc/{name}/{kind}_map") for name in os.listdir("/proc") if name.isdigit() for kind in ("uid", "gid")}
-    return {found for text in texts for found in parse_maps_in_use(text)}
+    found: set[IdRange] = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (users := parse_maps_in_use(_read(f"/proc/{name}/uid_map"))):
+            found.update(users, parse_maps_in_use(_read(f"/proc/{name}/gid_map")))
+    return found
 
 
 def _pools() -> tuple[IdRange, ...]:
