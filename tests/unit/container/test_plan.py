@@ -27,7 +27,19 @@ from contain.operations import (
     SetHostname,
     render_operation,
 )
-from contain.spec import Bind, ContainerSpec, CopyOnWrite, Identity, Limits, MemoryFile, Network, ResourceLimit, Tmpfs
+from contain.spec import (
+    Bind,
+    Confinement,
+    ContainerSpec,
+    CopyOnWrite,
+    Identity,
+    Limits,
+    MemoryFile,
+    Network,
+    ResourceLimit,
+    Sharing,
+    Tmpfs,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden/plan"
 WORKSPACE = Workspace(directory=Path("/run/contain/work/c"), skeleton=Path("/run/contain/work/c/skeleton"))
@@ -239,3 +251,40 @@ def test_without_confinement_nothing_is_filtered_or_hidden_and_the_namespaces_st
 def test_limits_of_resources_are_set_before_privileges_are_given_up() -> None:
     names = [line.split()[0] for line in lines_of(spec(resource_limits=(ResourceLimit(name="nofile", soft=1, hard=2),)))]
     assert names.index("SetResourceLimit") < names.index("BecomeUser")
+
+
+def credentials(**changes: Any) -> list[str]:
+    operations = plan_launch(spec(**changes), WORKSPACE, V1, SECCOMP).start
+    wanted = ("StartKeyring", "UseAppArmor", "BecomeUser", "InstallSeccomp", "SetUmask", "Execute")
+    return [name for operation in operations if (name := type(operation).__name__) in wanted]
+
+
+def test_the_filter_comes_last_but_where_privileges_may_be_gained_later() -> None:
+    assert credentials() == ["BecomeUser", "InstallSeccomp", "Execute"]
+    gaining = Confinement(no_new_privileges=False, apparmor="mine")
+    assert credentials(confinement=gaining) == ["UseAppArmor", "StartKeyring", "InstallSeccomp", "BecomeUser", "Execute"]
+    assert credentials(confinement=Confinement(seccomp="unconfined")) == ["BecomeUser", "Execute"]
+    assert credentials(confinement=gaining, confined=False) == ["BecomeUser", "Execute"]
+    assert credentials(umask=0o077) == ["SetUmask", "BecomeUser", "InstallSeccomp", "Execute"]
+
+
+def test_nothing_is_masked_for_who_asked_for_that_and_everything_else_is_as_it_was() -> None:
+    shown = whole(spec(confinement=Confinement(masked_paths=("/proc/keys",), read_only_paths=())))
+    lines = [render_operation(item) for item in shown]
+    assert [line for line in lines if line.startswith("MaskPath")] == ["MaskPath target=/proc/keys"]
+    assert [line for line in lines if line.startswith("MakePathReadOnly target=/proc")] == []
+    assert len(lines) == len(whole(spec())) - len(MASKED) - len(READ_ONLY) + 1
+
+
+def test_shared_namespaces_are_named_and_nothing_of_theirs_is_set() -> None:
+    plan = plan_launch(spec(uts=Sharing.HOST, ipc=Sharing.HOST, cgroup_namespace=Sharing.HOST), WORKSPACE, V1, SECCOMP)
+    assert plan.shared == {"uts", "ipc", "cgroup"}
+    assert not any(isinstance(item, SetHostname) for item in plan.root)
+    assert "MountBind source=/dev/shm target=/dev/shm optional=True" in [render_operation(item) for item in plan.root]
+    assert plan_launch(spec(), WORKSPACE, V1, SECCOMP).shared == frozenset()
+
+
+def test_parameters_are_set_before_they_become_read_only_and_must_be_set() -> None:
+    lines = [render_operation(item) for item in whole(spec(sysctls=(("net.ipv4.ip_forward", "1"),)))]
+    place = lines.index("SetSysctl name=net/ipv4/ip_forward value=1 required=True")
+    assert place < lines.index("MakePathReadOnly target=/proc/sys")

@@ -145,7 +145,7 @@ EDGES = sorted(
     {
         *(0, 1, 7, 8, 9, 17, 37, 38, 39, 40, 41, 0x5411, 0x5412, 0x5413, 0x541C, 0x1FFFF, 0x20000, 0x20008, 0x20009),
         *(1 << bit for bit in range(0, 64, 3)),
-        *(0x7E020000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 32, (1 << 64) - 1),
+        *(0x7E020000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 32, (1 << 64) - 1, 38 | 1 << 32, 40 | 1 << 40),
     }
 )
 BY_ARGUMENTS = ("clone", "socket", "personality", "ioctl")
@@ -176,7 +176,10 @@ def test_the_default_policy_is_dockers_but_for_what_is_written_down(machine: str
     numbers = syscall_table(machine).numbers
     newest = numbers["removexattrat"]
     left: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
-    for (number, arguments), pair in differences(ours, reference(docker, machine), machine, every_call(machine)).items():
+    found = differences(ours, reference(docker, machine), machine, every_call(machine))
+    stricter = [(numbers["socket"], (38 | 1 << 32, 0)), (numbers["socket"], (40 | 1 << 40, 0)), (numbers["ioctl"], (0, 0x541C))]
+    assert [found.get(call) for call in stricter] == [(EPERM, ALLOW)] * 3
+    for (number, arguments), pair in found.items():
         if number in numbers.values() and number <= newest:
             if number in unknown_to_the_library(machine):
                 continue  # a libseccomp older than the kernel: it leaves the name out, so the call gets the default
