@@ -38,6 +38,10 @@ class StreamRelay:
         listening.setblocking(False)
         loop.watch(listening.fileno(), self._accept)
 
+    def close(self) -> None:
+        """Take no more connections; those that are open go on."""
+        self._loop.forget(self._listening.fileno())
+
     def _accept(self) -> None:
         try:
             client, _ = self._listening.accept()
@@ -214,6 +218,12 @@ class DatagramRelay:
     def _give_back(self, server: socket.socket, client: tuple[str, int, int, int], asked: list[tuple[int, int, bytes]]) -> None:
         with contextlib.suppress(OSError):
             self._listening.sendmsg([server.recv(_DATAGRAM_BYTES)], asked, 0, client)
+
+    def close(self) -> None:
+        """Let go of all clients."""
+        for key in list(self._clients):
+            self._drop(key, cancel=True)
+        self._loop.forget(self._listening.fileno())
 
     def _drop(self, key: object, *, cancel: bool) -> None:
         server, timer = self._clients.pop(key)

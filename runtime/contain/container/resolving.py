@@ -87,9 +87,10 @@ class Resolver:
         servers: Sequence[str],
         datagrams: socket.socket,
         streams: socket.socket,
+        server_port: int = 53,
     ) -> None:
         self._loop, self._files, self._container_id = loop, files, container_id
-        self._servers = tuple(servers)
+        self._servers, self._server_port = tuple(servers), server_port
         self._datagrams, self._streams = datagrams, streams
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._connections: OrderedDict[int, _Connection] = OrderedDict()
@@ -139,6 +140,15 @@ class Resolver:
         else:
             self._pass_on(_Waiting(data, query, reply, stream=stream))
 
+    def close(self) -> None:
+        """Let go of whoever waits."""
+        for waiting in list(self._waiting.values()):
+            self._drop(waiting)
+        for connection in list(self._connections.values()):
+            connection.close()
+        for each in (self._datagrams, self._streams):
+            self._loop.forget(each.fileno())
+
     # -- other servers -------------------------------------------------------------------------------------------------------
 
     def _pass_on(self, waiting: _Waiting) -> None:
@@ -157,7 +167,7 @@ class Resolver:
         kind = socket.SOCK_STREAM if waiting.stream else socket.SOCK_DGRAM
         asking: socket.socket | None = None
         try:
-            family, _, _, _, place = socket.getaddrinfo(server, 53, type=kind, flags=socket.AI_NUMERICHOST)[0]
+            family, _, _, _, place = socket.getaddrinfo(server, self._server_port, type=kind, flags=socket.AI_NUMERICHOST)[0]
             asking = socket.socket(family, kind)
             asking.setblocking(False)
             with contextlib.suppress(BlockingIOError):
