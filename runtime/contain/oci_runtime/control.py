@@ -14,7 +14,7 @@ from contain.oci_runtime.groups import Groups, freeze, kill_all, limit_groups, p
 from contain.oci_runtime.hooks import run_hooks
 from contain.oci_runtime.records import CREATING, PAUSED, RUNNING, STOPPED, Place, Record, is_alive, read_start_time
 from contain.oci_runtime.state import can_be_signalled, render_state
-from contain.runtime_spec.configuration import Hook, parse_configuration, parse_document
+from contain.runtime_spec.configuration import parse_document
 from contain.runtime_spec.resources import Resources, parse_resources
 
 _PATIENCE_SECONDS = 10.0
@@ -124,9 +124,7 @@ def delete(place: Place, *, force: bool = False) -> None:
             raise HostError(
                 "the container's control groups still hold processes", path=groups.places[0][1], code="cgroup-refused"
             )
-        hooks: tuple[Hook, ...] = ()
-        with contextlib.suppress(OSError), open(place.path("config.json"), "rb") as file:
-            hooks = parse_configuration(file.read()).hooks_of("poststop")
+        hooks = place.read_hooks("poststop")
         place.remove()
         if hooks:
             run_hooks("poststop", hooks, render_state(record, STOPPED), tolerant=True)

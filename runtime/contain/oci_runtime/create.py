@@ -317,13 +317,12 @@ def start(place: Place) -> None:
                     going, data = True, connection.recv(_MESSAGE_LIMIT)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        with open(place.path("config.json"), "rb") as file:
-            config = parse_configuration(file.read())
         if not going and not data:
             raise HostError("the container's first process was killed before it became the program", code="bundle-set-up")
         if data:
-            raise_not_executed(data, config.process.arguments[0] if config.process else "")
-        hooks = config.hooks_of("poststart")
+            process = place.read_configuration().process
+            raise_not_executed(data, process.arguments[0] if process else "")
+        hooks = place.read_hooks("poststart")
         if hooks:
             try:
                 run_hooks("poststart", hooks, render_state(record, RUNNING), tolerant=True)

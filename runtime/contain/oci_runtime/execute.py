@@ -18,7 +18,7 @@ from contain.oci_runtime.groups import open_joins
 from contain.oci_runtime.launch import GOING, Launching, Surroundings, launch_further, open_namespaces_of
 from contain.oci_runtime.plan import plan_affinity, plan_identity
 from contain.oci_runtime.records import CREATED, RUNNING, Place, Record, read_start_time
-from contain.runtime_spec.configuration import Configuration, parse_configuration, parse_document
+from contain.runtime_spec.configuration import Configuration, parse_document
 from contain.runtime_spec.process import Process, capability_mask, parse_process, refuse_labels
 from contain.values import dataclass, replace
 
@@ -95,8 +95,7 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
     status = place.read_status(record)
     if status not in (RUNNING, CREATED):
         raise Conflict(f"cannot exec in a {status} container", code="bundle-state-conflict")
-    with open(place.path("config.json"), "rb") as file:
-        config = parse_configuration(file.read())
+    config = place.read_configuration()
     process = grant_capabilities(config, resolve_process(request, config))
     if process.terminal and request.detach and not request.console_socket:
         raise UsageError("cannot allocate tty if the runtime will detach without setting console socket", code="bundle-console")

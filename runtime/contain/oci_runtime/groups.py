@@ -12,7 +12,7 @@ import signal
 import time
 
 from contain.errors import HostError
-from contain.linux.cgroups import unescape_mount
+from contain.linux.mountinfo import unescape_mount
 from contain.runtime_spec.reading import refused
 from contain.runtime_spec.resources import GroupFile, Resources, plan_first_version, plan_second_version
 from contain.values import dataclass

@@ -15,6 +15,7 @@ import os
 import stat
 
 from contain.errors import Conflict, HostError, NotFound, UsageError
+from contain.runtime_spec.configuration import Configuration, Hook, parse_configuration
 from contain.values import asdict, dataclass
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
@@ -140,6 +141,20 @@ class Place:
         for name in ("annotations", "groups"):
             members[name] = tuple(tuple(pair) for pair in members[name])
         return Record(**members)
+
+    def read_configuration(self) -> Configuration:
+        """What the container was made of."""
+        with open(self.path("config.json"), "rb") as file:
+            return parse_configuration(file.read())
+
+    def read_hooks(self, name: str) -> tuple[Hook, ...]:
+        """The hooks of one point; most containers have none, which takes no parsing to see."""
+        try:
+            with open(self.path("config.json"), "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return ()
+        return parse_configuration(data).hooks_of(name) if f'"{name}"'.encode() in data else ()
 
     def read_status(self, record: Record) -> str:
         """One of the statuses of the specification, or paused, from what the kernel says now."""
