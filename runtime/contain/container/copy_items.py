@@ -119,12 +119,16 @@ def read_archive(read: Callable[[int], bytes]) -> Iterator[Item]:
     """The entries of a tar archive. Raises `IntegrityError` for a damaged one, and for names that lead out of it."""
     reader = TarReader(read, TarLimits())
     for entry in reader:
-        parts = [part for part in entry.path.split(b"/") if part not in (b"", b".")]
-        if b".." in parts:
-            raise IntegrityError(
-                f"the archive holds the path {os.fsdecode(entry.path)!r}, which leads out of it", code="bad-archive"
-            )
-        yield Item(replace(entry, path=b"/".join(parts)), reader.payload())
+        link = _inner(entry.link) if entry.kind is TarKind.HARD_LINK else entry.link
+        yield Item(replace(entry, path=_inner(entry.path), link=link), reader.payload())
+
+
+def _inner(path: bytes) -> bytes:
+    """A path of an archive, or of what a hard link in it stands for, without empty parts. Raises `IntegrityError`."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise IntegrityError(f"the archive holds the path {os.fsdecode(path)!r}, which leads out of it", code="bad-archive")
+    return b"/".join(parts)
 
 
 def archive_pieces(items: Iterable[Item]) -> Iterator[bytes]:
