@@ -49,7 +49,7 @@ class BindHostDirectory:
 class StageHostPath:
     """A host file or directory once more at a host path, seen only in this mount namespace. ``translated``: owners are seen through
     the container's user namespace (mount_setattr(2), MOUNT_ATTR_IDMAP), so that 0:0 on disk is root inside; else with what is mounted
-    below it, and its owners are nobody inside.
+    below it, and its owners are nobody inside. ``beneath``: as for `MountBind`.
 
     For containers whose root is nobody outside: what that root could not reach by name is put where it can.
     """
@@ -57,6 +57,7 @@ class StageHostPath:
     source: str
     path: str
     translated: bool
+    beneath: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,17 +46,18 @@ def plan_staging(
     ready |= {operation.path for operation in operations if isinstance(operation, MountLayers)}
     own = set(ready)  # the container's directory is translated itself
 
-    def stage(source: HostPath, *, translated: bool = True) -> HostPath:
+    def stage(source: HostPath, *, translated: bool = True, beneath: HostPath | None = None) -> HostPath:
         if str(source) in own:
             return source.relative_to(directory)
         name = f"stage{len(operations)}"
-        operations.append(StageHostPath(source=str(source), path=str(directory / name), translated=translated))
+        above = None if beneath is None else str(beneath)
+        operations.append(StageHostPath(source=str(source), path=str(directory / name), translated=translated, beneath=above))
         return HostPath(name)
 
     def moved(mount: Mount) -> Mount:
         match mount:
-            case Bind(source=source):
-                return replace(mount, source=stage(source, translated=False))
+            case Bind(source=source, beneath=beneath):
+                return replace(mount, source=stage(source, translated=False, beneath=beneath), beneath=None)
             case Volume(source=source):
                 return replace(mount, source=stage(source))
             case CopyOnWrite(sources=sources):

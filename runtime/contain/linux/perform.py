@@ -108,8 +108,8 @@ class Performer:
                 except FileNotFoundError:
                     if not operation.optional:
                         raise
-            case StageHostPath(source=source, path=path, translated=translated):
-                self._stage(source, path, translated=translated)
+            case StageHostPath():
+                self._stage(operation)
             case EnterStage(path=path):
                 tree = idmap.clone_mapped(path, self.translation, recursive=True)
                 _attach(tree, path)
@@ -336,11 +336,12 @@ class Performer:
         os.close(tree)
         os.close(target)
 
-    def _stage(self, source: str, path: str, *, translated: bool) -> None:
-        if translated:
-            tree = idmap.clone_mapped(source, self.translation)
+    def _stage(self, operation: StageHostPath) -> None:
+        path = operation.path
+        if operation.translated:
+            tree = idmap.clone_mapped(operation.source, self.translation)
         else:
-            tree = syscalls.open_tree(-100, source, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+            tree = _clone_source(operation.source, operation.beneath)
         if stat.S_ISDIR(os.fstat(tree).st_mode):
             os.makedirs(path, exist_ok=True)
         else:

@@ -118,16 +118,19 @@ def _operations(spec: ContainerSpec, workspace: Workspace = _WORKSPACE) -> tuple
 
 def test_layers_upper_and_volumes_are_seen_with_translated_owners_and_host_paths_are_not() -> None:
     volume = Volume(name="v", source=Path("/store/volumes/v/_data"), target=PurePosixPath("/v"))
-    bind = Bind(source=Path("/home/somebody"), target=PurePosixPath("/b"))
-    outside, _ = _operations(_spec(mounts=(volume, bind)))
+    bind = Bind(source=Path("/home/somebody/here"), target=PurePosixPath("/b"), beneath=Path("/home/somebody"))
+    outside, root = _operations(_spec(mounts=(volume, bind)))
     staged = {each.source: each.translated for each in outside if isinstance(each, StageHostPath)}
     assert staged == {
         "/store/layers/one/tree": True,
         "/store/layers/two/tree": True,
         "/store/containers/x": True,
         "/store/volumes/v/_data": True,
-        "/home/somebody": False,
+        "/home/somebody/here": False,
     }
+    beneath = [each.beneath for each in outside if isinstance(each, StageHostPath) and not each.translated]
+    assert beneath == ["/home/somebody"]
+    assert not [each for each in root if isinstance(each, MountBind) and each.beneath]
     assert isinstance(outside[-1], EnterStage)
 
 

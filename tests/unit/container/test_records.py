@@ -67,7 +67,7 @@ def test_a_record_comes_back_as_it_was_written(records: Records) -> None:
     held = records.create(record)
     assert records.find(record.container_id) == record
     assert record.details["capabilities"] == ["CHOWN", "KILL"]
-    assert record.details["mounts"][0] == {"source": "/src", "target": "/dst", "read_only": True}
+    assert record.details["mounts"][0] == {"source": "/src", "target": "/dst", "read_only": True, "beneath": None}
     os.close(held)
 
 
