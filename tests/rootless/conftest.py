@@ -158,6 +158,13 @@ class Ordinary:
         path.touch()
         self.give(path)
 
+    @staticmethod
+    def command_of(number: int) -> str:
+        """A process's command line, each word ended by NUL; "" if it is gone."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{number}/cmdline").read_text()
+        return ""
+
     def end(self) -> None:
         """Remove what there is; nothing of theirs may run any more."""
         listed = self.contain("ps", "-aq")

@@ -37,13 +37,16 @@ def until(found: object, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+def parent_of(number: int) -> int:
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def supervisor_of(user: Ordinary, name: str) -> int:
-    """The process that stays with a container: the parent of its first process's parent."""
-    told = json.loads(user.ok("inspect", name))[0]
-    number = told["State"]["Pid"]
-    for _ in range(2):
-        number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
-    return int(number)
+    """The process that stays with a container: the first process's outermost ancestor that is this user's."""
+    number = int(json.loads(user.ok("inspect", name))[0]["State"]["Pid"])
+    while (parent := parent_of(number)) != 1 and os.stat(f"/proc/{parent}").st_uid == user.user_id:
+        number = parent
+    return number
 
 
 def test_a_program_is_root_inside_and_its_user_outside(image: Ordinary) -> None:
@@ -256,7 +259,7 @@ def test_the_program_that_carries_packets_ends_with_the_container_however_it_end
     path = only(image, program)
 
     def carriers() -> list[int]:
-        return [number for number in image.processes() if f"/{program}\0" in Path(f"/proc/{number}/cmdline").read_text()]
+        return [number for number in image.processes() if f"/{program}\0" in image.command_of(number)]
 
     image.ok("run", "-d", "--name", "one", "small", "sh", "-c", _LOOP, env=path)
     assert len(carriers()) == 1
