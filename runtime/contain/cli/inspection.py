@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from contain.container.idmapping import render_user_namespace
+
 if TYPE_CHECKING:
     from contain.container.records import ContainerRecord
     from contain.oci import ImageConfig
@@ -100,7 +102,7 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
         "Sysctls": dict(details.get("sysctls", ())) or None,
         "Tmpfs": {row["target"]: f"size={row['size_bytes']}" for row in mounts if "size_bytes" in row} or None,
         "UTSMode": "host" if details.get("uts") == "host" else "",
-        "UsernsMode": (details.get("user_namespace") or {}).get("mapping", "private"),
+        "UsernsMode": render_user_namespace(details),
         "ShmSize": details.get("shared_memory_bytes", 0),
         "Runtime": "contain",
         "Init": bool(details.get("init")),
