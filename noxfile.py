@@ -84,7 +84,7 @@ def mutations(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """The plugin and the commands as a user meets them; root."""
     install(session, ".[test]")
-    session.run("python", "-m", "pytest", "tests/e2e", *session.posargs)
+    session.run("python", "-m", "pytest", "tests/e2e", "tests/rootless", *session.posargs)
 
 
 @nox.session
