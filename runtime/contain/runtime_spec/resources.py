@@ -6,25 +6,9 @@ weights are those of runc, which other engines count on.
 
 from __future__ import annotations
 
+from contain.linux.devices import DeviceRule
 from contain.runtime_spec.reading import Table, refused, wrong
 from contain.values import dataclass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRule:
-    """One rule of the device controller: ``kind`` a, b or c; None is every number."""
-
-    allow: bool
-    kind: str = "a"
-    major: int | None = None
-    minor: int | None = None
-    access: str = "rwm"
-
-    def render(self) -> str:
-        """As ``devices.allow`` and ``devices.deny`` take it."""
-        numbers = ("*" if number is None else str(number) for number in (self.major, self.minor))
-        return f"{self.kind} {':'.join(numbers)} {self.access}"
-
 
 DEFAULT_RULES = (
     *(DeviceRule(allow=True, kind=kind, access="m") for kind in "cb"),
@@ -177,6 +161,11 @@ def _page_size(table: Table) -> str:
     return size
 
 
+def device_rules(resources: Resources) -> tuple[DeviceRule, ...]:
+    """The bundle's rules and the default ones; none where the bundle has none, which restricts nothing."""
+    return (*resources.devices, *DEFAULT_RULES) if resources.devices else ()
+
+
 def plan_first_version(resources: Resources) -> tuple[GroupFile, ...]:
     """The files of version 1, in the order in which they must be written."""
     if resources.unified:
@@ -220,8 +209,9 @@ def plan_first_version(resources: Resources) -> tuple[GroupFile, ...]:
         put("net_prio", "ifpriomap", f"{name} {priority}")
     for name, handles, objects in resources.remote_memory:
         put("rdma", "max", _remote_memory(name, handles, objects))
-    for rule in (*resources.devices, *DEFAULT_RULES) if resources.devices else ():
-        put("devices", "allow" if rule.allow else "deny", rule.render())
+    for rule in device_rules(resources):
+        # what the group above may not, cannot be allowed: that is less, and no error
+        put("devices", "allow" if rule.allow else "deny", rule.render(), optional=rule.allow)
     return tuple(found)
 
 
