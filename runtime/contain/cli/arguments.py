@@ -86,6 +86,10 @@ COMMANDS = {
     "kill": Command(module="containers", function="kill", summary="Send a signal to containers", group=_CONTAINERS),
     "wait": Command(module="containers", function="wait", summary="Wait for containers to end", group=_CONTAINERS),
     "rm": Command(module="containers", function="rm", summary="Remove containers", group=_CONTAINERS),
+    "update": Command(module="updating", function="update", summary="Other limits for containers", group=_CONTAINERS),
+    "container prune": Command(
+        module="pruning", function="container_prune", summary="Remove containers that do not run", group=_CONTAINERS
+    ),
     "volume create": Command(module="volumes", function="volume_create", summary="Make a volume", group=_CONTAINERS),
     "volume ls": Command(module="volumes", function="volume_ls", summary="List volumes", group=_CONTAINERS),
     "volume inspect": Command(
@@ -140,6 +144,14 @@ COMMANDS = {
     "oci": Command(
         module="oci", function="oci", summary="An OCI runtime for Docker, podman and containerd", group=_SYSTEM, needs_root=False
     ),
+    "image prune": Command(module="pruning", function="image_prune", summary="Remove images without a name", group=_IMAGES),
+    "info": Command(module="system_info", function="info", summary="This engine and this machine", group=_SYSTEM),
+    "version": Command(
+        module="system_info", function="version", summary="Which contain this is", group=_SYSTEM, needs_root=False
+    ),
+    "completion": Command(
+        module="completion", function="completion", summary="Completion for a shell", group=_SYSTEM, needs_root=False
+    ),
     "builder prune": Command(module="builder", function="builder_prune", summary="Remove build cache", group=_SYSTEM),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
@@ -148,10 +160,12 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "builder": {"build": ("build",), "prune": ("builder prune",)},
     "buildx": {"build": ("build",), "prune": ("builder prune",), "du": ("system df",)},
     "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS and " " not in name}
-    | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container"), "diff": ("container diff",)},
+    | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container"), "diff": ("container diff",)}
+    | {"prune": ("container prune",), "ps": ("ps",), "remove": ("rm",)},
     "image": {
-        name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag", "prune")
+        name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag")
     }
+    | {"prune": ("image prune",), "remove": ("rmi",)}
     | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
     "volume": {
         **{verb: (f"volume {verb}",) for verb in ("create", "ls", "inspect", "rm", "prune")},
@@ -163,9 +177,24 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
         "list": ("network ls",),
         "remove": ("network rm",),
     },
-    "system": {"prune": ("prune",), "events": ("events",), "info": ("doctor",), "df": ("system df",), "start": ("system start",)},
+    "system": {"prune": ("prune",), "events": ("events",), "info": ("info",), "df": ("system df",), "start": ("system start",)},
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
+
+REFUSED = {
+    "context": "there is one engine, this one, and no daemon elsewhere",
+    "swarm": "containers run on this machine",
+    "service": "containers run on this machine",
+    "stack": "containers run on this machine",
+    "node": "containers run on this machine",
+    "config": "it belongs to swarms",
+    "secret": "it belongs to swarms; a build takes secrets with --secret",
+    "plugin": "there are no plugins of Docker's kind",
+    "trust": "signatures of that kind are not verified",
+    "checkpoint": "processes cannot be frozen to disk",
+    "search": "registries have no common way to search",
+}
+"""Docker's commands that there will not be, and why."""
 
 _NOT_YET = (
     "a annotation attach attestation blkio-weight build-context builder c cache-from cache-to call cap-add cap-drop "

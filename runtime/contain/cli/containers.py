@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from contain.container.records import ContainerRecord, Records
     from contain.engine import Engine
     from contain.linux.leases import NetworkRecord
-    from contain.paths import HostPath
 
 
 def each_container(names: list[str], action: Callable[[str], None]) -> int:

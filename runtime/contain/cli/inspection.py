@@ -147,7 +147,7 @@ def _network_mode(details: Mapping[str, Any]) -> str:
 def _binds(mounts: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for row in mounts:
-        if "source" not in row or ("anonymous" in row and row["anonymous"]):
+        if "source" not in row or (row.get("anonymous")):
             continue
         source = row["name"] if "anonymous" in row else row["source"]
         found.append(f"{source}:{row['target']}" + (":ro" if row.get("read_only") else ""))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from contain import __version__
-from contain.cli.arguments import COMMANDS, NOUNS, Parser, suggest_command
+from contain.cli.arguments import COMMANDS, NOUNS, REFUSED, Parser, suggest_command
 from contain.errors import ContainError, UsageError
 from contain.home import needs_door
 
@@ -56,6 +56,8 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
             )
         name, *more = verbs[rest[0]]
         return name, [*more, *rest[1:]]
+    if first in REFUSED:
+        raise NotSupported(f"contain {first} is not supported: {REFUSED[first]}", code="command-not-supported")
     if first not in COMMANDS:
         close = suggest_command(first)
         raise UsageError(
@@ -71,7 +73,11 @@ def run_command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_usage())
         return 0
-    if arguments[0] in ("-v", "--version", "version"):
+    if arguments[0] == "__complete":
+        from contain.cli.completion import answer
+
+        return answer(arguments[1:])
+    if arguments[0] in ("-v", "--version") or list(arguments) == ["version"]:
         sys.stdout.write(f"contain {__version__}\n")
         return 0
     if arguments[0] in NOUNS and arguments[1:2] in (["-h"], ["--help"]):

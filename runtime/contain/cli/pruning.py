@@ -1,0 +1,114 @@
+"""``contain container prune`` and ``image prune``: what is left over, after a question.
+
+Words: docker/cli ``docs/reference/commandline/{container,image}_prune.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from contain.cli.output import render_size
+from contain.errors import ContainError, UsageError
+
+
+def confirmed(question: str, *, force: bool) -> bool:
+    """Whether somebody at a terminal says yes; without a terminal nobody is asked."""
+    if force or not sys.stdin.isatty():
+        return True
+    sys.stdout.write(f"WARNING! {question}\nAre you sure you want to continue? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def parse_prune_filters(values: Sequence[str], *, now: float) -> tuple[float | None, list[tuple[bool, str]]]:
+    """``until=TIME`` as seconds since 1970, and labels, each with whether it must be there (``label=``) or not (``label!=``)."""
+    from contain.cli.container_listing import parse_moment
+
+    until, labels = None, []
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not value:
+            raise UsageError(f"bad format of filter {text!r} (expected name=value)", code="bad-filter")
+        if key == "until":
+            until = parse_moment(value, flag="until", now=now)
+        elif key in ("label", "label!"):
+            labels.append((key == "label", value))
+        else:
+            raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy="there are label, label! and until")
+    return until, labels
+
+
+def passes_labels(labels: dict[str, str], wanted: Sequence[tuple[bool, str]]) -> bool:
+    """All that must be there are, and none of the others."""
+
+    def has(text: str) -> bool:
+        name, equals, value = text.partition("=")
+        return name in labels and (not equals or labels[name] == value)
+
+    return all(has(text) is there for there, text in wanted)
+
+
+def add_container_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="KEY=VALUE", help="until=TIME, label=K[=V], label!=K[=V]"
+    )
+
+
+def container_prune(options: argparse.Namespace) -> int:
+    """All that do not run."""
+    from contain.cli.inspecting import tree_bytes
+    from contain.container.lifecycle import remove_container
+    from contain.engine import Engine
+
+    until, labels = parse_prune_filters(options.filter, now=time.time())
+    if not confirmed("This will remove all stopped containers.", force=options.force):
+        return 0
+    removed, freed = [], 0
+    with Engine.open() as engine:
+        records = engine.records
+        for record in records.all():
+            own = {str(name): str(value) for name, value in record.details.get("labels", ())}
+            late = until is not None and record.created_seconds > until
+            if record.state not in ("created", "exited", "dead") or late or not passes_labels(own, labels):
+                continue
+            size = tree_bytes(records.place(record.container_id) / "upper")
+            with suppress(ContainError):  # somebody starts it at this moment
+                remove_container(records, record, force=False)
+                removed.append(record.container_id)
+                freed += size
+    if removed:
+        sys.stdout.write("Deleted Containers:\n" + "".join(f"{each}\n" for each in removed) + "\n")
+    sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
+    return 0
+
+
+def add_image_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flags."""
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask")
+    parser.add_argument("-a", "--all", action="store_true", help="also images with names that no container uses")
+
+
+def image_prune(options: argparse.Namespace) -> int:
+    """Images without a name, with layers and cache that nothing uses; with ``-a`` also those that no container uses."""
+    from contain.cli.images import prune
+    from contain.engine import Engine
+    from contain.reference import parse_reference
+
+    what = "without at least one container associated to them" if options.all else "without a name"
+    if not confirmed(f"This will remove all images {what}.", force=options.force):
+        return 0
+    if options.all:
+        with Engine.open() as engine:
+            used = {record.image_digest for record in engine.records.all()}
+            for row in engine.images():
+                if row.digest not in used:
+                    for name in row.names:
+                        engine.store.untag(parse_reference(name))
+                        sys.stdout.write(f"untagged: {parse_reference(name).familiar}\n")
+    return prune(argparse.Namespace(force=True, volumes=False))
