@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.linux.cgroups import EVERY, probe_hierarchies
+from contain.errors import HostError
+from contain.linux.cgroups import EVERY, probe_hierarchies, update_limits
+from contain.spec import Limits
 
 pytestmark = [
     pytest.mark.root,
@@ -359,3 +361,35 @@ def test_a_bad_value_is_refused_in_dockers_words_and_nothing_is_made(
 ) -> None:
     assert said in refused(contain, *words)
     assert "never" not in contain("ps", "-a", "--format", "{{.Names}}").stdout.split()
+
+
+# -- limits of a living container ---------------------------------------------------------------------------------------------------
+
+
+def test_limits_of_a_living_container_can_be_changed(contain: Contain) -> None:
+    version = needs("memory")
+    needs("cpuset")
+    words = ("-d", "--network", "none", "--memory", "64m", "small", "sh", "-c", "while :; do sleep 0.05; done")
+    identifier = contain("run", *words).stdout.strip()
+
+    def told(name: str) -> str | None:
+        effective = json.loads(contain("container", "inspect", identifier).stdout)[0]["Effective"]
+        return next((files[name] for files in effective["Limits"].values() if name in files), None)
+
+    memory = "memory.limit_in_bytes" if version == 1 else "memory.max"
+    assert told(memory) == str(64 << 20)
+    update_limits(identifier, Limits(memory_bytes=256 << 20, pids=-1))  # more than memory and swap together were
+    assert (told(memory), told("pids.max")) == (str(256 << 20), "max")
+    update_limits(identifier, Limits(memory_bytes=32 << 20, memory_swap_bytes=40 << 20, pids=9))
+    assert (told(memory), told("pids.max")) == (str(32 << 20), "9")
+    update_limits(identifier, Limits(processors="0", cpus=0.5, pids=9))  # groups that it did not need so far
+    assert told("cpuset.cpus") == "0"
+    process = json.loads(contain("container", "inspect", identifier).stdout)[0]["State"]["Pid"]
+    assert "Cpus_allowed_list:\t0\n" in Path(f"/proc/{process}/status").read_text()
+    assert told("cpu.cfs_quota_us" if needs("cpu") == 1 else "cpu.max") in ("50000", "50000 100000")
+    with pytest.raises(HostError, match="the limit cannot be set") as caught:
+        update_limits(identifier, Limits(processors="4000"))
+    assert caught.value.code == "cgroup-refused"
+    contain("rm", "-f", identifier)
+    for hierarchy in probe_hierarchies(EVERY):
+        assert not os.path.exists(f"{hierarchy.mount}/contain/{identifier}")

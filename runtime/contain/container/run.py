@@ -14,12 +14,15 @@ from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_path
 from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
+    EVERY,
     Cgroup,
     CgroupCounters,
     make_cgroup,
     probe_hierarchies,
     read_counters,
     remove_cgroup,
+    remove_later_groups,
+    select_hierarchies,
     used_controllers,
 )
 from contain.linux.ports import hold_ports
@@ -254,7 +257,8 @@ def start(
 
     networking = find(spec, home=home, store=store)
     spec = networking.spec
-    hierarchies = probe_hierarchies(used_controllers(spec.limits))
+    every = probe_hierarchies(EVERY)
+    hierarchies = select_hierarchies(every, used_controllers(spec.limits))
     spec = with_all_devices(spec)
     verify_identity(spec.identity)
     spec, links = divide_host_root(spec)
@@ -283,6 +287,7 @@ def start(
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
         plan = plan_launch(spec, workspace, hierarchies, filter_of(spec, home), tty_group=has_tty_group())
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits, devices=device_rules(spec))
+        cleanup.callback(remove_later_groups, every, spec.container_id)
         cleanup.callback(remove_cgroup, cgroup)
         joins = cgroup.open_joins()
         for descriptor in joins:

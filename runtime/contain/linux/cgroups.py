@@ -100,7 +100,7 @@ def parse_hierarchies(
         taken.add("io")
     rest = (controllers_of_v2 & used) - taken
     withheld = (withheld & used) - taken
-    if second is not None and (rest or withheld or not found):
+    if second is not None and (rest or withheld or not found or used == EVERY):
         found.append(Hierarchy(version=2, mount=second, controllers=rest - withheld, withheld=withheld))
     return tuple(found)
 
@@ -437,6 +437,25 @@ def remove_cgroup(cgroup: Cgroup, *, patience_seconds: float = 10.0) -> bool:
     """Remove the groups and their then empty parents. True when all are gone; dying processes are waited for."""
     gone = [remove_directory(directory, patience_seconds=patience_seconds) for directory in cgroup.paths()]  # each one is tried
     return all(gone)
+
+
+def select_hierarchies(found: tuple[Hierarchy, ...], used: frozenset[str]) -> tuple[Hierarchy, ...]:
+    """Of the hierarchies of all controllers those that `probe_hierarchies` finds for the ``used`` ones."""
+    narrowed = [
+        each if each.only_devices else replace(each, controllers=each.controllers & used, withheld=each.withheld & used)
+        for each in found
+    ]
+    kept = [each for each in narrowed if each.controllers or each.withheld]
+    alone = not any(each.version == 1 and not each.only_devices for each in kept)
+    return tuple(each for each in narrowed if each in kept or (each.version == 2 and alone))
+
+
+def remove_later_groups(hierarchies: tuple[Hierarchy, ...], container_id: str) -> None:
+    """Remove the groups that `update_limits` made while the container lived."""
+    for hierarchy in hierarchies:
+        directory = f"{hierarchy.mount}/{PARENT}/{container_id}"
+        if os.path.isdir(directory):
+            remove_directory(directory)
 
 
 def remove_directory(directory: str, *, patience_seconds: float = 10.0) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from contain.errors import HostError, UsageError
 from contain.linux import limits as decisions
-from contain.linux.cgroups import Hierarchy, make_cgroup, parse_hierarchies, used_controllers
+from contain.linux.cgroups import EVERY, Hierarchy, make_cgroup, parse_hierarchies, select_hierarchies, used_controllers
 from contain.linux.limits import block_weight_to_io, needed_controllers, plan_limits, shares_to_weight
 from contain.spec import BlockLimit, Limits
 
@@ -155,3 +155,21 @@ def test_a_new_group_of_version_1_has_its_parents_processors(tmp_path: Path) -> 
     assert (tmp_path / "contain/cpuset.cpus").read_text() == "0-3"
     assert make_cgroup((hierarchy,), "d", Limits()).places == ()
     assert not os.path.exists(tmp_path / "contain/d")
+
+
+BLOCK_V1 = (
+    "35 31 0:32 / /c/blkio rw,relatime - cgroup cgroup rw,blkio\n36 31 0:33 / /c/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
+)
+MEMORY_V1 = "33 31 0:30 / /c/memory rw,nosuid - cgroup cgroup rw,memory\n"
+V2 = "30 23 0:26 / /c/unified rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.mark.parametrize("mounts", [MEMORY_V1, MEMORY_V1 + BLOCK_V1, V2, MEMORY_V1 + V2, BLOCK_V1 + V2, BLOCK_V1, ""])
+@pytest.mark.parametrize("second", [set(), {"memory"}, {"io", "pids"}, {"io"}, {"cpuset", "cpu", "io", "memory", "pids"}])
+@pytest.mark.parametrize("limits", [Limits(), Limits(processors="0"), Limits(block_weight=10)])
+def test_of_all_hierarchies_those_are_selected_that_are_found_for_what_is_used(
+    mounts: str, second: set[str], limits: Limits
+) -> None:
+    used = used_controllers(limits)
+    every = parse_hierarchies(mounts, frozenset(second), frozenset(), EVERY)
+    assert select_hierarchies(every, used) == parse_hierarchies(mounts, frozenset(second), frozenset(), used)
