@@ -168,7 +168,7 @@ def _config(record: ContainerRecord, image: ImageConfig | None) -> dict[str, Any
     details = record.details
     entrypoint, command = split_command(record.arguments, None if image is None else image.entrypoint)
     who = details.get("identity") or {}
-    exposed = {f"{row['container_port']}/{row['protocol']}": {} for row in details.get("ports", ())}
+    exposed: dict[str, dict[str, Any]] = {f"{row['container_port']}/{row['protocol']}": {} for row in details.get("ports", ())}
     exposed |= {str(name): {} for name in (details.get("networking") or {}).get("exposed", ())}
     user = f"{who.get('user_id', 0)}:{who.get('group_id', 0)}"
     attached = not details.get("interactive") or bool(details.get("input_once"))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from contain import __version__
 from contain.cli.arguments import COMMANDS, NOUNS, REFUSED, Parser, suggest_command
-from contain.errors import ContainError, UsageError
+from contain.errors import ContainError, NotSupported, UsageError
 from contain.home import needs_door
 
 _INTERRUPTED = 130
