@@ -179,10 +179,12 @@ def _send(record: ContainerRecord, number: int, records: Records | None = None) 
         records.tell(record, "kill", {"signal": str(number)})
 
 
-def _note_stop(records: Records, record: ContainerRecord) -> None:
+def _note_stop(records: Records, record: ContainerRecord) -> ContainerRecord:
+    """The record as it is now. A start that is on either stands in it, or will see the note: none slips through."""
     with contextlib.suppress(NotFound):
-        records.update(record.container_id, lambda written: replace(written, stop_asked=True))
+        record = records.update(record.container_id, lambda written: replace(written, stop_asked=True))
         wake(records.place(record.container_id))
+    return record
 
 
 def _let_go_on(record: ContainerRecord) -> None:
@@ -207,10 +209,10 @@ def _perform(
     for action in step.actions:
         match action:
             case Action.NOTE_STOP:
-                _note_stop(records, record)
+                record = _note_stop(records, record)
             case Action.NOTE_STOP_IF_FATAL:
                 if fatal:
-                    _note_stop(records, record)
+                    record = _note_stop(records, record)
             case Action.SEND_STOP_SIGNAL:
                 with contextlib.suppress(Conflict):  # it may end at this very moment
                     _send(record, record.stop_signal if number is None else number, records)

@@ -294,6 +294,8 @@ class _Keeper:
         self._began_seconds = time.monotonic()
         if self._going_down:
             self._kill()
+        elif self._is_unwanted():  # a signal that came before the program was there was nobody's
+            launched.send_signal(self._spec.stop_signal)
         try:
             yield
         finally:
@@ -352,6 +354,9 @@ class _Keeper:
             attachments.tell_end(state)
         return changed.state
 
+    def _is_unwanted(self) -> bool:
+        return self._records.read(self._record.container_id).stop_asked
+
     def _back_off(self, seconds: float) -> bool:
         """Whether it is to be started after the time; at once False when nobody wants it any more."""
         over = False
@@ -362,7 +367,7 @@ class _Keeper:
 
         self._loop.call_after(seconds, end)
         while not over:
-            if self._going_down or self._records.read(self._record.container_id).stop_asked:
+            if self._going_down or self._is_unwanted():
                 return False
             self._loop.turn()
         return not self._going_down
