@@ -125,6 +125,31 @@ def test_a_profile_of_the_users_is_the_filter_and_stays_it_for_exec(contain: Con
     assert done.stdout == "0077\n"
 
 
+def test_a_second_program_gets_limits_and_score_of_the_container(contain: Contain) -> None:
+    words = ("--ulimit", "nofile=77:99", "--oom-score-adj", "33", "--network", "none")
+    assert contain("run", "-d", "--name", "second", *words, "small", "sleep", "1000").returncode == 0
+    done = contain("exec", "second", "sh", "-c", "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj")
+    assert done.stdout.split() == ["77", "99", "33"]
+
+
+def test_a_made_container_starts_with_all_that_it_was_made_with(contain: Contain) -> None:
+    needs("memory")
+    words = ("--memory", "64m", "--cpus", "0.5", "--security-opt", "mask=/proc/version", "--cap-add", "SYS_PTRACE")
+    words += ("--sysctl", "net.ipv4.ip_forward=1", "--device", "/dev/zero:/dev/mine", "--device-cgroup-rule", "c 42:* r")
+    words += ("--ipc", "none", "--uts", "host", "--umask", "0027", "--network", "none")
+    program = (
+        "cat /proc/sys/net/ipv4/ip_forward; umask; ls /dev/mine; test -e /dev/shm || echo none; cat /proc/version; sleep 1000"
+    )
+    assert contain("create", "--name", "made", *words, "small", "sh", "-c", program).returncode == 0
+    for _ in range(2):  # and again when it is started again
+        assert contain("restart", "-t", "0", "made").returncode == 0
+    told = json.loads(contain("container", "inspect", "made").stdout)[0]["Effective"]
+    assert "CAP_SYS_PTRACE" in told["Capabilities"]["Effective"]
+    assert [name for name, found in told["Namespaces"].items() if found["Shared"]] == ["uts"]
+    assert contain("stop", "-t", "0", "made").returncode == 0
+    assert contain("logs", "made").stdout.splitlines()[-4:] == ["1", "0027", "/dev/mine", "none"]
+
+
 def test_system_paths_can_be_shown_and_hidden(contain: Contain) -> None:
     program = "mount | grep -cE ' on /(proc|sys)/[^ ]+ ' || true"
     every, none, fewer, more = (

@@ -38,7 +38,7 @@ from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
 from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
 from contain.linux.perform import Performer
-from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetUmask, StartSession
+from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetResourceLimit, SetUmask, StartSession
 from contain.paths import run_home
 from contain.spec import Identity, IdMapping
 from contain.values import dataclass
@@ -82,6 +82,7 @@ def plan_exec(request: ExecRequest, details: dict[str, Any]) -> tuple[Operation,
     return (
         StartSession(terminal=request.terminal),
         ChangeDirectory(path=request.working_directory),
+        *(SetResourceLimit(**limit) for limit in details.get("resource_limits", ())),
         *((SetUmask(mask=umask),) if umask != DEFAULT_UMASK else ()),
         *plan_giving_up(request.identity, details["capabilities"], confinement, seccomp),
         Execute(arguments=request.arguments, environment=request.environment),
@@ -97,12 +98,15 @@ def _enter(
     stdio: Sequence[int],
     window: tuple[int, int] | None,
     first_id: int,
+    score: int,
 ) -> None:
     operation: Operation | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # this memory and this program are the host's (CVE-2016-9962)
         hand_over_pipes(plan, stdio, first_id=first_id)
         performer = Performer()  # reads /proc, so before that is the container's
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(score).encode())
         for descriptor in joins:
             os.write(descriptor, b"0")
         for descriptor, kind in namespaces:
@@ -174,6 +178,7 @@ def _launch(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     caller = os.getpid()
+    score = record.details.get("out_of_memory_score") or 0
     child = os.fork()
     if child == 0:
         try:
@@ -182,7 +187,7 @@ def _launch(
             reset_signals()
             ours.close()
             channel.close()
-            _enter(namespaces, joins, plan, inner, theirs, stdio, window, first_id)
+            _enter(namespaces, joins, plan, inner, theirs, stdio, window, first_id, score)
         finally:
             os._exit(125)
     theirs.close()
