@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -576,3 +577,52 @@ def test_run_with_a_terminal_serves_it(runtime: Runtime) -> None:
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert (shown, os.waitstatus_to_exitcode(status)) == (b"/dev/pts/0\r\n", 5)
+
+
+def test_an_ordinary_user_runs_the_rootless_example() -> None:
+    sources = Path(__file__).resolve().parents[2] / "runtime"
+    program = (
+        f"import sys; sys.path.insert(0, {str(sources)!r}); sys.dont_write_bytecode = True\n"
+        "from contain.oci_runtime.program import program; program()"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        one = Runtime(Path(name))
+        for place, _, _ in os.walk(name):
+            os.chown(place, 1000, 1000)
+        runnable = [each for each in (sys.executable, "/usr/bin/python3") if can_run(each)]
+        if not runnable:
+            pytest.skip("no Python 3.11 that an ordinary user may execute")
+
+        def as_user(*words: str) -> str:
+            done = subprocess.run(
+                [runnable[0], "-c", program, "--root", str(one.root), *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                cwd=one.bundle,
+                user=1000,
+                group=1000,
+                extra_groups=[],
+                env={"PATH": "/usr/bin:/bin", "HOME": name},
+                timeout=60,
+                check=False,
+            )
+            if "Operation not permitted" in done.stderr and "unshare" in done.stderr:
+                pytest.skip("this machine gives ordinary users no user namespace")
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        as_user("spec", "--rootless")
+        config = json.loads((one.bundle / "config.json").read_text())
+        config["process"].update(terminal=False, args=["sh", "-c", "id -u; cat /proc/self/uid_map"])
+        (one.bundle / "config.json").write_text(json.dumps(config))
+        assert as_user("run", "one").split() == ["0", "0", "1000", "1"]
+        assert as_user("list", "--quiet") == ""
+
+
+def can_run(python: str) -> bool:
+    try:
+        words = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        return subprocess.run(words, user=1000, group=1000, capture_output=True, check=False, cwd="/").returncode == 0
+    except OSError:
+        return False

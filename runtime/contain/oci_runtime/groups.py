@@ -9,16 +9,25 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import time
 
 from contain.errors import HostError
 from contain.linux.mountinfo import unescape_mount
 from contain.runtime_spec.reading import refused
-from contain.runtime_spec.resources import GroupFile, Resources, device_rules, plan_first_version, plan_second_version
+from contain.runtime_spec.resources import (
+    GroupFile,
+    Resources,
+    any_limits,
+    device_rules,
+    plan_first_version,
+    plan_second_version,
+)
 from contain.values import dataclass
 
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
 _PATIENCE_SECONDS = 10.0
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +150,9 @@ def make_groups(wanted: str, container_id: str, resources: Resources) -> Groups:
             attach_device_program(places[0][1], device_rules(resources))
     except OSError as error:
         remove_groups(Groups(version=version, places=tuple(places)))
+        if error.errno in _FORBIDDEN and not wanted and not any_limits(resources):
+            sys.stderr.write("warning: no control group can be made here: the container has no limits, and cannot be paused\n")
+            return Groups(version=version, places=())
         raise HostError(
             "the control group cannot be set up",
             call="write" if error.filename and os.path.isfile(error.filename) else "mkdir",
@@ -295,7 +307,7 @@ def freeze(groups: Groups, *, held: bool) -> None:
 
 def kill_all(groups: Groups, number: int) -> None:
     """Send a signal to every process of the container."""
-    if groups.version == 2 and number == signal.SIGKILL:
+    if groups.version == 2 and number == signal.SIGKILL and groups.places:
         with contextlib.suppress(OSError):
             _write(f"{groups.places[0][1]}/cgroup.kill", "1")
             return

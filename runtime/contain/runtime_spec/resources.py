@@ -161,6 +161,11 @@ def _page_size(table: Table) -> str:
     return size
 
 
+def any_limits(resources: Resources) -> bool:
+    """Whether anything is asked for."""
+    return resources != Resources()
+
+
 def device_rules(resources: Resources) -> tuple[DeviceRule, ...]:
     """The bundle's rules and the default ones; none where the bundle has none, which restricts nothing."""
     return (*resources.devices, *DEFAULT_RULES) if resources.devices else ()
