@@ -100,11 +100,12 @@ def _cell(text: str) -> str:
 
 def render_table(holes: tuple[Hole, ...]) -> str:
     """The table for people: the hole, where it is tested, what is taken out to see the tests fail."""
-    lines = ["| hole | known as | tested by | fails without |", "|---|---|---|---|"]
+    lines = ["| | hole | known as | tested by | fails without |", "|---|---|---|---|---|"]
     for hole in holes:
         tests = "<br>".join(f"`{test.rpartition('/')[2].replace('::', '` `')}`" for test in hole.tests) or _cell(hole.reason)
         without = "<br>".join(_cell(mutation.name) for mutation in hole.mutations)
-        lines.append(f"| {_cell(hole.title)} | {_cell(', '.join(hole.known_as))} | {tests} | {without} |")
+        number = hole.name.partition(" ")[0]
+        lines.append(f"| {number} | {_cell(hole.title)} | {_cell(', '.join(hole.known_as))} | {tests} | {without} |")
     return "\n".join(lines) + "\n"
 
 

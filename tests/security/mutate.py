@@ -297,7 +297,8 @@ class Session:
     def show(self, since: int) -> None:
         """Print the rows that came."""
         for what, test, verdict, words in self.rows[since:]:
-            print(f"{verdict:8} {what}\n         {test.rpartition('/')[2]}\n         {words}", flush=True)
+            module, _, name = test.partition("::")
+            print(f"{verdict:8} {what}\n         {module.rpartition('/')[2]}::{name}\n         {words}", flush=True)
 
 
 def remove_empty_groups(since: float) -> None:

@@ -24,7 +24,7 @@ from contain.container.resolve import RunRequest, resolve_spec
 from contain.container.run import open_workspace, run, start
 from contain.errors import ContainError, UsageError
 from contain.oci import ImageConfig, Platform
-from contain.spec import Bind, Identity, Network
+from contain.spec import Bind, Identity, Network, Tmpfs, Volume
 from tests.security.attacks import (
     WORKER,
     attempt,
@@ -220,11 +220,20 @@ def test_a_plain_file_in_place_of_proc_is_refused(ground: Ground, image: Path) -
         ground.sh("true", layers=(image,))
 
 
+@pytest.mark.parametrize("kind", [Bind, Tmpfs, Volume])
 @pytest.mark.parametrize("target", ["/proc", "/proc/sys", "/link", "/link/sys/kernel", "/proc/self/attr"])
-def test_cve_2019_19921_nothing_is_mounted_inside_proc(ground: Ground, image: Path, outside: Path, target: str) -> None:
+def test_cve_2019_19921_nothing_is_mounted_inside_proc(
+    ground: Ground, image: Path, outside: Path, target: str, kind: type
+) -> None:
     (image / "link").symlink_to("/proc")
+    place = PurePosixPath(target)
+    mount: Bind | Tmpfs | Volume = Tmpfs(target=place)
+    if kind is Bind:
+        mount = Bind(source=outside, target=place)
+    elif kind is Volume:
+        mount = Volume(name="data", source=outside, target=place)
     with pytest.raises(ContainError, match="cannot be mounted because it is inside /proc"):
-        ground.sh("true", layers=(image,), mounts=(Bind(source=outside, target=PurePosixPath(target)),))
+        ground.sh("true", layers=(image,), mounts=(mount,))
 
 
 @pytest.mark.parametrize("target", ["../run/resolver/stub.conf", "/run/stub.conf", "/../../../etc/other", "there"])

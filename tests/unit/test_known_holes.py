@@ -34,6 +34,12 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def test_no_number_is_missing_and_none_stands_twice() -> None:
+    assert [int(hole.name.partition(" ")[0]) for hole in sorted(HOLES, key=lambda hole: int(hole.name.split()[0]))] == [
+        *range(1, 33)
+    ]
+
+
 @BY_NAME
 def test_a_hole_has_tests_and_a_mutation_or_says_why_not(hole: Any) -> None:
     if hole.reason:
