@@ -242,6 +242,24 @@ def test_a_file_system_that_cannot_translate_owners_is_named(ground: Ground) -> 
     assert "/proc/sys" in str(caught.value)
 
 
+@pytest.mark.skipif(
+    parse_kernel_release(os.uname().release) < (6, 3), reason="memory file systems are translated since Linux 6.3"
+)
+@pytest.mark.parametrize("above", [False, True], ids=["alone", "below a layer"])
+def test_the_machines_own_root_can_be_the_image(ground: Ground, above: bool) -> None:
+    layer = ground.directory / "layer"
+    layer.mkdir()
+    (layer / "of-the-layer").write_text("x")
+    os.chown(layer / "of-the-layer", 1000, 1000)
+    script = "id -u; stat -c %u:%g /etc/passwd; touch /etc/made-here && stat -c %u /etc/made-here"
+    script += "; stat -c %u:%g /of-the-layer" if above else ""
+    layers = (Path("/"), layer) if above else (Path("/"),)
+    environment = (("PATH", "/usr/bin:/bin"),)
+    done = ground.run("/bin/sh", "-c", script, user_namespace=AUTO, layers=layers, environment=environment)
+    assert done.out.split() == ["0", "0:0", "0", *(["1000:1000"] if above else [])], done.err
+    assert not os.path.exists("/etc/made-here")
+
+
 def test_an_old_kernel_is_refused_with_the_version_that_it_takes(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = os.uname()
     old = os.uname_result((machine.sysname, machine.nodename, "5.18.0", machine.version, machine.machine))

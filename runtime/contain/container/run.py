@@ -261,6 +261,12 @@ def start(
     hierarchies = select_hierarchies(every, used_controllers(spec.limits))
     spec = with_all_devices(spec)
     verify_identity(spec.identity)
+    if spec.user_namespace.mapping is IdMapping.HOST and is_rootless():
+        raise NotSupported(
+            "--userns=host as an ordinary user is not supported: all your containers would stand in one user namespace",
+            code="userns-not-supported",
+            remedy="leave it out: every container has a user namespace of its own, with your ids",
+        )
     spec, links = divide_host_root(spec)
     if not workspace.skeleton.exists():
         make_skeleton(workspace.skeleton, spec)
