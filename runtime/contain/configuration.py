@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contain.errors import HostError, UsageError
+from contain.home import caller_id
 from contain.paths import HostPath
 
 TABLES = ("registries", "debian", "build")
@@ -24,7 +25,7 @@ def configuration_path(environ: Mapping[str, str] | None = None, *, user_id: int
     Source: XDG Base Directory Specification (default ``~/.config``; relative values are ignored).
     """
     environ = os.environ if environ is None else environ
-    user_id = os.getuid() if user_id is None else user_id
+    user_id = caller_id() if user_id is None else user_id
     if environ.get("CONTAIN_CONFIG"):
         return Path(environ["CONTAIN_CONFIG"]).absolute()
     if user_id == 0:

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 _SYS_ADMIN = 21  # capabilities(7)
 
 
+_caller: list[int] = []  # at most one
+
+
+def caller_id() -> int:
+    """The user whose files and settings count: who this process was before it became root of a user namespace."""
+    return _caller[0] if _caller else os.getuid()
+
+
+def remember_caller() -> None:
+    """Note who this process is, before it becomes somebody else."""
+    _caller[:] = [os.getuid()]
+
+
 def needs_door() -> bool:
     """Whether this process must become root of a user namespace before it may make containers: an ordinary user, and root in a
     container that took CAP_SYS_ADMIN away."""

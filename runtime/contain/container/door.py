@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from contain.errors import Conflict, HostError
-from contain.home import needs_door
+from contain.home import needs_door, remember_caller
 from contain.linux.usernamespace import (
     MORE_IDS,
     become_root,
@@ -86,6 +86,7 @@ def enter_store() -> None:
     if needs_door():
         home = store_home()
         os.environ["CONTAIN_HOME"] = str(home)
+        remember_caller()
         enter(run_home())
 
 

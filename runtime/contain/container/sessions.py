@@ -267,7 +267,11 @@ def open_session(
         stdin=subprocess.PIPE,
         pass_fds=(theirs.fileno(),),
         start_new_session=True,
-        env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"},
+        env={
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LC_ALL": "C.UTF-8",
+            **{name: os.environ[name] for name in ("CONTAIN_LIMITS",) if name in os.environ},
+        },
     )
     theirs.close()
     session = Session(configuration, keeper, control)

@@ -12,10 +12,11 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
-from contain.errors import HostError
+from contain.errors import HostError, UsageError
 from contain.linux.delegation import find_delegated, may_make_groups, parse_own_groups
 from contain.linux.limits import needed_controllers, plan_limits
 from contain.linux.usernamespace import is_rootless
@@ -232,7 +233,7 @@ def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
     try:
         _enable(hierarchy, name)
     except OSError as error:
-        if not needed_controllers(limits):
+        if not needed_controllers(limits) or limits_are_optional():
             return replace(hierarchy, controllers=frozenset())
         raise HostError(
             "the control group controllers cannot be handed down to containers, so that limit cannot be set",
@@ -245,6 +246,19 @@ def _enabled(hierarchy: Hierarchy, name: str, limits: Limits) -> Hierarchy:
     return hierarchy
 
 
+_left_out: set[str] = set()  # what was said of in this process
+
+
+def limits_are_optional() -> bool:
+    """Whether the user said that limits are left out where they cannot be set: ``CONTAIN_LIMITS=if-possible``. Raises `UsageError`."""
+    asked = os.environ.get("CONTAIN_LIMITS", "")
+    if asked in ("", "required"):
+        return False
+    if asked != "if-possible":
+        raise UsageError(f"CONTAIN_LIMITS: {asked!r} is neither 'required' nor 'if-possible'", code="bad-setting")
+    return True
+
+
 def _verify_available(hierarchies: tuple[Hierarchy, ...], limits: Limits) -> None:
     """Raise HostError when a limit was asked for whose controller is not here."""
     available = {name for hierarchy in hierarchies for name in hierarchy.controllers}
@@ -252,6 +266,13 @@ def _verify_available(hierarchies: tuple[Hierarchy, ...], limits: Limits) -> Non
     for controller, option in needed_controllers(limits).items():
         names = ("blkio", "io") if controller == "blkio" else (controller,)
         if available.intersection(names):
+            continue
+        if limits_are_optional():
+            if option not in _left_out:
+                _left_out.add(option)
+                sys.stderr.write(
+                    f"warning: limits-left-out: {option} is not set: no control group with {controller!r} can be made\n"
+                )
             continue
         top = next((withheld[name] for name in names if name in withheld), None)
         if top is not None:
@@ -267,7 +288,8 @@ def _verify_available(hierarchies: tuple[Hierarchy, ...], limits: Limits) -> Non
             raise HostError(
                 f"no control group with {controller!r} is delegated to this user, so that limit cannot be set",
                 code="cgroup-missing",
-                remedy=f"leave {option} out; or: systemd-run --user --scope -p Delegate=yes contain ...; or see docs/rootless.md",
+                remedy=f"leave {option} out, or say CONTAIN_LIMITS=if-possible to do without; or have a group delegated: systemd-run "
+                "--user --scope -p Delegate=yes contain ..., or see docs/rootless.md",
             )
         raise HostError(
             f"this machine has no {controller!r} control group controller that can be written, so that limit cannot be set",

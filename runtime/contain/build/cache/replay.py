@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from contain.home import find_store_home
+from contain.home import caller_id, find_store_home
 
 TYPE_CHECKING = False  # what is not needed to answer is not imported
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _question(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     """Everything that is asked, as text: the whole text is compared, its hash only names the record."""
     where = os.getcwd()
     epoch = environ.get("SOURCE_DATE_EPOCH")
-    return repr((_FORMAT, sys.version, list(arguments), where, epoch, os.geteuid(), _code_state()))
+    return repr((_FORMAT, sys.version, list(arguments), where, epoch, caller_id(), _code_state()))
 
 
 def _place(home: str, question: str) -> str:
