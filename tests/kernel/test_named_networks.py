@@ -301,3 +301,47 @@ def test_a_router_advertised_by_a_container_is_nobodys(machine: Machine) -> None
     assert one.do(Path("/proc/sys/net/ipv6/conf/eth0/accept_ra").read_text) == "0\n"
     bridge = network._names(bridge_home(machine.run_home, FRONT.network_id)).bridge
     assert machine.host.do(Path(f"/proc/sys/net/ipv6/conf/{bridge}/accept_ra").read_text) == "0\n"
+
+
+@pytest.fixture
+def docker_chain(machine: Machine) -> Callable[[], int]:
+    """What a Docker that drops what it does not know has in the firewall; how many rules of others stand in its chain for them."""
+    table, chain, flags = "filter", "DOCKER-USER", rtnetlink.NLM_F_ACK | rtnetlink.NLM_F_CREATE
+    own = nftables._Table(table, 2)
+    hook = rtnetlink.nested(4, rtnetlink.attribute(1, nftables._number(2)), rtnetlink.attribute(2, nftables._number(0)))
+    forward = nftables._request(
+        "add FORWARD",
+        3,
+        flags,
+        rtnetlink.text(1, table),
+        rtnetlink.text(3, "FORWARD"),
+        hook,
+        rtnetlink.attribute(5, nftables._number(0)),
+        rtnetlink.text(7, "filter"),
+    )
+    jump = own.rule("FORWARD", "jump", nftables._verdict(-3, chain))
+    machine.host.tables(lambda kernel: kernel.transact(nftables._batch(own.make(), own.chain(chain), forward, jump)))
+
+    def count() -> int:
+        question = nftables._request("list", 7, rtnetlink.NLM_F_DUMP, rtnetlink.text(1, table), rtnetlink.text(2, chain))
+        rows = machine.host.tables(lambda kernel: kernel.transact((question,)))[0]
+        return sum(chain.encode() in row and b"contain ctb" in row for row in rows)
+
+    return count
+
+
+def test_a_docker_that_drops_what_it_does_not_know_is_passed_and_only_by_what_our_own_rules_let_through(
+    machine: Machine,
+    serve: Serve,  # noqa: F811
+    docker_chain: Callable[[], int],
+) -> None:
+    one, first = machine.join("one", FRONT)
+    other, _ = machine.join("other", None)
+    assert one.do(call, serve(machine.outside, OUTSIDE_ADDRESS)) == HOST_OUTER_ADDRESS
+    cannot(other, serve(one, first.address))
+    assert docker_chain() == 4
+    machine.join("two", FRONT)
+    assert docker_chain() == 4  # once for each bridge and direction
+    for name in ("one", "two", "other"):
+        machine.host.do(network.detach_container, name, run_home=machine.run_home, delete_links=True)
+    assert docker_chain() == 0

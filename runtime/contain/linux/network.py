@@ -502,6 +502,7 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
             return
         bridge = _find_link(kernel, names.bridge)
         with NetlinkSocket(NETLINK_NETFILTER) as tables:  # the kernel frees the table while the bridge goes
+            nftables.unpass_docker(tables, names.bridge)
             nftables.delete_table(tables, names.table)
             if has_ipv6:
                 nftables.delete_table(tables, names.table, ipv6=True)
@@ -581,6 +582,7 @@ def _ensure_bridge(
         )
     is_usable = bridge is not None and bridge.is_up and record.pool is not None
     with NetlinkSocket(NETLINK_NETFILTER) as tables:
+        nftables.pass_docker(tables, names.bridge)  # a Docker may have come meanwhile
         if is_usable and bridge is not None and _settings_stand(settings) and _tables_stand(tables, names, settings):
             return record, bridge.index
         with machine_lock():

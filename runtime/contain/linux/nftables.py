@@ -45,7 +45,9 @@ Containers of the same bridge are refused at published ports: with br_netfilter 
 bridge itself, where ports are isolated, so that it worked on some machines only.
 
 An ``accept`` here only ends this chain: another table's chain on the same hook may still drop the packet. That cannot be
-overridden from a table of one's own, only reported (`list_base_chains`).
+overridden from a table of one's own, only reported (`list_base_chains`). One such table has a place for others' rules: Docker, which
+drops all that it does not know, keeps the chain DOCKER-USER for them. Where that is, two rules let pass what comes from or goes to a
+bridge of ours (`pass_docker`); what may pass is decided in our own table, whose ``drop`` is final. They go with the bridge.
 
 Formats: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h. nf_tables numbers are big-endian, register contents are not.
 """
@@ -74,7 +76,7 @@ from contain.values import dataclass
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _DELRULE = 0, 1, 2, 3, 4, 6, 8
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE, _DELRULE = 0, 1, 2, 3, 4, 6, 7, 8
 _FAMILY_HEADER = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _FAMILY_IPV4 = 2
 _FAMILY_IPV6 = 10
@@ -82,7 +84,9 @@ _FAMILY_IPV6 = 10
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
-_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USER_DATA = 1, 2, 3, 4, 7
+_COMMENT = 0  # of a rule's user data, as the nft program writes it
+_DOCKER_TABLE, _DOCKER_CHAIN = "filter", "DOCKER-USER"
 _LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
 _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2
 
@@ -491,6 +495,77 @@ def delete_table(kernel: NetlinkSocket, table: str, *, ipv6: bool = False) -> No
     """Remove the table with everything in it; nothing to do if there is none. Raises `HostError`."""
     own = _Table(table, _FAMILY_IPV6 if ipv6 else _FAMILY_IPV4)
     _transact(kernel, _batch(own.remove(tolerated=(ENOENT,))))
+
+
+def _docker_mark(bridge: str) -> bytes:
+    comment = f"contain {bridge}".encode() + b"\0"
+    return bytes((_COMMENT, len(comment))) + comment
+
+
+def _find_docker_rules(kernel: NetlinkSocket, bridge: str, family: int) -> list[bytes] | None:
+    """The handles of a bridge's rules in Docker's chain for others; None where there is no such chain."""
+    place = (text(_CHAIN_TABLE, _DOCKER_TABLE), text(_CHAIN_NAME, _DOCKER_CHAIN))
+    question = _request(
+        "look up Docker's chain (NFT_MSG_GETCHAIN)", _GETCHAIN, NLM_F_ACK, *place, tolerated=(ENOENT,), family=family
+    )
+    if not _transact(kernel, (question,))[0]:
+        return None
+    named = (text(_RULE_TABLE, _DOCKER_TABLE), text(_RULE_CHAIN, _DOCKER_CHAIN))
+    dump = _request("list Docker's chain (NFT_MSG_GETRULE)", _GETRULE, NLM_F_DUMP, *named, family=family)
+    found = []
+    for payload in _transact(kernel, (dump,))[0]:
+        attributes = parse_attributes(payload[_FAMILY_HEADER.size :])
+        chain = attributes.get(_RULE_CHAIN, b"").rstrip(b"\0").decode(errors="replace")
+        if chain == _DOCKER_CHAIN and attributes.get(_RULE_USER_DATA) == _docker_mark(bridge):
+            found.append(attributes[_RULE_HANDLE])
+    return found
+
+
+def pass_docker(kernel: NetlinkSocket, bridge: str) -> None:
+    """Where a Docker drops what it does not know, let a bridge's packets pass it, as far as our own table lets them. Nothing where
+    there is no Docker, or where it is done already. Raises `HostError`."""
+    for family in (_FAMILY_IPV4, _FAMILY_IPV6):
+        found = _find_docker_rules(kernel, bridge, family)
+        if found is None or len(found) == 2:
+            continue
+        rules = [
+            _request(
+                f"let {bridge} pass Docker's rules (NFT_MSG_NEWRULE)",
+                _NEWRULE,
+                NLM_F_ACK | NLM_F_CREATE,  # not appended: before whatever stands there
+                text(_RULE_TABLE, _DOCKER_TABLE),
+                text(_RULE_CHAIN, _DOCKER_CHAIN),
+                nested(_RULE_EXPRESSIONS, match, _expression("counter"), _verdict(_ACCEPT)),
+                attribute(_RULE_USER_DATA, _docker_mark(bridge)),
+                family=family,
+            )
+            for match in (_input(bridge), _output(bridge))
+        ]
+        _transact(kernel, _batch(*_plan_docker_removal(bridge, found, family), *rules))
+
+
+def unpass_docker(kernel: NetlinkSocket, bridge: str) -> None:
+    """Take back what `pass_docker` did. Raises `HostError`."""
+    for family in (_FAMILY_IPV4, _FAMILY_IPV6):
+        found = _find_docker_rules(kernel, bridge, family)
+        if found:
+            _transact(kernel, _batch(*_plan_docker_removal(bridge, found, family)))
+
+
+def _plan_docker_removal(bridge: str, handles: Sequence[bytes], family: int) -> list[Request]:
+    return [
+        _request(
+            f"let {bridge} not pass Docker's rules any more (NFT_MSG_DELRULE)",
+            _DELRULE,
+            NLM_F_ACK,
+            text(_RULE_TABLE, _DOCKER_TABLE),
+            text(_RULE_CHAIN, _DOCKER_CHAIN),
+            attribute(_RULE_HANDLE, handle),
+            tolerated=(ENOENT,),
+            family=family,
+        )
+        for handle in handles
+    ]
 
 
 def list_base_chains(kernel: NetlinkSocket) -> tuple[BaseChain, ...]:
