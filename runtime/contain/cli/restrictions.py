@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contain.container.asked import Surroundings
     from contain.spec import Device
 
+_MOST_PROFILE_BYTES = 1 << 20
 _REFUSED = {
     "--volume-driver": (
         "VALUE",
@@ -106,7 +107,11 @@ def _profiles(options: list[str]) -> dict[str, str]:
             name, separator, path = option.partition(":")
         if name == "seccomp" and path and path not in ("builtin", "unconfined"):
             try:
-                found[path] = Path(path).read_text(encoding="utf-8")
+                with open(path, "rb") as file:
+                    data = file.read(_MOST_PROFILE_BYTES + 1)
+                if len(data) > _MOST_PROFILE_BYTES:
+                    raise UsageError(f"opening seccomp profile ({path}) failed: it has more than 1 MiB", code="seccomp-profile")
+                found[path] = data.decode()
             except UnicodeDecodeError:
                 raise UsageError(f"opening seccomp profile ({path}) failed: it is not UTF-8", code="seccomp-profile") from None
             except OSError as error:
