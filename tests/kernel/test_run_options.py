@@ -31,8 +31,8 @@ def contain(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Itera
     directory = tmp_path_factory.mktemp("options")
     environment = {**os.environ, "CONTAIN_HOME": str(directory / "home"), "LC_ALL": "C.UTF-8", "MARK": "callers"}
 
-    def contain(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "contain.cli.start", *words]
+    def contain(*words: str, before: str = "true") -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f'{before} && exec "$@"', "sh", sys.executable, "-m", "contain.cli.start", *words]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=40, env=environment, stdin=subprocess.DEVNULL, check=False
         )
@@ -130,6 +130,15 @@ def test_a_second_program_gets_limits_and_score_of_the_container(contain: Contai
     assert contain("run", "-d", "--name", "second", *words, "small", "sleep", "1000").returncode == 0
     done = contain("exec", "second", "sh", "-c", "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj")
     assert done.stdout.split() == ["77", "99", "33"]
+
+
+def test_who_may_raise_limits_may_give_a_container_higher_ones(contain: Contain) -> None:
+    status = Path("/proc/self/status").read_text()
+    if not int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1:
+        pytest.skip("this process has no CAP_SYS_RESOURCE")
+    words = ("run", "--rm", "--network", "none", "--ulimit", "nofile=600:700", "small", "sh", "-c", "ulimit -Sn; ulimit -Hn")
+    done = contain(*words, before="ulimit -Hn 500")
+    assert done.stdout.split() == ["600", "700"], done.stderr
 
 
 def test_a_made_container_starts_with_all_that_it_was_made_with(contain: Contain) -> None:

@@ -5,7 +5,9 @@ The filter comes from the cache of compiled ones below the run-time state where 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import stat
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
@@ -128,6 +130,17 @@ def rules_for(spec: ContainerSpec, default: tuple[DeviceRule, ...]) -> tuple[Dev
         kind = "b" if stat.S_ISBLK(state.st_mode) else "c"
         rules.append(DeviceRule(kind=kind, major=os.major(state.st_rdev), minor=os.minor(state.st_rdev), access=device.access))
     return (*rules, *map(parse_device_rule, spec.device_rules))
+
+
+def raise_hard_limits(process_id: int, spec: ContainerSpec) -> None:
+    """Raise hard limits of the first process, from outside, to what was asked: within a user namespace nobody may (setrlimit(2)). The
+    process itself sets what was asked afterwards, and tells if it cannot."""
+    for each in spec.resource_limits:
+        number = getattr(resource, f"RLIMIT_{each.name.upper()}")
+        soft, hard = resource.prlimit(process_id, number)
+        if hard != -1 and (each.hard == -1 or each.hard > hard):
+            with contextlib.suppress(OSError, ValueError):
+                resource.prlimit(process_id, number, (soft, each.hard))
 
 
 def set_out_of_memory_score(process_id: int, spec: ContainerSpec) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from contain.container.confine import filter_of, find_devices, rules_for, set_out_of_memory_score
+from contain.container.confine import filter_of, find_devices, raise_hard_limits, rules_for, set_out_of_memory_score
 from contain.container.door import has_tty_group, verify_identity, warn_once
 from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
@@ -317,6 +317,7 @@ def start(
                     address, gateway, name_servers = UPLINK_ADDRESS, own_address(), (NAME_SERVER,)
                 write_etc(workspace, spec, address, gateway, name_servers)
             set_out_of_memory_score(process_id, spec)
+            raise_hard_limits(process_id, spec)
             if started is not None:
                 started(process_id)
             return answer
