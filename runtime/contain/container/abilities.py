@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from contain.container.trial import Trial
 from contain.host import Finding
+from contain.linux.forwarding import Finding as Obstacle
 from contain.linux.uplink import UplinkProgram
 from contain.linux.usernamespace import MORE_IDS
 from contain.values import dataclass
@@ -20,13 +21,15 @@ _TRIED = ("CAP_SYS_ADMIN", "user namespaces", "/proc")  # what the trial answers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What was asked. ``limits``: the controllers in which this process may make groups; ``uplink`` None: it may make links itself."""
+    """What was asked. ``limits``: the controllers in which this process may make groups; ``uplink`` None: it may make links itself, and
+    ``bridge`` is what stands in their way."""
 
     rootless: bool
     trial: Trial
     limits: frozenset[str]
     can_pause: bool
     uplink: UplinkProgram | None
+    bridge: tuple[Obstacle, ...] = ()
     store: str
     store_kind: str
 
@@ -70,6 +73,8 @@ def judge(findings: Sequence[Finding], answers: Answers) -> tuple[Finding, ...]:
         )
     if answers.uplink is not None:
         rows.append(_network(answers.uplink))
+    else:
+        rows += _bridge(answers.bridge)
     rows.append(Finding(name="store", state="good", found=f"{answers.store} ({answers.store_kind or 'unknown file system'})"))
     return tuple(rows)
 
@@ -100,10 +105,18 @@ def _network(uplink: UplinkProgram) -> Finding:
     return Finding(name="network", state="limited", found=found, remedy=uplink.remedy)
 
 
+def _bridge(obstacles: Sequence[Obstacle]) -> list[Finding]:
+    """Of links of one's own: what keeps their packets from the outside, one row each."""
+    if not obstacles:
+        return [Finding(name="network", state="good", found="bridges of our own, with names; published ports")]
+    return [Finding(name="network", state="limited", found=each.message, remedy=each.remedy) for each in obstacles]
+
+
 def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Ask this machine. ``findings``: of `contain.host.probe_host`."""
     from contain.container.trial import try_container
     from contain.linux.cgroups import probe_hierarchies
+    from contain.linux.forwarding import probe_forwarding
     from contain.linux.freezer import probe_freezer
     from contain.linux.obstacles import filesystem_of
     from contain.linux.uplink import find_uplink_program, owns_network
@@ -115,6 +128,7 @@ def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     while not place.exists() and place != place.parent:
         place = place.parent
     rootless = is_rootless()
+    uplink = None if not rootless and owns_network() else find_uplink_program()
     return judge(
         findings,
         Answers(
@@ -122,7 +136,8 @@ def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             trial=try_container(),
             limits=frozenset[str]().union(*(each.controllers for each in probe_hierarchies())),
             can_pause=probe_freezer() is not None,
-            uplink=None if not rootless and owns_network() else find_uplink_program(),
+            uplink=uplink,
+            bridge=tuple(probe_forwarding()) if uplink is None else (),
             store=str(home),
             store_kind=filesystem_of(str(place)),
         ),

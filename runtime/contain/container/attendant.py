@@ -111,6 +111,7 @@ def start_attendant(
 def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None) -> None:
     try:
         reset_signals()
+        syscalls.set_process_name("contain-names")
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         _keep_only(tell, *(number for number, _ in duties.relayed))

@@ -49,6 +49,7 @@ def probe_forwarding() -> list[Finding]:
     try:
         with NetlinkSocket(NETLINK_NETFILTER) as tables:
             chains = nftables.list_base_chains(tables)
+            passed = {"filter"} if nftables.has_docker_chain(tables) else set()  # by rules that each bridge gets there
     except HostError as error:
         findings.append(Finding(code="network-kernel", message=error.message, remedy=error.remedy, fatal=True))
         return findings
@@ -56,21 +57,24 @@ def probe_forwarding() -> list[Finding]:
         Finding(
             code="network-forward-policy",
             message=f"the nftables table {chain.table} drops forwarded packets by default (chain {chain.name})",
-            remedy=f"let that chain accept what has the input or the output interface contain0 (Docker: `iptables -I DOCKER-USER "
-            f"-i contain0 -j ACCEPT; iptables -I DOCKER-USER -o contain0 -j ACCEPT`; else: `nft insert rule ip {chain.table} "
-            f"{chain.name} iifname contain0 accept` and the same with oifname)",
+            remedy=" ; ".join(
+                f"nft insert rule ip {chain.table} {chain.name} {key} {name} accept"
+                for name in ("contain0", "'\"ctb*\"'")
+                for key in ("iifname", "oifname")
+            )
+            + " (with firewalld or ufw: let them forward what comes from and goes to these interfaces)",
             fatal=False,
         )
         for chain in chains
-        if chain.hook == _HOOK_FORWARD and chain.drops_by_default
+        if chain.hook == _HOOK_FORWARD and chain.drops_by_default and chain.table not in passed
     )
     if "filter" in _text_of("/proc/net/ip_tables_names").split():
         findings.append(
             Finding(
                 code="network-legacy-iptables",
                 message="legacy iptables rules are loaded beside nftables; if their FORWARD chain drops, containers have no network",
-                remedy="look with `iptables-legacy -S FORWARD`; if need be `iptables-legacy -I FORWARD -i contain0 -j ACCEPT` and "
-                "the same with -o",
+                remedy="look with `iptables-legacy -S FORWARD`; if need be `iptables-legacy -I FORWARD -i contain0 -j ACCEPT`, the "
+                "same with -o, and both with ctb+",
                 fatal=False,
             )
         )

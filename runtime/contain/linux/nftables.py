@@ -521,6 +521,11 @@ def _find_docker_rules(kernel: NetlinkSocket, bridge: str, family: int) -> list[
     return found
 
 
+def has_docker_chain(kernel: NetlinkSocket) -> bool:
+    """Whether there is a Docker that keeps a chain for others' rules, or was."""
+    return _find_docker_rules(kernel, "", _FAMILY_IPV4) is not None
+
+
 def pass_docker(kernel: NetlinkSocket, bridge: str) -> None:
     """Where a Docker drops what it does not know, let a bridge's packets pass it, as far as our own table lets them. Nothing where
     there is no Docker, or where it is done already. Raises `HostError`."""
