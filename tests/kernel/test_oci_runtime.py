@@ -175,6 +175,70 @@ def test_a_runtime_killed_in_the_middle_leaves_no_process(runtime: Runtime) -> N
     runtime("delete", "one")
 
 
+KILLED = """
+import os, signal, sys
+from contain.oci_runtime import create, records, launch, groups
+point, here = int(sys.argv.pop(1)), 0
+
+def watched(function):
+    def call(*arguments, **options):
+        global here
+        for _ in range(2):  # before and after
+            here += 1
+            if here == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if _ == 0:
+                result = function(*arguments, **options)
+        return result
+    return call
+
+records.Place.write, records.Place.make = watched(records.Place.write), watched(records.Place.make)
+launch.Launching.hear, launch.Launching.say = watched(launch.Launching.hear), watched(launch.Launching.say)
+for name in ("make_groups", "place_groups", "launch_first", "run_hooks", "_write_pid_file", "open_joins", "_listen"):
+    setattr(create, name, watched(getattr(create, name)))
+groups._make_group = watched(groups._make_group)
+from contain.oci_runtime.program import run_oci
+status = run_oci(sys.argv[1:])
+sys.exit(0 if here < point else 1)
+"""
+
+
+def test_a_runtime_killed_at_any_point_of_create_leaves_what_delete_takes_away(runtime: Runtime) -> None:
+    runtime.configure("sleep", "100", edit=lambda config: config.update(hooks={"prestart": [{"path": "/bin/true"}]}))
+    for point in range(1, 200, 3):
+        words = [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(point),
+            *runtime.command("create", "--bundle", str(runtime.bundle), "one")[3:],
+        ]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60, check=False)
+        found = runtime("list", "--quiet").split()
+        assert found in ([], ["one"])
+        status = runtime.state()["status"] if found else "stopped"
+        assert status in ("creating", "created", "stopped")
+        runtime("delete", "--force", "one")
+        assert not [path for path in Path("/sys/fs/cgroup").glob("*/**/one") if path.is_dir()], point
+        if done.returncode == 0:
+            assert point > 40  # it went through all of them
+            return
+        assert done.returncode == -signal.SIGKILL
+    raise AssertionError("there is no end of points")
+
+
+def test_a_group_that_somebody_else_is_in_is_not_taken(runtime: Runtime) -> None:
+    def shared(config: dict[str, Any]) -> None:
+        config["linux"]["cgroupsPath"] = "/contain-oci-test/one"
+
+    runtime.create("sleep", "100", edit=shared)
+    assert "processes of others" in runtime("create", "--bundle", str(runtime.bundle), "two", status=1)
+    assert runtime.state()["status"] == "created"
+    runtime("delete", "--force", "one")
+    for path in Path("/sys/fs/cgroup").glob("*/contain-oci-test"):
+        path.rmdir()
+
+
 @pytest.mark.parametrize(
     ("program", "said"),
     [

@@ -11,7 +11,7 @@ import sys
 import time
 
 from contain.errors import Conflict, ContainError, HostError, UsageError
-from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, remove_groups
+from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, place_groups, remove_groups
 from contain.oci_runtime.hooks import run_hooks
 from contain.oci_runtime.launch import GOING, Launching, Surroundings, launch_first, open_namespaces, raise_not_executed
 from contain.oci_runtime.plan import plan_bundle
@@ -158,9 +158,11 @@ def create(request: CreateRequest) -> tuple[Record, Launching]:
     try:
         place.write("config.json", data)
         place.write_record(record)
-        groups = make_groups(config.cgroups_path, request.container_id, config.resources)
+        groups = place_groups(config.cgroups_path, request.container_id)
         record = replace(record, groups=groups.places, group_version=groups.version, own_process_namespace=config.makes("pid"))
-        place.write_record(record)
+        place.write_record(record)  # first: whoever deletes what a killed runtime left must know where to look
+        groups = make_groups(groups, config.resources, required=bool(config.cgroups_path))
+        record = replace(record, groups=groups.places)
         plan = plan_bundle(
             config,
             bundle=bundle,

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from contain.errors import HostError
+from contain.errors import Conflict, HostError
 from contain.linux.mountinfo import unescape_mount
 from contain.runtime_spec.reading import refused
 from contain.runtime_spec.resources import (
@@ -131,28 +131,39 @@ def _write(path: str, value: str) -> None:
         os.close(descriptor)
 
 
-def make_groups(wanted: str, container_id: str, resources: Resources) -> Groups:
-    """Make the container's groups and write its limits. Raises `HostError`; then nothing of them is left."""
+def place_groups(wanted: str, container_id: str) -> Groups:
+    """Where the groups are to be. Raises `Conflict` if one of them has processes: they would be taken for the container's."""
     hierarchies = probe_mounted()
     own = parse_own_groups(_read("/proc/self/cgroup"))
-    version = hierarchies[0].version if hierarchies else 1
-    places: list[tuple[str, str]] = []
+    groups = Groups(
+        version=hierarchies[0].version if hierarchies else 1,
+        places=tuple((each.name, place_group(each, wanted, own, container_id)) for each in hierarchies),
+    )
+    strangers = processes_in(groups)
+    if strangers:
+        raise Conflict(
+            f"linux.cgroupsPath: the control group {groups.places[0][1]} holds processes of others, such as {strangers[0]}",
+            code="bundle-state-conflict",
+        )
+    return groups
+
+
+def make_groups(groups: Groups, resources: Resources, *, required: bool) -> Groups:
+    """Make the groups and write the limits. Raises `HostError`. Where groups are not ours to make, and nobody ``required`` them, there
+    are none, said on standard error."""
+    mounts = {each.name: each for each in probe_mounted()}
     try:
-        for hierarchy in hierarchies:
-            directory = place_group(hierarchy, wanted, own, container_id)
-            _make_group(hierarchy, directory)
-            places.append((hierarchy.name, directory))
-        groups = Groups(version=version, places=tuple(places))
+        for name, directory in groups.places:
+            _make_group(mounts[name], directory)
         limit_groups(groups, resources)
-        if version == 2 and resources.devices:
+        if groups.version == 2 and resources.devices:
             from contain.linux.devices import attach_device_program
 
-            attach_device_program(places[0][1], device_rules(resources))
+            attach_device_program(groups.places[0][1], device_rules(resources))
     except OSError as error:
-        remove_groups(Groups(version=version, places=tuple(places)))
-        if error.errno in _FORBIDDEN and not wanted and not any_limits(resources):
+        if error.errno in _FORBIDDEN and not required and not any_limits(resources):
             sys.stderr.write("warning: no control group can be made here: the container has no limits, and cannot be paused\n")
-            return Groups(version=version, places=())
+            return Groups(version=groups.version, places=())
         raise HostError(
             "the control group cannot be set up",
             call="write" if error.filename and os.path.isfile(error.filename) else "mkdir",
@@ -161,9 +172,6 @@ def make_groups(wanted: str, container_id: str, resources: Resources) -> Groups:
             remedy="run as root, or in a delegated control group",
             code="cgroup-refused",
         ) from error
-    except BaseException:
-        remove_groups(Groups(version=version, places=tuple(places)))
-        raise
     return groups
 
 
