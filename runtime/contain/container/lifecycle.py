@@ -266,10 +266,20 @@ def stop_container(
         records.tell(record, "stop")
 
 
+def _is_wanted_again(records: Records, record: ContainerRecord) -> bool:
+    try:
+        return not records.read(record.container_id).stop_asked
+    except NotFound:
+        return False
+
+
 def wait_until_ended(records: Records, record: ContainerRecord, seconds: float | None) -> bool:
-    """Whether the container's supervisor was done within the time; None waits for ever."""
+    """Whether the container's supervisor was done within the time; None waits for ever. It was, too, if the container was told to
+    stop (``record`` says so) and somebody has started it again."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while records.is_held(record.container_id):
+        if record.stop_asked and _is_wanted_again(records, record):
+            return True
         if deadline is not None and time.monotonic() > deadline:
             return False
         time.sleep(_LOOK_SECONDS)
