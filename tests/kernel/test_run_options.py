@@ -143,9 +143,9 @@ def test_who_may_raise_limits_may_give_a_container_higher_ones(contain: Contain)
 
 def test_a_made_container_starts_with_all_that_it_was_made_with(contain: Contain) -> None:
     needs("memory")
-    words = ("--memory", "64m", "--cpus", "0.5", "--security-opt", "mask=/proc/version", "--cap-add", "SYS_PTRACE")
-    words += ("--sysctl", "net.ipv4.ip_forward=1", "--device", "/dev/zero:/dev/mine", "--device-cgroup-rule", "c 42:* r")
-    words += ("--ipc", "none", "--uts", "host", "--umask", "0027", "--network", "none")
+    words = ["--memory", "64m", "--cpus", "0.5", "--security-opt", "mask=/proc/version", "--cap-add", "SYS_PTRACE"]
+    words += ["--sysctl", "net.ipv4.ip_forward=1", "--device", "/dev/zero:/dev/mine", "--device-cgroup-rule", "c 42:* r"]
+    words += ["--ipc", "none", "--uts", "host", "--umask", "0027", "--network", "none"]
     program = (
         "cat /proc/sys/net/ipv4/ip_forward; umask; ls /dev/mine; test -e /dev/shm || echo none; cat /proc/version; sleep 1000"
     )
