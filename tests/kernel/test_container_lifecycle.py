@@ -290,6 +290,17 @@ def test_health_is_looked_at_and_told(contain: Contain) -> None:
     assert contain("ps", "-q", "--filter", "health=starting") == ""
 
 
+def test_health_is_looked_at_in_front_too(contain: Contain) -> None:
+    running = contain.start(
+        *("run", "--network", "none", "--health-cmd", "true", "--health-interval", "40ms", "--name", "web"),
+        *("small", "sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 8"),
+    )
+    until(lambda: contain.status("web").endswith("(healthy)"))
+    contain("exec", "web", "touch", "/go")
+    running.communicate(timeout=30)
+    assert running.returncode == 8
+
+
 def test_a_check_that_takes_too_long_is_killed_with_whatever_it_started(contain: Contain) -> None:
     check = "setsid sleep 2001 & (sleep 2002 &) ; sleep 2003"
     contain.run(
