@@ -251,6 +251,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False, conflict_handler="resolve", formatter_class=_Help, **options
         )  # resolve: `run -h` is the host name, as in Docker
         self._switches: set[str] = set()
+        self._given: list[str] = []
 
     def add_switch(self, flag: str, *, metavar: str, help: str) -> None:  # noqa: A002 - argparse's name
         """A flag that may stand alone, or with a value behind ``=``: never takes the next word. None, ``""`` or the value."""
@@ -276,7 +277,21 @@ class Parser(argparse.ArgumentParser):
         if any(action.nargs == argparse.REMAINDER for action in self._actions):
             end = self._count_own(given[:end])
         given[:end] = [word for text in given[:end] for word in self._read_word(text)]
+        self._given = given[:end]
         return super().parse_known_args(given, namespace)
+
+    def _refuse_unknown(self) -> None:
+        """A flag that is none is told before what is missing, as Docker does."""
+        waiting = False
+        for word in self._given:
+            flag = word.partition("=")[0]
+            if waiting or not word.startswith("-") or word == "-":
+                waiting = False
+                continue
+            action = self._option_string_actions.get(word) or self._option_string_actions.get(flag)
+            if action is None and word.startswith("--"):
+                self.error(f"unrecognized arguments: {word}")
+            waiting = action is not None and action.nargs is None and flag == word
 
     def _count_own(self, words: list[str]) -> int:
         """How many words stand before the first positional one: what follows is another program's."""
@@ -314,6 +329,7 @@ class Parser(argparse.ArgumentParser):
             )
         missing = re.search(r"the following arguments are required: (.*)", message)
         if missing:
+            self._refuse_unknown()
             optional = {action.metavar for action in self._actions if action.nargs == argparse.REMAINDER}
             names = [name for name in missing[1].split(", ") if name not in optional]
             message = f'"{self.prog}" requires {" and ".join(names)}'

@@ -131,7 +131,8 @@ def _complete_argument(name: str, rest: Sequence[str], current: str, names: Name
     if place.flag is not None:
         return _value_of(place.flag, current, names)
     index = len(place.before)
-    behind_program = any(action.nargs == argparse.REMAINDER for action in places[: index + 1]) and index >= len(places) - 1
+    programs = [number for number, action in enumerate(places) if action.nargs == argparse.REMAINDER]
+    behind_program = any(index >= max(number, 1) for number in programs)
     if current.startswith("--") and "=" in current and not behind_program:
         flag, _, value = current.partition("=")
         return _value_of(known[flag], value, names) if flag in known else Answer()
@@ -194,6 +195,10 @@ def _value_of(action: argparse.Action, current: str, names: Names) -> Answer:
         import signal
 
         return _matching(current, {each.name.removeprefix("SIG"): "" for each in signal.Signals})
+    if "|" in str(action.metavar or "") and str(action.metavar).replace("|", "").replace("-", "").isalpha():
+        return _matching(current, dict.fromkeys(str(action.metavar).split("|"), ""))
+    if "--pull" in flags:
+        return _matching(current, dict.fromkeys(("always", "missing", "never"), ""))
     if "--restart" in flags:
         return _matching(current, dict.fromkeys(("no", "on-failure", "always", "unless-stopped"), ""))
     return Answer(files=str(action.metavar or "").upper() in ("FILE", "PATH", "DIR", "DIRECTORY"))
