@@ -21,8 +21,8 @@ class Loop:
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._cancelled: set[int] = set()
+        self._timers: list[tuple[float, int]] = []
+        self._functions: dict[int, Callable[[], None]] = {}  # of the timers that are neither over nor cancelled
         self._numbers = itertools.count()
 
     def __enter__(self) -> Loop:
@@ -48,17 +48,18 @@ class Loop:
     def call_after(self, seconds: float, function: Callable[[], None]) -> int:
         """Call a function once, so many seconds from now; a number for `cancel`."""
         number = next(self._numbers)
-        heapq.heappush(self._timers, (time.monotonic() + seconds, number, function))
+        heapq.heappush(self._timers, (time.monotonic() + seconds, number))
+        self._functions[number] = function
         return number
 
     def cancel(self, number: int) -> None:
-        """Do not call that function any more."""
-        self._cancelled.add(number)
+        """Do not call that function any more; nothing if it was called."""
+        self._functions.pop(number, None)
 
     def seconds_left(self) -> float | None:
         """Until the next timer; None without one."""
-        while self._timers and self._timers[0][1] in self._cancelled:
-            self._cancelled.discard(heapq.heappop(self._timers)[1])
+        while self._timers and self._timers[0][1] not in self._functions:
+            heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
     def turn(self, longest_seconds: float | None = None) -> None:
@@ -72,8 +73,6 @@ class Loop:
                 ready()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            _, number, function = heapq.heappop(self._timers)
-            if number in self._cancelled:
-                self._cancelled.discard(number)
-            else:
+            function = self._functions.pop(heapq.heappop(self._timers)[1], None)
+            if function is not None:
                 function()
