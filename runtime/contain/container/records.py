@@ -328,7 +328,7 @@ class Records:
             room = max(room, os.fstat(descriptor).st_size)
             _write_at_start(descriptor, text.ljust(room))
             if not record.remove:  # what goes with the container anyway need not outlive the machine
-                os.fsync(descriptor)
+                os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         if not first:
