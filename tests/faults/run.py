@@ -31,7 +31,7 @@ from pathlib import Path
 TOKEN = "CONTAIN_FAULT_RUN"
 NAMES = ("ant", "bee", "cat", "dog")
 PATIENCE_SECONDS = 20.0
-LONGEST_DELAY_SECONDS = 0.4
+PROGRAM_SECONDS = 0.25
 SHOTS_BETWEEN_LOOKS = 5
 PROGRAM = "i=0; while [ $i -lt 4 ]; do echo line $i; echo more >>/tmp/written; sleep 0.05; i=$((i+1)); done; exit 3"
 KINDS = (
@@ -143,6 +143,7 @@ class Range:
         self.token = f"{os.getpid()}-{seed}"
         self.known: set[str] = set()  # ids of all containers that were seen
         self.kept = self.image = ""
+        self.longest_delay_seconds = 0.0
         self.roles: collections.Counter[str] = collections.Counter()
         self.environment = {**os.environ, "CONTAIN_HOME": str(self.home), "LC_ALL": "C.UTF-8", TOKEN: self.token}
         self.plain = {name: value for name, value in self.environment.items() if name != TOKEN}
@@ -231,7 +232,7 @@ class Range:
     def shoot(self) -> str:
         """One command, one kill; what was done."""
         words = next(self.commands())
-        delay = self.random.random() ** 2 * LONGEST_DELAY_SECONDS
+        delay = self.random.random() * self.longest_delay_seconds
         command = subprocess.Popen(
             [sys.executable, "-m", "contain.cli.start", *words],
             env=self.environment,
@@ -365,8 +366,11 @@ class Range:
             raise Lost("the volume is not what it was")
 
     def begin(self) -> None:
-        """Make everything, and remember how it looks."""
+        """Make everything, and remember how it looks, and how long a command takes on this machine."""
         self.prepare()
+        began = time.monotonic()
+        self.contain("run", "--rm", "--network", "none", "small", "true")
+        self.longest_delay_seconds = 1.5 * (time.monotonic() - began) + PROGRAM_SECONDS
         self.kept = digest_of(self.home / "volumes" / "kept")
 
     def run(self, kills: int) -> None:
