@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from contain.cli.listing import parse_time
-from contain.cli.output import render_age
+from contain.cli.output import render_age, render_size
 from contain.container.records import ContainerRecord
 from contain.errors import NotSupported, UsageError
 from contain.values import dataclass
@@ -25,10 +25,11 @@ CONTAINER_HEADINGS = {
     "Ports": "PORTS",
     "Names": "NAMES",
 }
-_OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "State": "STATE", "Labels": "LABELS", "Networks": "NETWORKS"}
+_OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "State": "STATE", "Labels": "LABELS", "Networks": "NETWORKS", "Size": "SIZE"}
+_OTHER_HEADINGS |= {"Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES"}
 ALL_HEADINGS = {**CONTAINER_HEADINGS, **_OTHER_HEADINGS}
-_FILTERS = ("ancestor", "before", "exited", "health", "id", "label", "name", "network", "since", "status")
-_DOCKERS_FILTERS = ("expose", "isolation", "is-task", "publish", "volume")
+_FILTERS = ("ancestor", "before", "exited", "health", "id", "label", "name", "network", "since", "status", "volume")
+_DOCKERS_FILTERS = ("expose", "isolation", "is-task", "publish")
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _HEALTH = ("starting", "healthy", "unhealthy", "none")
 _COMMAND_WIDTH = 20
@@ -72,6 +73,7 @@ class Seen:
     ports: str = ""
     networks: tuple[str, ...] = ()
     health: str = ""  # starting, healthy, unhealthy, or nothing for one without a check
+    sizes: tuple[int, int] | None = None  # bytes that it wrote, and of its whole root
 
     @property
     def state(self) -> str:
@@ -105,6 +107,7 @@ def select_containers(
             "exited": partial(_ended_with, record),
             "health": (each.health or "none").__eq__,
             "ancestor": partial(_stands_on, record, images),
+            "volume": partial(_has_mount, record),
         }
         if (
             (everything or record.state in ("running", "restarting"))
@@ -125,6 +128,19 @@ def _matches_name(name: str, pattern: str) -> bool:
 
 def _ended_with(record: ContainerRecord, status: str) -> bool:
     return record.state == "exited" and record.status == int(status)
+
+
+def _mounts(record: ContainerRecord) -> list[tuple[str, str]]:
+    """Name or source, and place inside, of volumes and host paths."""
+    return [
+        (str(mount.get("name") or mount["source"]), str(mount["target"]))
+        for mount in record.details.get("mounts", ())
+        if "source" in mount
+    ]
+
+
+def _has_mount(record: ContainerRecord, wanted: str) -> bool:
+    return any(wanted in pair for pair in _mounts(record))
 
 
 def _stands_on(record: ContainerRecord, images: Sequence[str], name: str) -> bool:
@@ -173,6 +189,9 @@ def container_row(seen: Seen, *, now: float, whole: bool) -> dict[str, object]:
         "Status": render_status(seen, now),
         "Names": record.name,
         "Labels": ",".join(f"{name}={value}" for name, value in record.details.get("labels", ())),
+        "Mounts": ",".join(name for name, _ in _mounts(record)),
+        "LocalVolumes": str(sum("anonymous" in mount for mount in record.details.get("mounts", ()))),
+        "Size": "0B" if seen.sizes is None else f"{render_size(seen.sizes[0])} (virtual {render_size(seen.sizes[1])})",
     }
 
 

@@ -48,11 +48,13 @@ def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
 def ps(options: argparse.Namespace) -> int:
     """A table, newest first."""
     from contain.cli import container_listing as listing
+    from contain.cli.inspecting import container_sizes
     from contain.cli.templates import render_rows
     from contain.container.processes import is_paused
     from contain.engine import Engine
 
     filters = listing.parse_filters(options.filter)
+    with_sizes = options.size or ".Size" in (options.format or "")
     with Engine.open() as engine:
         records = engine.records
         images = []
@@ -68,6 +70,7 @@ def ps(options: argparse.Namespace) -> int:
                 ports=_ports_of(engine, record, bridges),
                 networks=network_names(record),
                 health=_health_word(records, record),
+                sizes=container_sizes(engine, record) if with_sizes else None,
             )
             for record in records.all()
         ]
@@ -86,7 +89,7 @@ def ps(options: argparse.Namespace) -> int:
     if options.quiet:
         sys.stdout.writelines(f"{row['ID']}\n" for row in rows)
     elif options.format is None or options.format == "table":
-        headings = listing.CONTAINER_HEADINGS
+        headings = {**listing.CONTAINER_HEADINGS, **({"Size": "SIZE"} if options.size else {})}
         sys.stdout.write(render_table([*headings.values()], [[str(row[field]) for field in headings] for row in rows]))
     else:
         sys.stdout.write(render_rows(options.format, rows, headings=listing.ALL_HEADINGS))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from contain.cli.containers import each_container
 from contain.cli.output import render_size, render_table
-from contain.errors import Conflict, NotSupported
+from contain.errors import Conflict, HostError, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from contain.container.processes import ProcessRow, Usage
@@ -69,9 +69,9 @@ def unpause(options: argparse.Namespace) -> int:
 
 
 def add_top_arguments(parser: argparse.ArgumentParser) -> None:
-    """A name; options of ps(1) are refused."""
+    """A name, and options of this machine's ps(1)."""
     parser.add_argument("container", metavar="CONTAINER")
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="ps OPTIONS", help="not supported yet")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="ps OPTIONS", help="of ps(1): other columns")
 
 
 def top(options: argparse.Namespace) -> int:
@@ -79,13 +79,45 @@ def top(options: argparse.Namespace) -> int:
     from contain.container.processes import read_processes
     from contain.engine import Engine
 
-    if options.options:
-        raise NotSupported(f"top with options of ps ({options.options[0]}) is not supported yet", code="flag-not-supported")
     with Engine.open() as engine:
-        rows = read_processes(engine.records.find(options.container))
+        record = engine.records.find(options.container)
+        rows = read_processes(record)
+        engine.records.tell(record, "top")
+    if options.options:
+        sys.stdout.write(select_rows(_run_ps(options.options), {row.process_id for row in rows}))
+        return 0
     header = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
     sys.stdout.write(render_table(header, [_process_cells(row, time.time()) for row in rows]))
     return 0
+
+
+def _run_ps(words: list[str]) -> str:
+    import subprocess
+
+    try:
+        done = subprocess.run(["ps", *words], capture_output=True, text=True, errors="backslashreplace", check=False)
+    except FileNotFoundError as error:
+        raise HostError(
+            "there is no program ps on this machine", code="program-missing", remedy="leave out its options"
+        ) from error
+    if done.returncode:
+        raise UsageError(f"ps: {done.stderr.strip().splitlines()[:1] or done.returncode}", code="bad-arguments")
+    return done.stdout
+
+
+def select_rows(text: str, numbers: set[int]) -> str:
+    """Of what ps(1) printed, the headings and the rows of these processes. `UsageError` where it shows no numbers of processes."""
+    heading, *lines = text.splitlines() or [""]
+    names = heading.split()
+    if "PID" not in names:
+        raise UsageError("Couldn't find PID field in ps output", code="bad-arguments", remedy="ask ps for the column PID, too")
+    place = names.index("PID")
+    chosen = []
+    for line in lines:
+        words = line.split(None, place + 1)
+        if len(words) > place and words[place].isdigit() and int(words[place]) in numbers:
+            chosen.append(line)
+    return "\n".join([heading, *chosen]) + "\n"
 
 
 def _process_cells(row: ProcessRow, now: float) -> tuple[str, ...]:

@@ -349,9 +349,20 @@ def _run(command: tuple[Word, ...], dot: object, scope: _Scope, *piped: object) 
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             shown = ", ".join(show(argument)[:40] for argument in (*arguments, *piped))
             raise UsageError(f"template: {first.value} cannot take ({shown})", code="bad-template") from error
+    if first.kind == "field" and first.path[-1:] == ("Label",) and len(rest) + len(piped) == 1:
+        labels = _look_up(_operand(first._replace(path=first.path[:-1]), dot, scope), ("Labels",))
+        return _label_of(labels, *(_operand(word, dot, scope) for word in rest), *piped)
     if rest or piped:
         raise UsageError("template: can't give argument to non-function", code="bad-template")
     return _operand(first, dot, scope)
+
+
+def _label_of(labels: object, name: object) -> object:
+    """Docker's ``.Label "x"``: of labels, or of their list as a row shows it."""
+    if isinstance(labels, Mapping):
+        return labels.get(str(name), "")
+    pairs = (text.partition("=") for text in str(labels or "").split(","))
+    return next((value for key, _, value in pairs if key == name), "")
 
 
 def _operand(word: Word, dot: object, scope: _Scope) -> object:

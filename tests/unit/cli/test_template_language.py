@@ -127,3 +127,8 @@ def test_a_table_has_the_headings_of_its_fields() -> None:
 
 def test_json_is_a_line_for_each() -> None:
     assert render_rows("json", [{"A": 1}, {"A": "x"}], headings={}) == '{"A":1}\n{"A":"x"}\n'
+
+
+def test_a_label_is_asked_for_by_name_in_rows_and_documents() -> None:
+    assert render_template('{{.Label "com.x"}}', {"Labels": "a=1,com.x=two"}) == "two"
+    assert render_template('{{.Config.Label "plain"}}{{.Config.Label "none"}}', VALUE) == "two"
