@@ -204,6 +204,29 @@ def test_a_published_port_is_reached_from_everywhere_but_its_own_and_internal_ne
         assert not connects(inner, "10.99.3.1", port)
 
 
+def test_at_ipv6_addresses_too_the_container_sees_who_asks_from_outside_and_internal_networks_do_not_reach_it(
+    machine: Machine,
+) -> None:
+    held = machine.host.do(hold_ports, [PortRequest(container_port=8000, host_address="")])
+    place, attachment = machine.join("served", FRONT, ports=held.ports)
+    port = held.ports[0].host_port
+    back, inner = machine.join("back", BACK)[0], machine.join("inner", INNER)[0]
+    with place.do(socket.create_server, (attachment.address6, 8000), family=socket.AF_INET6) as listening:
+        listening.settimeout(5)
+        with machine.outside.do(socket.create_connection, (HOST_OUTER_ADDRESS6, port), 5):
+            connection, peer = listening.accept()
+            connection.close()
+        assert peer[0] == OUTSIDE_ADDRESS6
+        assert connects(back, HOST_OUTER_ADDRESS6, port)
+        index = inner.do(socket.if_nametoindex, "eth0")
+        inner.netlink(rtnetlink.add_default_route(index, gateway="fd00:99:3::1"))
+        assert not connects(inner, HOST_OUTER_ADDRESS6, port)
+        machine.host.do(network.disconnect, "served", run_home=attachment.run_home)
+        machine.join("again", FRONT)
+        assert not _mentions(machine, network._names(attachment.run_home).table, attachment.address)
+    held.close()
+
+
 def test_a_container_on_two_networks_reaches_both_and_joins_them_not(machine: Machine, serve: Serve) -> None:  # noqa: F811
     both, first = machine.join("both", FRONT)
     _, second = machine.join("both", BACK, place=both, interface="eth1")

@@ -59,6 +59,7 @@ CONTAINER_INTERFACE = "eth0"
 
 FORWARDING = "/proc/sys/net/ipv4/ip_forward"
 _FORWARDING6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+_LOOPBACK6 = "::1"
 _INTERFACES6 = "/proc/sys/net/ipv6/conf"
 _ROUTE_KIND_UNICAST = 1
 
@@ -153,19 +154,20 @@ def uplink_mtu_bytes(routes: Sequence[Route], links: Sequence[Link]) -> int:
     return min((link.mtu_bytes for link in links if link.index in uplinks), default=DEFAULT_MTU_BYTES)
 
 
-def plan_forwardings(record: NetworkRecord) -> tuple[nftables.Forwarding, ...]:
-    """What the lease file says of published ports, as the firewall is to have it."""
+def plan_forwardings(record: NetworkRecord, *, ipv6: bool = False) -> tuple[nftables.Forwarding, ...]:
+    """What the lease file says of published ports of one IP version, as the firewall is to have it. Of IPv6, only what comes from
+    outside the machine to a container that has IPv6: the rest is carried by a process (`contain.container.relay`)."""
     return tuple(
         nftables.Forwarding(
             protocol=port.protocol,
             host_address=port.host_address,
             host_port=port.host_port,
-            container_address=dotted(lease.address),
+            container_address=text_of(lease.address6, 128) if ipv6 else dotted(lease.address),
             container_port=port.container_port,
         )
         for lease in record.leases.values()
         for port in lease.ports
-        if not port.is_ipv6
+        if port.is_ipv6 == ipv6 and (not ipv6 or (lease.address6 and port.host_address != _LOOPBACK6))
     )
 
 
@@ -186,7 +188,7 @@ def plan_rules(record: NetworkRecord, bridge: str) -> tuple[nftables.BridgeRules
             bridge=bridge,
             pool_address=text_of(pool.base, pool.bits),
             prefix_length=pool.prefix,
-            published=() if settings.internal or pool.bits != 32 else plan_forwardings(record),
+            published=() if settings.internal else plan_forwardings(record, ipv6=pool.bits == 128),
             internal=settings.internal,
             isolated=settings.isolated,
             masquerade=settings.masquerade,
@@ -293,7 +295,7 @@ def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports:
     (``route_localnet``; the table keeps containers from using that in the other direction)."""
     with NetlinkSocket(NETLINK_NETFILTER) as tables:
         try:
-            nftables.replace_published(tables, names.table, plan_forwardings(record))
+            _replace_published(tables, names, record)
         except HostError as error:
             if error.errno != ENOENT:
                 raise
@@ -304,6 +306,12 @@ def _publish(kernel: NetlinkSocket, names: _Names, record: NetworkRecord, ports:
 
             forget_datagrams(kernel, tables, datagrams)
     _write_setting(f"/proc/sys/net/ipv4/conf/{names.bridge}/route_localnet", "1")
+
+
+def _replace_published(tables: NetlinkSocket, names: _Names, record: NetworkRecord) -> None:
+    nftables.replace_published(tables, names.table, plan_forwardings(record))
+    if record.settings.pool6 is not None:
+        nftables.replace_published(tables, names.table, plan_forwardings(record, ipv6=True), ipv6=True)
 
 
 def _open_links(names: _Names, record: NetworkRecord) -> None:
@@ -526,7 +534,7 @@ def _release(kernel: NetlinkSocket, ledger: Ledger, names: _Names, container_ids
                 if linked:
                     _replace_tables(tables, names, left)
                 else:
-                    nftables.replace_published(tables, names.table, plan_forwardings(left))
+                    _replace_published(tables, names, left)
 
 
 def _find_link(kernel: NetlinkSocket, name: str) -> Link | None:

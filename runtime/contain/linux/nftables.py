@@ -35,19 +35,21 @@ The rules, as ``nft list table ip contain`` shows them for the bridge contain0 w
 
 A network whose containers may reach each other accepts, before anything else, what comes from its bridge and goes to it: with
 br_netfilter such a packet passes here although it never leaves the bridge. One without a way out (`internal`) drops everything else
-that comes from its bridge, and has no ``nat`` chains. A network with IPv6 has a second table of the same name in the family ip6. Where
+that comes from its bridge, and has no ``nat`` chains. A network with IPv6 has a second table of the same name in the family ip6,
+which publishes what comes from outside the machine. Where
 two containers of an isolated bridge are linked, one rule before the last one accepts what the one sends to the other.
 
-In a container's own network namespace there is one more table (`redirect_resolver`): what goes to port 53 of 127.0.0.11 is sent on to
-the port at which its resolver listens, so that the container may have a name server of its own at its port 53.
+In a container's own network namespace there is one more table (`redirect_resolver`): what goes to port 53 of 127.0.0.11 is sent
+on to the port at which its resolver listens, so that the container may have a name server of its own at its port 53.
 
 Containers of the same bridge are refused at published ports: with br_netfilter the kernel would turn such a packet round on the
 bridge itself, where ports are isolated, so that it worked on some machines only.
 
 An ``accept`` here only ends this chain: another table's chain on the same hook may still drop the packet. That cannot be
-overridden from a table of one's own, only reported (`list_base_chains`). One such table has a place for others' rules: Docker, which
-drops all that it does not know, keeps the chain DOCKER-USER for them. Where that is, two rules let pass what comes from or goes to a
-bridge of ours (`pass_docker`); what may pass is decided in our own table, whose ``drop`` is final. They go with the bridge.
+overridden from a table of one's own, only reported (`list_base_chains`). One such table has a place for others' rules: Docker,
+which drops all that it does not know, keeps the chain DOCKER-USER for them. Where that is, two rules let pass what comes from or
+goes to a bridge of ours (`pass_docker`); what may pass is decided in our own table, whose ``drop`` is final. They go with the
+bridge.
 
 Formats: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h. nf_tables numbers are big-endian, register contents are not.
 """
@@ -105,7 +107,7 @@ _NAT_DESTINATION = 1
 _LOOPBACK = ("127.0.0.0", 8)
 _PUBLISHED = "published"
 _DOMAIN_PORT = 53
-_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - no socket is bound to it here
+_ANY_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - no socket is bound to it here
 _INTERFACE_NAME_BYTES = 16
 
 _REMEDY = (
@@ -116,8 +118,8 @@ _REMEDY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRules:
-    """What `plan_table` is to know of a bridge. ``pool_address`` tells the family. ``linked``: pairs of addresses, of which the first
-    may begin to talk to the second although the bridge is isolated."""
+    """What `plan_table` is to know of a bridge. ``pool_address`` tells the family. ``linked``: pairs of addresses, of which the
+    first may begin to talk to the second although the bridge is isolated."""
 
     bridge: str
     pool_address: str
@@ -146,7 +148,8 @@ class BaseChain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
-    """One published port: what comes to ``host_address`` (0.0.0.0: any of this machine) and ``host_port`` goes to a container."""
+    """One published port: what comes to ``host_address`` (0.0.0.0 or ``::``: any of this machine) and ``host_port`` goes to a
+    container. Both addresses are of one IP version."""
 
     protocol: str  # tcp or udp
     host_address: str
@@ -261,16 +264,18 @@ def _to_port(protocol: str, port: int) -> bytes:
 
 
 def _redirect(address: str, port: int) -> bytes:
+    domain, family = (socket.AF_INET6, _FAMILY_IPV6) if ":" in address else (socket.AF_INET, _FAMILY_IPV4)
+
     def load(register: int, value: bytes) -> bytes:
         return _expression("immediate", attribute(1, _number(register)), nested(2, attribute(_DATA_VALUE, value)))
 
     return (
-        load(_REGISTER, socket.inet_aton(address))
+        load(_REGISTER, socket.inet_pton(domain, address))
         + load(_REGISTER_PORT, struct.pack(">H", port))
         + _expression(
             "nat",
             attribute(1, _number(_NAT_DESTINATION)),
-            attribute(2, _number(_FAMILY_IPV4)),
+            attribute(2, _number(family)),
             attribute(3, _number(_REGISTER)),
             attribute(5, _number(_REGISTER_PORT)),
         )
@@ -363,16 +368,17 @@ class _Table:
 def _published_rules(table: _Table, published: Sequence[Forwarding]) -> list[Request]:
     rules = []
     for port in published:
-        where = () if port.host_address == _ANY_ADDRESS else (_destination(_EQUAL, port.host_address, 32),)
+        bits = 128 if ":" in port.host_address else 32
+        where = () if port.host_address in _ANY_ADDRESSES else (_destination(_EQUAL, port.host_address, bits),)
         what = f"{port.host_address}:{port.host_port}/{port.protocol} to {port.container_address}:{port.container_port}"
         target = _redirect(port.container_address, port.container_port)
         rules.append(table.rule(_PUBLISHED, what, *where, _to_port(port.protocol, port.host_port), target))
     return rules
 
 
-def plan_published(table: str, published: Sequence[Forwarding]) -> tuple[Request, ...]:
-    """The transaction after which exactly these ports are published."""
-    own = _Table(table, _FAMILY_IPV4)
+def plan_published(table: str, published: Sequence[Forwarding], *, ipv6: bool = False) -> tuple[Request, ...]:
+    """The transaction after which exactly these ports are published, of one IP version."""
+    own = _Table(table, _FAMILY_IPV6 if ipv6 else _FAMILY_IPV4)
     return _batch(own.flush(_PUBLISHED), *_published_rules(own, published))
 
 
@@ -416,10 +422,15 @@ def _plan_source_nat(own: _Table, rules: BridgeRules) -> Iterator[Request]:
 
 
 def _plan_published_chains(own: _Table, rules: BridgeRules) -> Iterator[Request]:
-    """Of IPv4 only: what is published at IPv6 addresses is carried by a process (`contain.container.relay`)."""
-    if rules.family != _FAMILY_IPV4:
-        return
+    """What this machine itself sends to its IPv6 addresses is not translated: a process carries it (`contain.container.relay`)."""
     bridge = rules.bridge
+    if rules.family == _FAMILY_IPV6:
+        yield own.chain(_PUBLISHED)
+        yield from _published_rules(own, rules.published)
+        yield own.base_chain("prerouting", "nat", _HOOK_PREROUTING, _PRIORITY_DESTINATION_NAT)
+        outside = (_input(bridge, _NOT_EQUAL), _input("lo", _NOT_EQUAL))
+        yield own.rule("prerouting", "published ports", *outside, _to_this_machine(), _verdict(_JUMP, _PUBLISHED))
+        return
     from_loopback = _source(_EQUAL, *_LOOPBACK)
     yield own.rule("postrouting", "masquerade loopback", from_loopback, _output(bridge), _expression("masq"))
     yield own.base_chain("loopback", "filter", _HOOK_PREROUTING, _PRIORITY_RAW)
@@ -463,9 +474,9 @@ def plan_resolver_redirect(table: str, address: str, ports: Mapping[str, int], *
 # Doers
 
 
-def replace_published(kernel: NetlinkSocket, table: str, published: Sequence[Forwarding]) -> None:
-    """Publish exactly these ports, in one transaction. Raises `HostError`."""
-    _transact(kernel, plan_published(table, published))
+def replace_published(kernel: NetlinkSocket, table: str, published: Sequence[Forwarding], *, ipv6: bool = False) -> None:
+    """Publish exactly these ports of one IP version, in one transaction. Raises `HostError`."""
+    _transact(kernel, plan_published(table, published, ipv6=ipv6))
 
 
 def replace_table(kernel: NetlinkSocket, table: str, rules: BridgeRules) -> None:

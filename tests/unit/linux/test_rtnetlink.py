@@ -212,11 +212,18 @@ def test_without_masquerade_only_this_machines_loopback_is_translated() -> None:
     assert len(shapes_of(replace(RULES, masquerade=False))["postrouting"]) == 1
 
 
-def test_the_table_of_ipv6_filters_and_masquerades_and_publishes_nothing() -> None:
-    rules = replace(RULES, pool_address="fd00:1::", prefix_length=64, isolated=False)
+def test_the_table_of_ipv6_filters_masquerades_and_publishes_what_comes_from_outside() -> None:
+    port = nftables.Forwarding(
+        protocol="tcp", host_address="2001:db8::1", host_port=8080, container_address="fd00:1::2", container_port=80
+    )
+    rules = replace(RULES, pool_address="fd00:1::", prefix_length=64, isolated=False, published=(port,))
     requests = nftables.plan_table("contain", rules, exists=True)
     assert {request.payload[0] for request in requests[1:-1]} == {10}  # NFPROTO_IPV6
-    assert list(shapes_of(rules)) == ["forward", "postrouting"]
+    assert list(shapes_of(rules)) == ["forward", "postrouting", "published", "prerouting"]
+    assert shapes_of(rules)["prerouting"] == [["meta", "cmp", "meta", "cmp", "fib", "cmp", "immediate"]]
+    assert shapes_of(rules)["published"] == [
+        ["payload", "bitwise", "cmp", "meta", "cmp", "payload", "cmp", "immediate", "immediate", "nat"]
+    ]
     foreign = next(request for request in requests if "foreign source" in request.name)
     assert bytes.fromhex("fd000001") + bytes(12) in foreign.payload
     assert b"\xff" * 8 + bytes(8) in foreign.payload
