@@ -158,6 +158,13 @@ class KeepOnly:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnterProfile:
+    """From the next execve(2) on, an AppArmor profile."""
+
+    profile: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakeIdentity:
     """User, groups, umask and capabilities (bounding, effective, inheritable, permitted); None: what the kernel leaves.
 
@@ -187,6 +194,7 @@ BundleOperation = (
     | SetScheduling
     | SetIoPriority
     | SetAffinity
+    | EnterProfile
     | InstallFilter
     | KeepOnly
     | TakeIdentity

@@ -41,7 +41,7 @@ REASONS = {
     "linux_cgroups_relative_network": _MISSING,
     "linux_cgroups_relative_pids": _STACK,
     "linux_mount_label": "SELinux labels are refused",
-    "linux_process_apparmor_profile": "AppArmor profiles are refused",
+    "linux_process_apparmor_profile": "this machine has no AppArmor",
     "misc_props": "creates a bundle without the program that it names",
     "pidfile": "signals a container whose program, `true`, may have ended: it passes or fails by chance, with every runtime",
     "poststart": "prints nothing when it passes",

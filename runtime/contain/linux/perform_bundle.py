@@ -18,6 +18,7 @@ import termios
 
 from contain.bundle_operations import (
     BundleOperation,
+    EnterProfile,
     InstallFilter,
     KeepOnly,
     LeaveHost,
@@ -60,6 +61,7 @@ class BundlePerformer(Performer):
     def __init__(self) -> None:
         super().__init__()
         self.channel: socket.socket | None = None  # to the process outside, for the main side of a terminal
+        self.profile_file = -1  # of this process, in the machine's /proc: `open_profile_file`
 
     def perform_bundle(self, operation: BundleOperation) -> None:
         """Carry out one operation."""
@@ -93,6 +95,8 @@ class BundlePerformer(Performer):
                 _call("ioprio_set", _IOPRIO_SET, ctypes.c_int(1), ctypes.c_int(0), ctypes.c_int(value))
             case SetAffinity(processors=processors):
                 os.sched_setaffinity(0, processors)
+            case EnterProfile(profile=profile):
+                os.write(self.profile_file, f"exec {profile}".encode())
             case InstallFilter(program=program, flags=flags, privileged=privileged):
                 _install_filter(program, flags, privileged)
             case KeepOnly():
@@ -101,6 +105,20 @@ class BundlePerformer(Performer):
                 self._take_identity(operation)
             case _:
                 self.perform(operation)
+
+    def open_profile_file(self, processes: int | None = None) -> None:
+        """Open the file for `EnterProfile`: by the process that is to enter, in the machine's /proc, or in ``processes``, which is a
+        descriptor of that (proc(5), "attr")."""
+        for name in ("self/attr/apparmor/exec", "self/attr/exec"):
+            try:
+                if processes is None:
+                    self.profile_file = os.open(f"/proc/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                else:
+                    self.profile_file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=processes)
+            except FileNotFoundError:
+                continue
+            return
+        raise OSError(errno.ENOENT, "this machine has no AppArmor", "/proc/self/attr/apparmor/exec")
 
     # -- the root ------------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from contain.oci_runtime.records import (
 from contain.oci_runtime.state import render_state
 from contain.runtime_spec.configuration import Configuration, parse_configuration
 from contain.runtime_spec.process import Process, grant, name_capabilities
+from contain.runtime_spec.reading import refused
 from contain.values import dataclass, replace
 
 _MESSAGE_LIMIT = 65536
@@ -92,6 +93,17 @@ def available_capabilities() -> int:
     return int(rows["CapPrm"], 16) & int(rows["CapBnd"], 16)
 
 
+def refuse_absent_profile(process: Process) -> None:
+    """`NotSupported` for an AppArmor profile on a machine without AppArmor: the container would be less confined than was asked."""
+    if not process.apparmor_profile:
+        return
+    enabled = ""
+    with contextlib.suppress(OSError), open("/sys/module/apparmor/parameters/enabled") as file:
+        enabled = file.read().strip()
+    if enabled != "Y":
+        raise refused("process.apparmorProfile", f"is {process.apparmor_profile!r}, and this machine has no AppArmor")
+
+
 def grant_capabilities(config: Configuration, process: Process) -> Process:
     """What of a process's capabilities there is to give; the rest is said on standard error. A user namespace has all of its own."""
     if config.has("user"):
@@ -136,6 +148,7 @@ def create(request: CreateRequest) -> tuple[Record, Launching]:
             "--console-socket is given, and process.terminal is not true", code="bundle-console", remedy="leave one of them out"
         )
     if config.process is not None:
+        refuse_absent_profile(config.process)
         config = replace(config, process=grant_capabilities(config, config.process))
     program, flags = compile_filter(config.seccomp)
     kept, environment = listen_descriptors(request.preserve_fds)

@@ -86,7 +86,7 @@ def render_features() -> str:
                     "knownFlags": list(FLAGS),
                     "supportedFlags": list(FLAGS),
                 },
-                "apparmor": disabled,
+                "apparmor": {"enabled": True},
                 "selinux": disabled,
                 "intelRdt": disabled,
                 "mountExtensions": {"idmap": disabled},

@@ -12,6 +12,7 @@ from contain.oci_runtime.create import (
     grant_capabilities,
     hand_over_terminal,
     listen_descriptors,
+    refuse_absent_profile,
     write_pid_file,
 )
 from contain.oci_runtime.groups import open_joins
@@ -99,6 +100,7 @@ def execute(place: Place, request: ExecRequest) -> tuple[Record, Launching]:
     process = grant_capabilities(config, resolve_process(request, config))
     if process.terminal and request.detach and not request.console_socket:
         raise UsageError("cannot allocate tty if the runtime will detach without setting console socket", code="bundle-console")
+    refuse_absent_profile(process)
     program, flags = compile_filter(config.seccomp)
     kept, environment = listen_descriptors(request.preserve_fds)
     identity = plan_identity(process, new_keyring=False, filter_program=program, filter_flags=flags)

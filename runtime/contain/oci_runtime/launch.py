@@ -357,6 +357,8 @@ def _first_process(
         _expect(channel, b"go")
         performer = BundlePerformer()
         performer.channel = channel
+        if process is not None and process.apparmor_profile:
+            performer.open_profile_file()
         for operation in plan.root:
             performer.perform_bundle(operation)
         operation = None
@@ -542,15 +544,19 @@ def launch_further(
     before = os.umask(0o022)
     performer = BundlePerformer()  # here: inside, /proc is whatever the container says it is
     os.umask(before)
+    processes = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def first(inner: int) -> None:
         operation: BundleOperation | None = None
-        channel_number, board = _keep_only(around.kept, inner, springboard)
+        channel_number, board, attributes = _keep_only(around.kept, inner, springboard, processes)
         channel = socket.socket(fileno=channel_number)
         try:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
             os.setsid()
             performer.channel = channel
+            if process.apparmor_profile:
+                performer.open_profile_file(attributes)
+            os.close(attributes)
             for operation in (*before_identity, *identity.become):
                 performer.perform_bundle(operation)
             operation = None
@@ -575,3 +581,4 @@ def launch_further(
         return fork_stage(around, made=0, first=first)
     finally:
         os.close(springboard)
+        os.close(processes)

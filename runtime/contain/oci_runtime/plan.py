@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contain.bundle_operations import (
     BundleOperation,
+    EnterProfile,
     InstallFilter,
     KeepOnly,
     LeaveHost,
@@ -193,7 +194,8 @@ def plan_identity(process: Process, *, new_keyring: bool, filter_program: bytes 
         capabilities=None if sets is None else (sets.effective, sets.inheritable, sets.permitted, sets.ambient),
         no_new_privileges=process.no_new_privileges,
     )
-    return IdentityPlan(become=become, drop=(*(install if early else ()), keep), last=() if early else install)
+    profile = (EnterProfile(profile=process.apparmor_profile),) if process.apparmor_profile else ()
+    return IdentityPlan(become=become, drop=(*(install if early else ()), keep), last=(*profile, *(() if early else install)))
 
 
 def plan_bundle(

@@ -202,7 +202,7 @@ def parse_process(table: Table) -> Process:
         limits=limits,
         no_new_privileges=table.flag("noNewPrivileges"),
         oom_score_adjustment=table.optional_number("oomScoreAdj", low=-1000, high=1000),
-        apparmor_profile=table.text("apparmorProfile", ""),
+        apparmor_profile=table.text("apparmorProfile", "").removeprefix("unconfined"),
         selinux_label=table.text("selinuxLabel", ""),
         scheduler=_scheduler(scheduler) if scheduler else None,
         io_priority=_io_priority(io_priority) if io_priority else None,
@@ -220,9 +220,7 @@ def _affinity(table: Table | None, name: str) -> tuple[int, ...] | None:
 
 
 def refuse_labels(process: Process, *, where: str = "process") -> None:
-    """Security modules that we do not drive; a label that asks for no confinement asks for nothing."""
-    if process.apparmor_profile not in ("", "unconfined"):
-        raise refused(f"{where}.apparmorProfile")
+    """A security module that we do not drive."""
     if process.selinux_label:
         raise refused(f"{where}.selinuxLabel")
 

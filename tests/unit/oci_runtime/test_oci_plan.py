@@ -7,6 +7,7 @@ from typing import Any
 
 from contain.bundle_operations import (
     BundleOperation,
+    EnterProfile,
     InstallFilter,
     KeepOnly,
     LeaveHost,
@@ -51,6 +52,11 @@ def test_with_no_new_privs_the_filter_is_the_very_last() -> None:
     assert kinds_of(identity.drop) == [KeepOnly]
     assert kinds_of(identity.last) == [InstallFilter]
     assert not any(isinstance(operation, TakeIdentity) and operation.filter_follows for operation in identity.become)
+
+
+def test_a_profile_is_entered_by_the_execution_of_the_program() -> None:
+    assert kinds_of(plan(process={"apparmorProfile": "docker-default"}).identity.last) == [EnterProfile]
+    assert plan(process={"apparmorProfile": "unconfined"}).identity.last == ()
 
 
 def test_masks_and_parameters_are_set_before_the_root_is_entered() -> None:

@@ -68,7 +68,6 @@ def test_an_invalid_document_of_the_specification_is_refused(path: Path) -> None
         ({"process": process(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}])}, "process.rlimits[0].soft"),
         ({"process": process(rlimits=[{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2)}, "process.rlimits"),
         ({"process": process(oomScoreAdj=1001)}, "process.oomScoreAdj"),
-        ({"process": process(apparmorProfile="docker-default")}, "process.apparmorProfile"),
         ({"process": process(selinuxLabel="x")}, "process.selinuxLabel"),
         ({"process": process(scheduler={"policy": "SCHED_NONE"})}, "process.scheduler.policy"),
         ({"process": process(ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 8})}, "process.ioPriority.priority"),
