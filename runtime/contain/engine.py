@@ -491,7 +491,11 @@ class Engine:
         ready = self.image(request.image) if ready is None else ready
         passwd, group = read_account_files(ready.trees)
         identity = parse_identity(request.user or ready.config.user, passwd, group)
-        identity = add_groups(identity, request.surroundings.added_groups, group)
+        around = request.surroundings
+        identity = add_groups(identity, around.added_groups, group)
+        if around.ipc_container:
+            whose = self.records.find(around.ipc_container).container_id
+            request = replace(request, surroundings=replace(around, ipc_container=whose))
         container_id = request.container_id or new_container_id()
         if request.networking.endpoints or request.networking.container:
             from contain.container.networking import settle

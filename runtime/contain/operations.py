@@ -69,6 +69,15 @@ class EnterStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShareMount:
+    """What is mounted at ``source`` in the mount namespace of another process once more at a host path, seen only in this one."""
+
+    process_id: int
+    source: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountLayers:
     """Host directories, one over the other (highest first), read-only at a host path, seen only in this mount namespace.
 
@@ -317,6 +326,7 @@ Operation = (
     | BindHostDirectory
     | StageHostPath
     | EnterStage
+    | ShareMount
     | MountLayers
     | WriteHostFile
     | WriteMemoryFile

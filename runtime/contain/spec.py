@@ -222,6 +222,8 @@ class Sharing(Enum):
     PRIVATE = "private"  # its own
     NONE = "none"  # its own, and without /dev/shm (IPC only)
     HOST = "host"  # this machine's
+    SHAREABLE = "shareable"  # its own, which others may be in (IPC only)
+    CONTAINER = "container"  # another container's (IPC only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +340,7 @@ class ContainerSpec:
     devices: tuple[Device, ...] = ()
     device_rules: tuple[str, ...] = ()  # of the device control group: type, major:minor, access
     ipc: Sharing = Sharing.PRIVATE
+    ipc_container: str = ""  # with CONTAINER: whose, by id
     uts: Sharing = Sharing.PRIVATE
     cgroup_namespace: Sharing = Sharing.PRIVATE
     domain_name: str = ""

@@ -229,6 +229,24 @@ def test_namespaces_can_be_this_machines(contain: Contain) -> None:
     assert shown(contain, "--domainname", "example.org", program="cat /proc/sys/kernel/domainname") == "example.org"
 
 
+def test_shared_memory_can_be_another_containers_that_allows_it(contain: Contain) -> None:
+    words = ("-d", "--network", "none")
+    assert contain("run", *words, "--ipc", "shareable", "--name", "donor", "small", "sleep", "1000").returncode == 0
+    done = contain("run", *words, "--ipc", "container:donor", "--name", "guest", "small", "sleep", "1000")
+    assert done.returncode == 0, done.stderr
+    look = "cat /dev/shm/x 2>/dev/null; readlink /proc/self/ns/ipc"
+    theirs = contain("exec", "donor", "sh", "-c", f"echo shared >/dev/shm/x; {look}").stdout
+    assert theirs.startswith("shared\nipc:")
+    assert contain("exec", "guest", "sh", "-c", look).stdout == theirs  # a second program is in it too
+    assert contain("run", *words, "--name", "alone", "small", "sleep", "1000").returncode == 0
+    assert "non-shareable IPC" in refused(contain, "--rm", "--ipc", "container:alone")
+    contain("rm", "-f", "guest", "alone")
+    contain("kill", "donor")
+    contain("wait", "donor")
+    assert "cannot join IPC of a non running container" in refused(contain, "--rm", "--ipc", "container:donor")
+    assert "No such container: nobody" in refused(contain, "--ipc", "container:nobody")
+
+
 def test_the_score_and_the_mask_of_files(contain: Contain) -> None:
     assert shown(contain, "--oom-score-adj", "300", program="cat /proc/self/oom_score_adj") == "300"
     assert shown(contain, "--umask", "0077", program="umask; touch /tmp/x; stat -c %a /tmp/x") == "0077\n600"

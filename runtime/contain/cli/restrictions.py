@@ -81,7 +81,7 @@ def add_restriction_arguments(parser: argparse.ArgumentParser) -> None:
     several("--device", "HOST[:INSIDE][:rwm]", "a device of this machine")
     several("--device-cgroup-rule", "RULE", "for example 'c 42:* rmw'")
     several("--sysctl", "NAME=VALUE", "a kernel parameter of its namespaces")
-    parser.add_argument("--ipc", default="", metavar="MODE", help="private (default), none (no /dev/shm) or host")
+    parser.add_argument("--ipc", default="", metavar="MODE", help="private (default), shareable, none, host or container:NAME")
     parser.add_argument("--uts", default="", metavar="MODE", help="host: this machine's name is its name")
     parser.add_argument("--cgroupns", default="", metavar="MODE", help="private (default) or host")
     parser.add_argument("--domainname", default="", metavar="NAME", help="its NIS domain name")
@@ -152,7 +152,7 @@ def parse_surroundings(options: argparse.Namespace) -> Surroundings:
     _verify_profiles(texts, parse_capabilities(options))
     if options.isolation not in ("", "default"):
         raise asked.refused(f"--isolation {options.isolation}", "it is for Windows", "leave it out")
-    ipc = asked.parse_sharing(options.ipc, "--ipc", (Sharing.PRIVATE, Sharing.NONE, Sharing.HOST))
+    ipc = asked.parse_sharing(options.ipc, "--ipc", (*Sharing,))
     uts = asked.parse_sharing(options.uts, "--uts", (Sharing.PRIVATE, Sharing.HOST))
     if uts is Sharing.HOST and (options.hostname or options.domainname):
         raise UsageError("conflicting options: hostname and the UTS mode", code="bad-namespace", remedy="leave out --hostname")
@@ -171,12 +171,13 @@ def parse_surroundings(options: argparse.Namespace) -> Surroundings:
     return asked.Surroundings(
         confinement=confinement,
         sysctls=tuple(
-            asked.parse_sysctl(text, host_network=options.network == "host", host_ipc=ipc is Sharing.HOST)
+            asked.parse_sysctl(text, host_network=options.network == "host", host_ipc=ipc in (Sharing.HOST, Sharing.CONTAINER))
             for text in options.sysctl
         ),
         devices=_devices(options.device),
         device_rules=tuple(options.device_cgroup_rule),
         ipc=ipc,
+        ipc_container=options.ipc.removeprefix("container:") if ipc is Sharing.CONTAINER else "",
         uts=uts,
         cgroup_namespace=asked.parse_sharing(options.cgroupns, "--cgroupns", (Sharing.PRIVATE, Sharing.HOST)),
         domain_name=options.domainname,

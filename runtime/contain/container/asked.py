@@ -44,6 +44,7 @@ class Surroundings:
     devices: tuple[Device, ...] = ()
     device_rules: tuple[str, ...] = ()
     ipc: Sharing = Sharing.PRIVATE
+    ipc_container: str = ""  # a name, or the beginning of an id
     uts: Sharing = Sharing.PRIVATE
     cgroup_namespace: Sharing = Sharing.PRIVATE
     domain_name: str = ""
@@ -338,14 +339,15 @@ def parse_sysctl(text: str, *, host_network: bool, host_ipc: bool) -> tuple[str,
 def parse_sharing(text: str, flag: str, allowed: Iterable[Sharing]) -> Sharing:
     """``--ipc``, ``--uts``, ``--cgroupns``: whose namespace. Raises `UsageError`; `NotSupported` for another container's."""
     kind = {"--ipc": "IPC", "--uts": "UTS", "--cgroupns": "cgroup", "--pid": "PID"}[flag]
-    if text.startswith(("container:", "ns:")):
+    name = text.removeprefix("container:")
+    if name != text and name and Sharing.CONTAINER in allowed:
+        return Sharing.CONTAINER
+    if text.startswith("ns:") or (name != text and Sharing.CONTAINER not in allowed):
         raise refused(
             f"{flag} {text}",
             "each container has a user namespace of its own, which another one's namespaces do not belong to",
         )
-    if text == "shareable":
-        text = "private"  # nobody else can join it, whether it may be or not
-    found = next((sharing for sharing in allowed if sharing.value == (text or "private")), None)
+    found = next((each for each in allowed if each.value == (text or "private") and each is not Sharing.CONTAINER), None)
     if found is None:
         raise UsageError(f"--{flag.lstrip('-')}: invalid {kind} mode", code="bad-namespace")
     return found

@@ -12,10 +12,10 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from contain.errors import HostError, UsageError
+from contain.errors import Conflict, HostError, NotSupported, UsageError
 from contain.linux.seccomp_cache import cache_key, cached_filter
 from contain.paths import ContainerPath, HostPath
-from contain.spec import SECCOMP_BUILTIN, SECCOMP_UNCONFINED, ContainerSpec, Device
+from contain.spec import SECCOMP_BUILTIN, SECCOMP_UNCONFINED, ContainerSpec, Device, IdMapping, Sharing
 from contain.values import replace
 
 if TYPE_CHECKING:
@@ -130,6 +130,24 @@ def rules_for(spec: ContainerSpec, default: tuple[DeviceRule, ...]) -> tuple[Dev
         kind = "b" if stat.S_ISBLK(state.st_mode) else "c"
         rules.append(DeviceRule(kind=kind, major=os.major(state.st_rdev), minor=os.minor(state.st_rdev), access=device.access))
     return (*rules, *map(parse_device_rule, spec.device_rules))
+
+
+def find_shared_ipc(spec: ContainerSpec, store: HostPath | None) -> int:
+    """The first process of the container whose IPC namespace is to be shared. Raises `Conflict`, in Docker's words, `NotSupported`."""
+    from contain.container.records import Records
+
+    if spec.user_namespace.mapping is IdMapping.AUTO or store is None:
+        raise NotSupported("--ipc container: with --userns=auto is not supported: ids differ", code="flag-not-supported")
+    record = Records(store).find(spec.ipc_container)
+    if record.details.get("ipc") not in (Sharing.SHAREABLE.value, Sharing.CONTAINER.value):
+        raise Conflict(
+            f"cannot join IPC of container {record.name}: non-shareable IPC",
+            code="ipc-not-shareable",
+            remedy="make that one with --ipc shareable",
+        )
+    if record.state != "running" or record.process_id is None:
+        raise Conflict(f"cannot join IPC of a non running container: {record.container_id}", code="not-running")
+    return record.process_id
 
 
 def raise_hard_limits(process_id: int, spec: ContainerSpec) -> None:

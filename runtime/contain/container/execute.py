@@ -25,6 +25,7 @@ from contain.container.launch import (
     hand_over_pipes,
     place_descriptors,
     raise_failure,
+    raise_refused,
     reset_signals,
 )
 from contain.container.left_behind import leave_behind
@@ -40,7 +41,7 @@ from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchi
 from contain.linux.perform import Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetResourceLimit, SetUmask, StartSession
 from contain.paths import run_home
-from contain.spec import Identity, IdMapping
+from contain.spec import Identity, IdMapping, Sharing
 from contain.values import dataclass
 
 _JOINED = (
@@ -126,6 +127,7 @@ def _enter(
             os._exit(0)
         channel = socket.socket(fileno=place_descriptors(stdio, (), channel.detach()))
         performer.terminal_socket = channel
+        performer.prepare_springboard(channel.fileno())
         for operation in plan:
             performer.perform(operation)
             if isinstance(operation, BecomeUser):
@@ -168,6 +170,8 @@ def _launch(
         if record.details.get("user_namespace", {}).get("mapping") == IdMapping.AUTO.value:
             with open(f"/proc/{record.process_id}/uid_map") as file:
                 first_id = int(file.read().split()[1])
+        if record.details.get("ipc") == Sharing.CONTAINER.value:  # another user namespace's: only from outside of this one
+            namespaces.sort(key=lambda pair: pair[1] != syscalls.CLONE_NEWIPC)
     except FileNotFoundError:
         raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from None
     joins = []
@@ -199,6 +203,7 @@ def _launch(
             if data == b"t" and descriptors:
                 terminal = descriptors[0]
                 continue
+            raise_refused(data, request.arguments[0])
             if data.startswith(b"e"):
                 raise_failure(data[1:], request.arguments[0])
             break

@@ -34,7 +34,7 @@ from contain.container.terminal import set_window_size
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace
-from contain.linux.perform import Performer, ProgramNotStarted
+from contain.linux.perform import Performer, ProgramNotStarted, not_executed
 from contain.operations import BecomeUser, ConfigureInterface, Operation, StartSession, render_operation
 from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
@@ -157,6 +157,13 @@ def describe_failure(error: BaseException, operation: Operation | None) -> bytes
     ).encode()
 
 
+def raise_refused(data: bytes, program: str) -> None:
+    """`CommandNotStarted` if the data are what the springboard says when execve(2) failed; nothing for other messages."""
+    refused = not_executed(data)
+    if refused is not None:
+        raise CommandNotStarted(program, refused.errno or 0, refused.strerror or "")
+
+
 def raise_failure(data: bytes, program: str) -> None:
     """The error that `describe_failure` wrote, as an exception of ours."""
     failure = json.loads(data)
@@ -197,6 +204,7 @@ def _first_process(
             performer.perform(operation)
         channel = socket.socket(fileno=place_descriptors(stdio, kept, channel.detach()))
         performer.terminal_socket = channel
+        performer.prepare_springboard(channel.fileno())
         for operation in plan.start:
             performer.perform(operation)
             if isinstance(operation, BecomeUser):
@@ -247,6 +255,7 @@ def _starter(
     kept: Sequence[int],
     configure: Configure | None,
     joined: Sequence[int],
+    ipc: int | None,
 ) -> None:
     operation: Operation | None = None
     try:
@@ -260,6 +269,8 @@ def _starter(
             for operation in plan.outside:
                 performer.perform(operation)
             operation = None
+        if ipc is not None:
+            syscalls.setns(ipc, syscalls.CLONE_NEWIPC)  # as below
         if joined:
             syscalls.setns(joined[0], syscalls.CLONE_NEWNET)  # while this process may: the namespace is another container's
         if plan.ids is not None:
@@ -307,10 +318,11 @@ def launch(
     terminal: bool = False,
     configure: Configure | None = None,
     joined: Sequence[int] = (),
+    ipc: int | None = None,
 ) -> Launched:
     """Start the plan's program. ``prepare`` is called with the first process's id while it waits; it returns what to add to the go
-    message (``interface``). ``joined``: with `Network.CONTAINER`, the network namespace to be in, and its user namespace. Raises
-    `CommandNotStarted`, `HostError`; then nothing is left running.
+    message (``interface``). ``joined``: with `Network.CONTAINER`, the network namespace to be in, and its user namespace. ``ipc``: the
+    IPC namespace to be in. Raises `CommandNotStarted`, `HostError`; then nothing is left running.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel, inner_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -326,7 +338,7 @@ def launch(
             reset_signals()
             ours.close()
             channel.close()
-            _starter(plan, theirs, inner_channel, joins, network, stdio, kept, configure, joined)
+            _starter(plan, theirs, inner_channel, joins, network, stdio, kept, configure, joined, ipc)
         finally:
             os._exit(125)
     gc.enable()
@@ -355,6 +367,7 @@ def launch(
             if data == b"t" and descriptors:
                 main_terminal = descriptors[0]
                 continue
+            raise_refused(data, program)
             if data.startswith(b"e"):
                 raise_failure(data[1:], program)
             break

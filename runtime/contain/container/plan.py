@@ -104,6 +104,11 @@ class Workspace:
         return self.directory / "memory"
 
     @property
+    def shared_memory(self) -> HostPath:
+        """Where another container's /dev/shm is mounted, on its way in."""
+        return self.directory / "shm"
+
+    @property
     def etc(self) -> HostPath:
         """Where hosts, hostname and resolv.conf are prepared."""
         return self.directory / "etc"
@@ -191,13 +196,15 @@ def confinement_of(spec: ContainerSpec) -> Confinement:
 
 
 def shared_namespaces(spec: ContainerSpec) -> frozenset[str]:
-    """The kinds of namespace in which a container is this machine's own, by their names below /proc/PID/ns."""
+    """The kinds of namespace that a container does not have of its own, by their names below /proc/PID/ns."""
     kinds = (("ipc", spec.ipc), ("uts", spec.uts), ("cgroup", spec.cgroup_namespace))
-    return frozenset(kind for kind, sharing in kinds if sharing is Sharing.HOST)
+    return frozenset(kind for kind, sharing in kinds if sharing in (Sharing.HOST, Sharing.CONTAINER))
 
 
-def _plan_shared_memory(spec: ContainerSpec) -> list[Operation]:
+def _plan_shared_memory(spec: ContainerSpec, workspace: Workspace) -> list[Operation]:
     """/dev/shm and the message queues."""
+    if spec.ipc is Sharing.CONTAINER:  # the queues belong to the other one's user namespace: they cannot be mounted here
+        return [MountBind(source=str(workspace.shared_memory), target="/dev/shm", read_only=False)]
     if spec.ipc is Sharing.HOST:
         return [
             MountBind(source="/dev/shm", target="/dev/shm", read_only=False, optional=True),
@@ -209,7 +216,7 @@ def _plan_shared_memory(spec: ContainerSpec) -> list[Operation]:
     return [*(shared if spec.ipc is not Sharing.NONE else ()), queues]
 
 
-def _plan_devices(spec: ContainerSpec, *, tty_group: bool) -> list[Operation]:
+def _plan_devices(spec: ContainerSpec, workspace: Workspace, *, tty_group: bool) -> list[Operation]:
     tty: tuple[tuple[str, str], ...] = (("gid", _TTY_GROUP),) if tty_group else ()
     return [
         MountFilesystem(
@@ -224,7 +231,7 @@ def _plan_devices(spec: ContainerSpec, *, tty_group: bool) -> list[Operation]:
             options=(("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), *tty),
             attributes=("nosuid", "noexec"),
         ),
-        *_plan_shared_memory(spec),
+        *_plan_shared_memory(spec, workspace),
         *(MountBind(source=str(each.source), target=str(each.target), read_only=True) for each in spec.devices),
     ]
 
@@ -329,7 +336,7 @@ def plan_root(
             no_devices=spec.user_namespace.mapping is IdMapping.HOST and not spec.confinement.privileged,
         ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
-        *_plan_devices(spec, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
+        *_plan_devices(spec, workspace, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
         *_plan_sys(spec, hierarchies),
     ]
     if any(isinstance(mount, MemoryFile) for mount in spec.mounts):

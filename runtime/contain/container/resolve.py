@@ -195,6 +195,7 @@ def resolve_spec(
         devices=around.devices,
         device_rules=around.device_rules,
         ipc=around.ipc,
+        ipc_container=around.ipc_container,
         uts=around.uts,
         cgroup_namespace=around.cgroup_namespace,
         domain_name=around.domain_name,

@@ -6,7 +6,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from contain.container.confine import filter_of, find_devices, raise_hard_limits, rules_for, set_out_of_memory_score
+from contain.container.confine import (
+    filter_of,
+    find_devices,
+    find_shared_ipc,
+    raise_hard_limits,
+    rules_for,
+    set_out_of_memory_score,
+)
 from contain.container.door import has_tty_group, verify_identity, warn_once
 from contain.container.host_view import divide_host_root, make_links
 from contain.container.launch import Launched, launch
@@ -37,8 +44,9 @@ from contain.linux.uplink import (
     write_uplink_lease,
 )
 from contain.linux.usernamespace import is_rootless
+from contain.operations import MakeMountsPrivate, ShareMount
 from contain.paths import HostPath, run_home
-from contain.spec import DEFAULT_NETWORK, ContainerSpec, IdMapping, Network
+from contain.spec import DEFAULT_NETWORK, ContainerSpec, IdMapping, Network, Sharing
 from contain.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -292,6 +300,13 @@ def start(
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
         plan = plan_launch(spec, workspace, hierarchies, filter_of(spec, home), tty_group=has_tty_group())
+        ipc: int | None = None
+        if spec.ipc is Sharing.CONTAINER:
+            other = find_shared_ipc(spec, store)
+            ipc = os.open(f"/proc/{other}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+            cleanup.callback(_close_quietly, ipc)
+            share = ShareMount(process_id=other, source="/dev/shm", path=str(workspace.shared_memory))
+            plan = replace(plan, outside=(*(plan.outside or (MakeMountsPrivate(),)), share))
         cgroup = make_cgroup(hierarchies, spec.container_id, spec.limits, devices=device_rules(spec))
         cleanup.callback(remove_later_groups, every, spec.container_id)
         cleanup.callback(remove_cgroup, cgroup)
@@ -332,6 +347,7 @@ def start(
             terminal=spec.terminal,
             configure=configure,
             joined=networking.joined,
+            ipc=ipc,
         )
         cleanup.callback(launched.close)
         try:

@@ -15,12 +15,14 @@ import resource
 import socket
 import stat
 import struct
+import sys
 import termios
 from collections.abc import Callable
 
 from contain.beneath import DEVPTS_SUPER_MAGIC, PROC_SUPER_MAGIC, file_system_magic, open_beneath
 from contain.linux import idmap, syscalls
 from contain.linux.reaper import stay_as_init
+from contain.linux.springboard import open_springboard
 from contain.operations import (
     BecomeUser,
     BindHostDirectory,
@@ -49,6 +51,7 @@ from contain.operations import (
     SetResourceLimit,
     SetSysctl,
     SetUmask,
+    ShareMount,
     StageHostPath,
     StartKeyring,
     StartSession,
@@ -91,6 +94,11 @@ class Performer:
         with open(_LAST_CAPABILITY) as file:
             self._last_capability = int(file.read())
 
+    def prepare_springboard(self, channel: int) -> None:
+        """Make what `Execute` needs, while no filter can forbid it. ``channel``: where the springboard writes why execve(2) failed; it
+        closes when it did not."""
+        self._springboard, self._channel = open_springboard(channel), channel
+
     def perform(self, operation: Operation) -> None:
         """Carry out one operation."""
         match operation:
@@ -114,6 +122,8 @@ class Performer:
                 tree = idmap.clone_mapped(path, self.translation, recursive=True)
                 _attach(tree, path)
                 os.chdir(path)
+            case ShareMount(process_id=process_id, source=source, path=path):
+                _share_mount(process_id, source, path)
             case MountLayers(lower=lower, path=path):
                 os.makedirs(path, exist_ok=True)
                 syscalls.mount("overlay", path, "overlay", syscalls.MS_RDONLY, f"lowerdir={':'.join(lower)}")
@@ -194,7 +204,7 @@ class Performer:
                 except ValueError as error:  # so Python says EPERM
                     raise OSError(errno.EPERM, str(error)) from error
             case Execute(arguments=arguments, environment=environment):
-                _execute(arguments, environment)
+                _execute(arguments, environment, self._springboard, self._channel)
 
     # -- below the root ------------------------------------------------------------------------------------------------------
 
@@ -488,6 +498,28 @@ def _show_console(terminal: int) -> None:
     os.close(node)
 
 
+def _share_mount(process_id: int, source: str, path: str) -> None:
+    os.mkdir(path)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    other = os.open(f"/proc/{process_id}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    tree = -1
+    try:
+        syscalls.setns(other, syscalls.CLONE_NEWNS)
+        try:
+            place = _open_verified(source, _TMPFS_MAGIC)
+            tree = syscalls.open_tree(place, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+            os.close(place)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+        target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        syscalls.move_mount(tree, target, path)
+        os.close(target)
+    finally:
+        for descriptor in (own, other, tree):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
 def _use_apparmor(profile: str) -> None:
     proc = _open_verified("/proc", PROC_SUPER_MAGIC)
     descriptor = -1
@@ -571,7 +603,9 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(control, 0x8914, request)  # SIOCSIFFLAGS, netdevice(7)
 
 
-def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> None:
+def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...], springboard: int, channel: int) -> None:
+    """Become the program, over the springboard: whatever the image calls ``/proc/self/exe`` or names as an interpreter, the machine's
+    Python is it no longer (CVE-2019-5736). What execve(2) says comes from the springboard, over the channel."""
     variables = dict(environment)
     program = arguments[0]
     if "/" in program:
@@ -582,20 +616,36 @@ def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...
     refused: ProgramNotStarted | None = None
     for candidate in candidates:
         try:
-            os.execve(candidate, arguments, variables)
-        except NotADirectoryError:
-            pass
-        except FileNotFoundError as error:
-            if os.path.exists(candidate):  # then it is its interpreter or its loader that is missing
-                refused = refused or ProgramNotStarted(error.errno, f"the interpreter of {candidate} is missing")
+            directory = stat.S_ISDIR(os.stat(candidate).st_mode)
+            if directory or not os.access(candidate, os.X_OK, effective_ids=True):
+                why = "is a directory" if directory else "permission denied"
+                refused = refused or ProgramNotStarted(errno.EACCES, why)
+                continue
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as error:
-            why = "is a directory" if os.path.isdir(candidate) else _in_lower_case(os.strerror(error.errno or 0))
-            refused = refused or ProgramNotStarted(error.errno, why)
+            refused = refused or ProgramNotStarted(error.errno, _in_lower_case(os.strerror(error.errno or 0)))
+            continue
+        os.set_inheritable(channel, True)  # the springboard closes it
+        words = (candidate, *arguments)
+        try:
+            os.execve(springboard, words, variables)
+        except PermissionError:  # a profile that knows execve(2) and not execveat(2)
+            os.execve(f"/proc/self/fd/{springboard}", words, variables)
     if refused is not None:
         raise refused
     if "/" in program:
         raise ProgramNotStarted(errno.ENOENT, f"stat {program}: no such file or directory")
     raise ProgramNotStarted(errno.ENOENT, "executable file not found in $PATH")
+
+
+def not_executed(data: bytes) -> ProgramNotStarted | None:
+    """The error that the springboard wrote; None for anything else that came over the channel."""
+    if len(data) != 4:
+        return None
+    number = int.from_bytes(data, sys.byteorder)
+    why = "its interpreter is missing" if number == errno.ENOENT else _in_lower_case(os.strerror(number))
+    return ProgramNotStarted(number, why)
 
 
 def _in_lower_case(text: str) -> str:

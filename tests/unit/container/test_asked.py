@@ -159,15 +159,19 @@ def test_parameters_of_a_shared_namespace_are_the_machines() -> None:
 
 
 def test_shared_namespaces() -> None:
-    every = (Sharing.PRIVATE, Sharing.NONE, Sharing.HOST)
-    assert [asked.parse_sharing(text, "--ipc", every) for text in ("", "private", "shareable", "none", "host")] == [
-        *(Sharing.PRIVATE, Sharing.PRIVATE, Sharing.PRIVATE),
-        *(Sharing.NONE, Sharing.HOST),
+    words = ("", "private", "shareable", "none", "host", "container:web")
+    assert [asked.parse_sharing(text, "--ipc", (*Sharing,)) for text in words] == [
+        *(Sharing.PRIVATE, Sharing.PRIVATE, Sharing.SHAREABLE),
+        *(Sharing.NONE, Sharing.HOST, Sharing.CONTAINER),
     ]
+    for text in ("container", "container:"):
+        with pytest.raises(UsageError, match="invalid IPC mode"):
+            asked.parse_sharing(text, "--ipc", (*Sharing,))
     with pytest.raises(UsageError, match="invalid UTS mode"):
         asked.parse_sharing("none", "--uts", (Sharing.PRIVATE, Sharing.HOST))
-    with pytest.raises(NotSupported, match="--ipc container:web"):
-        asked.parse_sharing("container:web", "--ipc", every)
+    for text in ("container:web", "ns:/proc/1/ns/uts"):
+        with pytest.raises(NotSupported, match=f"--uts {text}"):
+            asked.parse_sharing(text, "--uts", (Sharing.PRIVATE, Sharing.HOST))
 
 
 @pytest.mark.parametrize(
