@@ -12,6 +12,7 @@ from pathlib import Path
 from contain.values import dataclass
 
 _OLDEST_KERNEL = (5, 12)  # mount_setattr(2); overlay in user namespaces is 5.11
+_TRANSLATION_KERNEL = (5, 19)  # overlay on layers with translated owners
 _SCRATCH_KERNEL = (6, 6)  # user attributes on tmpfs, which overlay's upper directory needs
 _ARCHITECTURES = ("x86_64", "aarch64")
 
@@ -105,6 +106,18 @@ def _user_namespaces() -> Finding:
     return Finding(name="user namespaces", state="good", found=f"at most {most}", needed=True)
 
 
+def _translated_owners() -> Finding:
+    version = parse_kernel_release(platform.release())
+    if version < _TRANSLATION_KERNEL:
+        needed = ".".join(map(str, _TRANSLATION_KERNEL))
+        remedy = f"Linux {needed} is needed for --userns=auto; the default works without it"
+        return Finding(name="ids of one's own", state="limited", found=f"not with Linux {platform.release()}", remedy=remedy)
+    if os.geteuid() != 0:
+        remedy = "run as root for --userns=auto; your containers have a user namespace anyway"
+        return Finding(name="ids of one's own", state="limited", found="handed out by root only", remedy=remedy)
+    return Finding(name="ids of one's own", state="good", found="--userns=auto")
+
+
 def _filesystem(kind: str, module: str) -> Finding:
     known = {line.split()[-1] for line in _read("/proc/filesystems").splitlines()}
     if kind in known:
@@ -172,6 +185,7 @@ def probe_host() -> tuple[Finding, ...]:
         _user(),
         _capabilities(),
         _user_namespaces(),
+        _translated_owners(),
         _filesystem("overlay", "overlay"),
         _proc(),
         *_control_groups(),

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ DEFAULT_FIRST, DEFAULT_LAST = 0x7000_0000, 0x7FFD_FFFF
 
 _FILE = "id-ranges.json"
 _LARGEST_ID = 2**32 - 2
+_PATIENCE_SECONDS = 20.0
+_PAUSE_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,21 @@ def _is_held(workspace: str) -> bool:
     return False
 
 
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise HostError(
+                    "somebody has held the list of ids for containers for too long",
+                    code="no-free-ids",
+                    remedy="look for a stopped `contain` process",
+                ) from None
+        time.sleep(_PAUSE_SECONDS)
+
+
 @contextlib.contextmanager
 def _registry(home: HostPath) -> Iterator[dict[str, IdRange]]:
     """Workspace to range of all that live, under the lock; what is in it at the end is written."""
@@ -157,7 +175,7 @@ def _registry(home: HostPath) -> Iterator[dict[str, IdRange]]:
     path = home / _FILE
     descriptor = os.open(home / f"{_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor)
         try:
             rows = json.loads(path.read_text())
             known = {str(name): IdRange(first=int(first), size=int(size)) for name, (first, size) in rows.items()}
@@ -202,5 +220,5 @@ def hold_range(workspace: HostPath, size: int, *, run_home: HostPath, pools: Seq
     try:
         yield chosen
     finally:
-        with contextlib.suppress(OSError), _registry(home) as known:
+        with contextlib.suppress(OSError, HostError), _registry(home) as known:  # or the next one sees that its owner is gone
             known.pop(name, None)
