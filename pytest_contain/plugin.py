@@ -84,12 +84,23 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, object, object]:
     """With ``--in-container``: keep the project's code out of this process, and the options that only it knows for the worker."""
     if early_config.known_args_namespace.in_container:
+        _refuse_other_systems()
         from pytest_contain.controller import take_over
 
         take_over(early_config, parser, args)
     elif getattr(early_config.known_args_namespace, "contain_processes", None) is not None:
         raise pytest.UsageError("-n needs --in-container, or pytest-xdist")
     return (yield)
+
+
+def _refuse_other_systems() -> None:
+    from contain.errors import ContainError
+    from contain.home import refuse_other_systems
+
+    try:
+        refuse_other_systems()
+    except ContainError as error:
+        raise pytest.UsageError(f"{error} ({error.code})") from error
 
 
 def pytest_configure(config: pytest.Config) -> None:

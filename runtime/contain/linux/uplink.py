@@ -29,7 +29,7 @@ from contain.errors import HostError
 from contain.linux import syscalls
 from contain.linux.leases import Lease, Owner, PublishedPort, number_of
 from contain.paths import HostPath
-from contain.values import asdict, dataclass
+from contain.values import asdict, dataclass, replace
 
 ADDRESS, GATEWAY, NAME_SERVER, PREFIX = "10.0.2.100", "10.0.2.2", "10.0.2.3", 24
 PROGRAMS = ("pasta", "slirp4netns")
@@ -89,13 +89,18 @@ def find_uplink_program() -> UplinkProgram:
     return UplinkProgram(name=found[0], path=found[1])
 
 
+def _is_twin(port: PublishedPort, ports: Sequence[PublishedPort]) -> bool:
+    """Whether this is the IPv6 half of a port that is published at every address of the machine."""
+    return port.host_address == "::" and replace(port, host_address="0.0.0.0") in ports  # noqa: S104 - as asked with -p
+
+
 def plan_pasta(path: str, namespaces: str, ready_file: str, ports: Sequence[PublishedPort]) -> tuple[str, ...]:
     """Its command line. ``namespaces``: the container's ``/proc/PID/ns``."""
     published: dict[str, list[str]] = {"tcp": [], "udp": []}
     for port in ports:
-        address = f"[{port.host_address}]" if port.is_ipv6 else port.host_address
-        address = "" if address in ("0.0.0.0", "[::]") else f"{address}/"  # noqa: S104 - as asked with -p
-        published[port.protocol].append(f"{address}{port.host_port}:{port.container_port}")
+        if not _is_twin(port, ports):
+            address = "" if any(_is_twin(other, (port,)) for other in ports) else f"{port.host_address}/"
+            published[port.protocol].append(f"{address}{port.host_port}:{port.container_port}")
     options = ["--config-net", "--no-map-gw", "-f", "--quiet"]
     options += ["-a", ADDRESS, "-n", str(PREFIX), "-g", GATEWAY, "--dns-forward", NAME_SERVER]
     for option, protocol in (("-t", "tcp"), ("-u", "udp")):
@@ -146,7 +151,8 @@ def open_uplink(program: UplinkProgram, process_id: int, directory: HostPath, po
         _await_ready(ready_read, ready_file if program.name == "pasta" else None, watch)
         if program.name != "pasta":
             for port in ports:
-                _publish(api, port)
+                if not _is_twin(port, ports):  # it knows IPv4 only
+                    _publish(api, port)
     except OSError as error:
         uplink.close()
         text = said.read_text(errors="replace") if said.exists() else ""
