@@ -132,16 +132,17 @@ def read_processes(record: ContainerRecord) -> tuple[ProcessRow, ...]:
                     command=words.decode("utf-8", "backslashreplace") or f"[{name}]",
                 )
             )
-    # The monitor, one of ours, waits for the first process within the groups, outside of what the container can see.
-    return tuple(row for row in rows if not any(other.parent_id == row.process_id == _monitor(record) for other in rows))
+    return tuple(row for row in rows if not _is_ours(record, row.process_id))
 
 
-def _monitor(record: ContainerRecord) -> int:
-    """The parent of the first process."""
+def _is_ours(record: ContainerRecord, process_id: int) -> bool:
+    """Whether a process in the container's groups is one of ours, which stands outside of its PID namespace and waits for one that
+    ``contain exec`` started."""
     try:
-        return parse_stat(Path(f"/proc/{record.process_id}/stat").read_text(errors="backslashreplace"))[1][0]
+        own, first = os.readlink("/proc/self/ns/pid"), os.readlink(f"/proc/{record.process_id}/ns/pid")
+        return own != first and os.readlink(f"/proc/{process_id}/ns/pid") == own
     except OSError:
-        return -1
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
