@@ -99,9 +99,9 @@ def contain(tmp_path: Path) -> Iterator[Networks]:
     assert not (run / "network.json").exists()
     assert not list(run.glob("networks/*/network.json"))
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True, timeout=20).stdout
-    from contain.linux.network import _names, bridge_homes
+    from contain.linux.bridges import bridge_homes, bridge_names
 
-    assert not [home for home in bridge_homes(run) if f" {_names(home).bridge}:" in links]
+    assert not [home for home in bridge_homes(run) if f" {bridge_names(home).bridge}:" in links]
 
 
 def on(*networks: str) -> tuple[str, ...]:

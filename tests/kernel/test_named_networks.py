@@ -16,8 +16,9 @@ import pytest
 from contain.container.names import LeaseFiles
 from contain.errors import Conflict
 from contain.linux import network, nftables, rtnetlink
+from contain.linux.bridges import bridge_home, bridge_homes
 from contain.linux.leases import BridgeSettings, Pool, PublishedPort, Wanted, number_of, number_of6
-from contain.linux.network import Attachment, bridge_home
+from contain.linux.network import Attachment
 from contain.linux.ports import hold_ports
 from contain.spec import PortRequest
 from contain.values import replace
@@ -99,7 +100,7 @@ class Machine:
         return place, attachment
 
     def homes(self) -> list[Path]:
-        return network.bridge_homes(self.run_home)
+        return bridge_homes(self.run_home)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import TypeVar
 import pytest
 
 from contain.errors import Conflict, HostError
-from contain.linux import forwarding, network, nftables, rtnetlink
+from contain.linux import bridges, forwarding, network, nftables, rtnetlink
 from contain.linux.network import Attachment
 from contain.linux.rtnetlink import NetlinkSocket, Request
 from contain.linux.syscalls import CLONE_NEWNET, unshare
@@ -235,7 +235,7 @@ def test_a_container_cannot_draw_anothers_traffic_to_itself(
     host.do(locktime.write_text, "0")  # else an answer less than a second after the last one is not believed anyway
     assert host.do(call, server) == attachment.gateway
     victims, own = (
-        network.hardware_address(int.from_bytes(socket.inet_aton(address), "big"))
+        bridges.hardware_address(int.from_bytes(socket.inet_aton(address), "big"))
         for address in (attachment.address, stolen.address)
     )
     claim = bytes.fromhex("0001 0800 0604 0002") + 2 * (own + socket.inet_aton(attachment.address))

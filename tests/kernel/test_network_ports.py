@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from contain.errors import Conflict, HostError
-from contain.linux import network, nftables, rtnetlink
+from contain.linux import bridges, network, nftables, rtnetlink
 from contain.linux.network import Attachment
 from contain.linux.ports import HeldPorts, hold_ports
 from contain.spec import PortRequest
@@ -220,8 +220,8 @@ def test_a_container_does_not_reach_the_machines_loopback_though_ports_are_publi
     attachment, _ = scene.publish(other, "other")
     _, port = serve(scene.host, "127.0.0.1")
 
-    gateway = network.hardware_address(int.from_bytes(socket.inet_aton(attachment.gateway), "big"))
-    own = network.hardware_address(int.from_bytes(socket.inet_aton(attachment.address), "big"))
+    gateway = bridges.hardware_address(int.from_bytes(socket.inet_aton(attachment.gateway), "big"))
+    own = bridges.hardware_address(int.from_bytes(socket.inet_aton(attachment.address), "big"))
 
     def send(destination: str) -> None:  # as a container does that may make packets of its own
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:

@@ -57,8 +57,8 @@ def predefined_id(name: str) -> str:
 def list_networks(engine: Engine) -> list[SeenNetwork]:
     """All of them, by name."""
     from contain.container.networks import DRIVERS, PREDEFINED, Networks
+    from contain.linux.bridges import bridge_home
     from contain.linux.leases import Ledger
-    from contain.linux.network import bridge_home
 
     containers = engine.records.all()
     found = []
@@ -346,8 +346,8 @@ def _describe_pool(pool: Pool) -> dict[str, str]:
 
 def network_document(seen: SeenNetwork) -> dict[str, Any]:
     """What ``contain network inspect`` says of one, under Docker's keys."""
+    from contain.linux.bridges import hardware_address_of, render_hardware_address
     from contain.linux.leases import dotted, text_of
-    from contain.linux.network import hardware_address_of, render_hardware_address
 
     record, state = seen.record, seen.state
     settings = record.settings if record else None
@@ -430,7 +430,8 @@ def _remove(engine: Engine, record: NamedNetwork) -> None:
     from contain.container.networking import network_users
     from contain.container.networks import Networks
     from contain.container.workspaces import sweep
-    from contain.linux.network import bridge_home, forget_bridge
+    from contain.linux.bridges import bridge_home
+    from contain.linux.network import forget_bridge
 
     sweep(engine.run_home)
     home = bridge_home(engine.run_home, record.network_id)

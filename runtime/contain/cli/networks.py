@@ -158,8 +158,8 @@ def _describe_place(
     if lease is None or network is None:
         return described
     from contain.container.names import names_of
+    from contain.linux.bridges import hardware_address_of, render_hardware_address
     from contain.linux.leases import dotted, text_of
-    from contain.linux.network import hardware_address_of, render_hardware_address
 
     network_id = network.settings.network_id or predefined_id(name)
     described |= {

@@ -22,8 +22,9 @@ from contain.container.run import RESOLVER_ADDRESS, render_resolver
 from contain.container.workspaces import workspaces
 from contain.errors import Conflict, NotFound
 from contain.linux import network, rtnetlink
+from contain.linux.bridges import bridge_home
 from contain.linux.leases import DEFAULT_SETTINGS, BridgeSettings, Lease, dotted, text_of
-from contain.linux.network import Attachment, bridge_home
+from contain.linux.network import Attachment
 from contain.paths import HostPath
 from contain.spec import DEFAULT_NETWORK, ContainerSpec, Endpoint, Network
 from contain.values import replace

@@ -11,7 +11,7 @@ import re
 from ipaddress import ip_address
 
 from contain.errors import NotSupported, UsageError
-from contain.linux.network import parse_hardware_address, render_hardware_address
+from contain.linux.bridges import parse_hardware_address, render_hardware_address
 from contain.spec import DEFAULT_NETWORK, Endpoint, Network
 from contain.values import dataclass, replace
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from contain.linux.bridges import bridge_homes
 from contain.linux.leases import Lease, NetworkRecord, decode_record, dotted, number_of, number_of6, text_of
-from contain.linux.network import bridge_homes
 from contain.paths import HostPath
 from contain.values import dataclass
 

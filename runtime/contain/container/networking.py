@@ -19,8 +19,9 @@ from contain.container.plan import Workspace
 from contain.container.workspaces import workspaces
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux import network
+from contain.linux.bridges import bridge_home
 from contain.linux.leases import DEFAULT_SETTINGS, BridgeSettings, Ledger, Pool, Wanted, dotted
-from contain.linux.network import Attachment, bridge_home
+from contain.linux.network import Attachment
 from contain.linux.ports import hold_ports
 from contain.paths import HostPath
 from contain.spec import DEFAULT_NETWORK, ContainerSpec, Endpoint, IdMapping, Network

@@ -6,7 +6,7 @@ import os
 
 from contain.errors import HostError
 from contain.linux import nftables
-from contain.linux.network import FORWARDING, forwarding_is_on
+from contain.linux.bridges import FORWARDING, forwarding_is_on
 from contain.linux.rtnetlink import NETLINK_NETFILTER, NetlinkSocket
 from contain.values import dataclass
 

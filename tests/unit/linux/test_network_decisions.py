@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contain.linux import network, resolver
+from contain.linux import bridges, network, resolver
 from contain.linux.rtnetlink import Link, Route
 
 
@@ -18,23 +18,23 @@ def default_route(*indices: int, kind: int = 1) -> Route:
 
 def test_the_mtu_is_the_smallest_of_the_links_with_a_default_route() -> None:
     links = [link(1, 65536), link(2, 1400), link(3, 1500), link(4, 576)]
-    assert network.uplink_mtu_bytes([default_route(2, 3)], links) == 1400
-    assert network.uplink_mtu_bytes([default_route(3), default_route(4, kind=7)], links) == 1500  # 7: unreachable
-    assert network.uplink_mtu_bytes([], links) == 1500
+    assert bridges.uplink_mtu_bytes([default_route(2, 3)], links) == 1400
+    assert bridges.uplink_mtu_bytes([default_route(3), default_route(4, kind=7)], links) == 1500  # 7: unreachable
+    assert bridges.uplink_mtu_bytes([], links) == 1500
 
 
 def test_run_directories_have_names_of_their_own_that_fit() -> None:
-    default, other = network._names(Path(network.DEFAULT_RUN_HOME)), network._names(Path("/srv/other/run"))
+    default, other = network._names(Path(bridges.DEFAULT_RUN_HOME)), network._names(Path("/srv/other/run"))
     assert (default.bridge, default.table) == ("contain0", "contain")
     assert default != other
-    interfaces = [network.host_interface("f" * 64, bridge=names.bridge) for names in (default, other)]
+    interfaces = [bridges.host_interface("f" * 64, bridge=names.bridge) for names in (default, other)]
     assert len(set(interfaces)) == 2
     assert all(len(name) <= 15 for name in (default.bridge, other.bridge, *interfaces))
 
 
 def test_a_hardware_address_is_local_and_unicast() -> None:
-    assert network.hardware_address(0xAC1E0005) == bytes.fromhex("0263ac1e0005")
-    assert network.hardware_address(1)[0] & 3 == 2
+    assert bridges.hardware_address(0xAC1E0005) == bytes.fromhex("0263ac1e0005")
+    assert bridges.hardware_address(1)[0] & 3 == 2
 
 
 def test_a_routable_nameserver_is_taken_over_with_the_options() -> None:
