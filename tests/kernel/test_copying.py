@@ -105,7 +105,7 @@ def test_a_file_goes_into_a_directory_or_gets_the_name(store: Scene, container: 
     found = look(store, "/tmp/.")
     assert {"f", "other"} <= {name.removeprefix("./") for name in found}
     row = look(store, "/tmp/other")["other"]
-    assert (row.uid, row.gid, row.mode, row.mtime, row.size) == (0, 0, 0o640, 1_000_000_000, 4)
+    assert (row.uid, row.gid, row.mode, row.mtime, row.size) == (1000, 2000, 0o640, 1_000_000_000, 4)
     assert (Path(store.environment["CONTAIN_HOME"]) / "volumes/data/_data/in-volume").read_text() == "one\n"
 
 

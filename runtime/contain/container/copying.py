@@ -15,7 +15,7 @@ from contain.beneath import open_beneath
 from contain.container.copy_items import Writer, archive_pieces, read_archive, read_tree
 from contain.container.copy_root import ContainerRoot, Owners
 from contain.container.copy_rules import Found, asks_for_directory, base_name, is_contents_only, plan_name
-from contain.errors import Conflict, NotFound, UsageError
+from contain.errors import Conflict, HostError, NotFound, UsageError
 from contain.linux.idmap import creating_as
 from contain.store.tar_header import TarEntry
 
@@ -128,21 +128,26 @@ def copy_in(
     warn: Callable[[str], None] = lambda _: None,
 ) -> int:
     """From a path of this machine, or a tar archive from a stream, to a container's path; bytes of content. What is made belongs to
-    the container's root; with ``archive`` to whom it belongs here. Raises `NotFound`, `Conflict`, `UsageError`."""
+    whom it belongs here, as with Docker; where the container has no such id to its root, but not with ``archive``. Raises `NotFound`, `Conflict`, `UsageError`."""
     path = _absolute(path)
     with contextlib.ExitStack() as cleanup:
         goal, parent = _inner_target(root.descriptor, path, cleanup, name, read_only=root.read_only)
         cleanup.enter_context(creating_as(*root.owners.outside(0, 0)))
 
         def owner_of(entry: TarEntry) -> tuple[int, int]:
-            return root.owners.outside(entry.user_id, entry.group_id) if archive else root.owners.outside(0, 0)
+            try:
+                return root.owners.outside(entry.user_id, entry.group_id)
+            except HostError:
+                if archive:
+                    raise
+                return root.owners.outside(0, 0)
 
         if not isinstance(source, str):
             if not goal.is_directory:
                 raise Conflict(f'destination "{name}:{path}" must be a directory', code="copy-no-directory")
             writer = Writer(
                 parent,
-                owner_of=lambda entry: root.owners.outside(entry.user_id, entry.group_id),
+                owner_of=owner_of,
                 host=False,
                 root=root.descriptor,
                 place=goal.path,
