@@ -127,8 +127,10 @@ def copy_in(
     archive: bool = False,
     warn: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """From a path of this machine, or a tar archive from a stream, to a container's path; bytes of content. What is made belongs to
-    whom it belongs here, as with Docker; where the container has no such id to its root, but not with ``archive``. Raises `NotFound`, `Conflict`, `UsageError`."""
+    """From a path of this machine, or a tar archive from a stream, to a container's path; bytes of content.
+
+    What is made belongs to whom it belongs here, as with Docker; where the container has no such id to its root, but not with
+    ``archive``. Raises `NotFound`, `Conflict`, `UsageError`."""
     path = _absolute(path)
     with contextlib.ExitStack() as cleanup:
         goal, parent = _inner_target(root.descriptor, path, cleanup, name, read_only=root.read_only)
