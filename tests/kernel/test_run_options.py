@@ -137,7 +137,7 @@ def test_who_may_raise_limits_may_give_a_container_higher_ones(contain: Contain)
     if not int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1:
         pytest.skip("this process has no CAP_SYS_RESOURCE")
     words = ("run", "--rm", "--network", "none", "--ulimit", "nofile=600:700", "small", "sh", "-c", "ulimit -Sn; ulimit -Hn")
-    done = contain(*words, before="ulimit -Hn 500")
+    done = contain(*words, before="ulimit -n 500")
     assert done.stdout.split() == ["600", "700"], done.stderr
 
 
