@@ -128,6 +128,11 @@ class Ordinary:
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    @staticmethod
+    def program(source: str) -> tuple[str, ...]:
+        """The command line of a program of this project's Python."""
+        return program(source)
+
     def command(self, *arguments: str) -> tuple[str, ...]:
         """The command line of ``contain``."""
         return (*program(CONTAIN), *arguments)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from pathlib import Path
@@ -291,6 +292,9 @@ def test_without_such_a_program_there_is_loopback_and_it_is_said_once(image: Ord
     assert (first.returncode, first.stdout) == (0, "lo\n")
     assert "neither pasta nor slirp4netns is installed" in first.stderr
     assert image.contain("run", "--rm", "small", "true", env=path).stderr == ""
+    (image.store / "run/said/no-uplink").unlink()
+    detached = image.contain("run", "-d", "--rm", "small", "true", env=path)
+    assert "neither pasta nor slirp4netns is installed" in detached.stderr
     refused = image.contain("run", "--rm", "-p", "8080:80", "small", "true", env=path)
     assert refused.returncode == 125
     assert "ports cannot be published" in refused.stderr
@@ -301,6 +305,27 @@ def test_a_tun_device_that_is_not_for_everybody_is_named(image: Ordinary) -> Non
     refused = image.contain("run", "--rm", "-p", "8080:80", "small", "true", tun=False)
     assert refused.returncode == 125
     assert "chmod 666 /dev/net/tun" in refused.stderr
+
+
+def test_a_containers_network_can_be_shared(image: Ordinary) -> None:
+    image.ok("run", "-d", "--network", "none", "--name", "owner", "small", "sh", "-c", _LOOP)
+    own = image.ok("exec", "owner", "readlink", "/proc/self/ns/net")
+    assert image.ok("run", "--rm", "--network", "container:owner", "small", "readlink", "/proc/self/ns/net") == own
+
+
+def test_a_program_that_did_not_go_in_is_told_how(ordinary: Ordinary) -> None:
+    source = "from contain.engine import Engine, RunRequest\n" + textwrap.dedent(
+        """
+        with Engine.open() as engine:
+            engine.run_captured(RunRequest(image="host", arguments=("true",)))
+        """
+    )
+    place = ordinary.place / "program.py"
+    place.write_text(source)
+    refused = ordinary.python(f"exec(open({str(place)!r}).read())")
+    assert "contain unshare" in refused.stderr
+    inside = ordinary.contain("unshare", *ordinary.program(f"exec(open({str(place)!r}).read())"))
+    assert inside.returncode == 0, inside.stderr
 
 
 def test_the_machines_network_can_be_shared(image: Ordinary) -> None:

@@ -122,6 +122,12 @@ def note_inside(home: HostPath) -> None:
 
 def verify_identity(identity: Identity) -> None:
     """Raise `HostError` (code ``id-not-mapped``) if a program's user does not exist in this user namespace."""
+    if needs_door():
+        raise HostError(
+            "this process is an ordinary user's and not inside the user namespace in which containers are made",
+            code="not-inside",
+            remedy="start it there: contain unshare PROGRAM ..., for example contain unshare pytest",
+        )
     users, groups = read_id_maps()
     if users.has(identity.user_id) and groups.has(identity.group_id) and all(map(groups.has, identity.groups)):
         return

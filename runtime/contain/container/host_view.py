@@ -23,10 +23,9 @@ from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Tmpfs
 from contain.values import dataclass, replace
 
-_MOST_PARTS = 200
-_APART = (
-    "/var/tmp",
-)  # writable for all in a directory of root's: an overlay could not copy that directory, whose owner is nobody
+_MOST_PARTS = 100  # of one directory
+_TEMPORARY = {"/tmp": 0o1777, "/var/tmp": 0o1777, "/run": 0o755}
+_APART = ("/var/tmp",)  # writable for all in a directory of root's: an overlay could not copy that one, whose owner is nobody
 _OPAQUE = "user.overlay.opaque"
 
 Entry = tuple[str, int]
@@ -81,15 +80,14 @@ def plan_host_view(
             elif stat.S_ISREG(mode) and not above:
                 mounts.append(Bind(source=HostPath(path), target=ContainerPath(path), read_only=True))
             if (
-                len(mounts) - before > _MOST_PARTS
-            ):  # a place for temporary files, most likely, with something mounted deep inside
+                place and len(mounts) - before > _MOST_PARTS
+            ):  # for temporary files, most likely, with something mounted deep inside
                 del mounts[before:]
                 target = ContainerPath(place)
-                mounts.append(
-                    Tmpfs(target=target, mode=stat.S_IMODE(os.lstat(place).st_mode))
-                    if place in ("/tmp", "/var/tmp", "/run")
-                    else Bind(source=HostPath(place), target=target, read_only=True)
-                )
+                if place in _TEMPORARY:
+                    mounts.append(Tmpfs(target=target, mode=_TEMPORARY[place], executable=True))
+                else:
+                    mounts.append(Bind(source=HostPath(place), target=target, read_only=True))
                 return
 
     divide("")

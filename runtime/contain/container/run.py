@@ -245,6 +245,14 @@ def hold_ids(spec: ContainerSpec, workspace: Workspace, home: HostPath) -> Itera
         yield ids
 
 
+def warn_of_network(spec: ContainerSpec, home: HostPath) -> None:
+    """Say once that a container has its loopback only, where that is so. Call it while somebody reads what is said."""
+    if spec.network is Network.BRIDGE and not owns_network():
+        program = find_uplink_program()
+        if not program.path:
+            warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
+
+
 @contextlib.contextmanager
 def start(
     spec: ContainerSpec,
@@ -289,7 +297,7 @@ def start(
                 raise HostError(
                     f"ports cannot be published for an ordinary user: {program.why}", code="no-uplink", remedy=program.remedy
                 )
-            warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
+            warn_of_network(spec, home)
     elif spec.network is Network.BRIDGE:
         from contain.linux import network  # before the fork: the child may import nothing
 

@@ -29,7 +29,7 @@ from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.probing import watching_health
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
-from contain.container.run import ExitState, Running, finish, open_workspace, start
+from contain.container.run import ExitState, Running, finish, open_workspace, start, warn_of_network
 from contain.container.states import State
 from contain.container.streams import JoinedStreams
 from contain.container.wake import drain, open_wake
@@ -240,6 +240,7 @@ def supervise_apart(
 ) -> str:
     """Leave a supervisor behind for a container that is held. ``first``: who is attached from the beginning; ``window``: rows and
     columns of his terminal."""
+    warn_of_network(spec, home)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -71,6 +71,8 @@ def test_layers_lie_over_the_machines_directories_and_may_take_them_away() -> No
 
 
 def test_a_directory_in_too_many_pieces_is_seen_as_a_whole_and_read_only() -> None:
-    machine = {"/": [("srv", D)], "/srv": [(f"d{number}", D) for number in range(500)]}
+    names = [f"d{number}" for number in range(500)]
+    machine = {"/": [(name, D) for name in ("srv", *names)], "/srv": [(name, D) for name in names]}
     found = plan_host_view(frozenset({"/srv/d7/x"}), lambda path: machine.get(path, []), str, lambda _: ())
-    assert found.mounts == (Bind(source=Path("/srv"), target=PurePosixPath("/srv"), read_only=True),)
+    whole = Bind(source=Path("/srv"), target=PurePosixPath("/srv"), read_only=True)
+    assert found.mounts == (whole, *(copy(f"/{name}") for name in names))
