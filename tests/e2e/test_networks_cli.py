@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -193,6 +194,34 @@ def test_a_restart_keeps_the_networks_of_a_container(contain: Networks, small_im
     contain("network", "rm", "front")  # as with Docker: who does not run does not keep it
     assert contain.refused("start", "web") == "Error: network front not found"
     contain("network", "disconnect", "-f", "bridge", "web")
+
+
+def test_a_program_that_is_started_again_has_the_networks_of_now(contain: Networks, small_image: str) -> None:
+    contain("network", "create", "front")
+    contain("run", "-d", "--name", "web", "--restart", "always", small_image, "sleep", "1000")
+    contain("network", "connect", "front", "web")
+    contain("network", "disconnect", "bridge", "web")
+    first = contain.show("web", "{{.State.Pid}}")
+    os.kill(int(first), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while contain.show("web", "{{.State.Pid}}") in (first, "0"):
+        assert time.monotonic() < deadline
+    assert contain("exec", "web", "ip", "-o", "link").count("\n") == 2
+    assert contain.look_up("web", flags=on("front")) == [contain.address("web", "front")]
+
+
+def test_two_networks_at_once_are_both_there(contain: Networks) -> None:
+    for name in ("one", "two", "three"):
+        contain("network", "create", name)
+    contain("run", "-d", "--name", "web", "host", "sleep", "1000")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "contain.cli.start", "network", "connect", name, "web"], env=contain.environment
+        )
+        for name in ("one", "two", "three")
+    ]
+    assert [each.wait(40) for each in running] == [0, 0, 0]
+    assert contain("exec", "web", "ip", "-o", "-4", "address").count("\n") == 5
 
 
 def test_an_internal_network_has_names_and_neighbours_and_nothing_else(contain: Networks) -> None:

@@ -8,9 +8,10 @@ published ports with it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from contain.container.attendant import Duties, answers, in_namespace, start_attendant
 from contain.container.endpoints import verify_endpoint
@@ -59,7 +60,8 @@ def connect(records: Records, record: ContainerRecord, endpoint: Endpoint, *, ho
     changed = records.update(record.container_id, change)
     if changed.state == "running" and changed.process_id is not None:
         try:
-            _join(changed, endpoint, settings, home=home)
+            with _alone(changed, home):
+                _join(changed, endpoint, settings, home=home)
         except BaseException:
             with contextlib.suppress(NotFound):
                 records.update(record.container_id, lambda written: _without(written, endpoint.network))
@@ -84,7 +86,8 @@ def disconnect(records: Records, record: ContainerRecord, name: str, *, home: Ho
         raise Conflict(f"container {record.container_id} is not connected to network {name}", code="network-not-connected")
     changed = records.update(record.container_id, lambda written: _without(written, name)) if is_on else record
     if changed.state == "running" and changed.process_id is not None:
-        _part(changed, bridge_home(home, network_id), home=home)
+        with _alone(changed, home):
+            _part(changed, bridge_home(home, network_id), home=home)
 
 
 def rename(container_id: str, name: str, *, home: HostPath) -> None:
@@ -127,6 +130,21 @@ def _without(record: ContainerRecord, name: str) -> ContainerRecord:
 
 
 # While it runs
+
+
+@contextlib.contextmanager
+def _alone(record: ContainerRecord, home: HostPath) -> Iterator[None]:
+    """One at a time changes a container's interfaces."""
+    try:
+        lock = os.open(workspaces(home) / record.container_id / "connecting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # it has just ended: nobody else changes anything either
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _leases(container_id: str, home: HostPath) -> list[tuple[HostPath, BridgeSettings, Lease, Attachment]]:

@@ -25,6 +25,7 @@ from contain.container.door import note_inside
 from contain.container.launch import Launched
 from contain.container.logs import Log
 from contain.container.loop import Loop
+from contain.container.networking import as_recorded
 from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.probing import watching_health
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
@@ -325,6 +326,7 @@ class _Keeper:
             try:
                 if not self._back_off(delay_seconds):
                     raise _NobodyWantsIt
+                self._spec = as_recorded(self._spec, self._records.read(self._record.container_id))
                 state = self._run(null, self._running, None, None)
             except _NobodyWantsIt:
                 self._records.update(self._record.container_id, stays_ended)
