@@ -38,6 +38,7 @@ _NOUNS = "badger beaver crane falcon finch fox hare heron ibis lark lynx marten 
 
 _LOOKS = 20
 _ROOM_BYTES = 4096
+_LONGEST_REASON = 500  # characters, of up to six bytes each in JSON
 _LOST_STATUS = 255  # Docker's, for what ended while nobody watched
 
 
@@ -227,7 +228,7 @@ def failed(record: ContainerRecord, status: int, reason: str) -> ContainerRecord
         status=status,
         last_status=status,
         finished_seconds=time.time(),
-        reason=reason,
+        reason=reason[:_LONGEST_REASON],  # there is room for it on a full disk, too
     )
 
 

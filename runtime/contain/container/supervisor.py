@@ -36,7 +36,7 @@ from contain.container.streams import JoinedStreams
 from contain.container.wake import drain, open_wake
 from contain.container.workspaces import memory_takes_attributes
 from contain.errors import ContainError, NotFound
-from contain.linux.freezer import remove_freezer_group
+from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
 from contain.values import replace
@@ -281,6 +281,7 @@ class _Keeper:
     def _go_down(self, *_: object) -> None:
         if not self._going_down and self._launched is not None:
             self._launched.send_signal(self._spec.stop_signal)
+            self._thaw()
             grace = GRACE_SECONDS if self._spec.stop_grace_seconds is None else self._spec.stop_grace_seconds
             if grace >= 0:
                 self._loop.call_after(grace, self._kill)
@@ -289,6 +290,13 @@ class _Keeper:
     def _kill(self) -> None:
         if self._launched is not None:
             self._launched.send_signal(signal.SIGKILL)
+            self._thaw()
+
+    def _thaw(self) -> None:
+        """A paused one would not get the signal."""
+        freezer = probe_freezer()
+        if freezer is not None:
+            thaw(freezer, self._spec.container_id)
 
     @contextlib.contextmanager
     def _running(self, launched: Launched) -> Iterator[None]:
