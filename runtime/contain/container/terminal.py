@@ -22,6 +22,8 @@ def raw_mode(descriptor: int, resumed: Callable[[], None] = lambda: None) -> Ite
     if not os.isatty(descriptor):
         yield
         return
+    import tty
+
     before = termios.tcgetattr(descriptor)
 
     def restore() -> None:
