@@ -38,7 +38,7 @@ from contain.container.workspaces import memory_takes_attributes
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
-from contain.spec import ContainerSpec, Limits
+from contain.spec import ContainerSpec
 from contain.values import replace
 
 GRACE_SECONDS = 10.0
@@ -335,7 +335,6 @@ class _Keeper:
                 if not self._back_off(delay_seconds):
                     raise _NobodyWantsIt
                 self._spec = as_recorded(self._spec, self._records.read(self._record.container_id))
-                self._spec = replace(self._spec, limits=self._latest_limits())
                 state = self._run(null, self._running, None, None)
             except _NobodyWantsIt:
                 self._records.update(self._record.container_id, stays_ended)
@@ -368,12 +367,6 @@ class _Keeper:
 
     def _is_unwanted(self) -> bool:
         return self._records.read(self._record.container_id).stop_asked
-
-    def _latest_limits(self) -> Limits:
-        """They may have been changed since the last start."""
-        from contain.container.respecify import parse_spec
-
-        return parse_spec(self._records.read(self._record.container_id).details).limits
 
     def _back_off(self, seconds: float) -> bool:
         """Whether it is to be started after the time; at once False when nobody wants it any more."""
