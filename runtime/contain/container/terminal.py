@@ -8,7 +8,6 @@ import os
 import signal
 import struct
 import termios
-import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
 
