@@ -155,6 +155,8 @@ def make_groups(groups: Groups, resources: Resources, *, required: bool) -> Grou
     try:
         for name, directory in groups.places:
             _make_group(mounts[name], directory)
+            if not os.access(f"{directory}/{_join_file(groups)}", os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
         limit_groups(groups, resources)
         if groups.version == 2 and resources.devices:
             from contain.linux.devices import attach_device_program
@@ -258,10 +260,13 @@ def _directory_of(groups: Groups, file: GroupFile) -> str | None:
     )
 
 
+def _join_file(groups: Groups) -> str:
+    return "tasks" if groups.version == 1 else "cgroup.procs"  # on v1, a thread that moves itself waits for nobody
+
+
 def open_joins(groups: Groups) -> list[int]:
     """Descriptors to which a process of one thread writes ``0`` to join."""
-    name = "tasks" if groups.version == 1 else "cgroup.procs"
-    return [os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC) for _, directory in groups.places]
+    return [os.open(f"{directory}/{_join_file(groups)}", os.O_WRONLY | os.O_CLOEXEC) for _, directory in groups.places]
 
 
 def processes_in(groups: Groups) -> list[int]:

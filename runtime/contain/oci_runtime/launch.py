@@ -262,7 +262,6 @@ def _keep_only(kept: int, *others: int) -> list[int]:
     above = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, first + len(others)) for descriptor in others]
     for number, descriptor in enumerate(above, first):
         os.dup2(descriptor, number, inheritable=False)
-    os.closerange(3 + kept, first)
     os.closerange(first + len(others), os.sysconf("SC_OPEN_MAX"))
     for number in range(3, 3 + kept):
         with contextlib.suppress(OSError):
