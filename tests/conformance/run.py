@@ -147,13 +147,14 @@ def clean_up() -> None:
 
 def show(result: Result) -> str:
     """One cell."""
-    return (
-        f"{result.passed}"
-        if result.clean
-        else f"{result.passed}, not {result.failed}"
-        if result.failed
-        else f"{result.passed}, status {result.status}"
-    )
+    if result.passed == result.failed == result.status == 0:
+        return "nothing said"
+    shown = [str(result.passed)]
+    if result.failed:
+        shown.append(f"not {result.failed}")
+    if result.status:
+        shown.append(f"status {result.status}")
+    return ", ".join(shown)
 
 
 def render_table(rows: list[tuple[str, Result, Result]], version: str) -> str:
