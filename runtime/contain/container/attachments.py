@@ -178,6 +178,7 @@ class Attachments:
                 break
             for descriptor in {*readable, *writable}:
                 self.handle(descriptor)
+                self.input = b""  # nobody is there to read it
                 left_over = self._clients.get(descriptor)
                 if left_over is not None and not left_over.queue:
                     self._drop(left_over)
