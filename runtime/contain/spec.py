@@ -60,12 +60,13 @@ class Networking:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
     """A host file or directory at a container path. ``beneath``: a directory above the source whose content others may change at any
-    moment; then no link between the two is followed."""
+    moment; then no link between the two is followed. ``optional``: the source may have gone meanwhile."""
 
     source: HostPath
     target: ContainerPath
     read_only: bool = False
     beneath: HostPath | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

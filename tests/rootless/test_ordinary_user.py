@@ -120,12 +120,24 @@ def test_a_container_dies_with_its_supervisor_and_nothing_is_left(image: Ordinar
 
 
 def test_the_machines_own_root_is_seen_and_not_changed(ordinary: Ordinary) -> None:
-    mark = ordinary.place / "mark"
-    out = ordinary.ok(
-        "run", "--rm", "--network", "none", "host", "sh", "-c", f"id -u; echo x > {mark}; cat {mark}; ls /etc/passwd"
-    )
-    assert out.split() == ["0", "x", "/etc/passwd"]
-    assert not mark.exists()
+    script = "id -u; for d in /etc /tmp /var/tmp ~; do echo x > $d/contain-mark && cat $d/contain-mark; done; ls /etc/passwd"
+    out = ordinary.ok("run", "--rm", "--network", "none", "host", "sh", "-c", script)
+    assert out.split() == ["0", "x", "x", "x", "x", "/etc/passwd"]
+    assert not [place for place in ("/etc", "/tmp", "/var/tmp", "/root") if os.path.exists(f"{place}/contain-mark")]
+
+
+def test_a_run_step_on_the_machines_own_root_is_refused_by_name(ordinary: Ordinary) -> None:
+    context = ordinary.place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM host\nCOPY Dockerfile /made\nRUN true\n")
+    ordinary.give(context)
+    refused = ordinary.contain("build", "--network", "none", str(context))
+    assert refused.returncode == 1
+    assert "FROM host" in refused.stderr
+    (context / "Dockerfile").write_text("FROM host\nCOPY Dockerfile /usr/made\n")
+    built = ordinary.ok("build", "-q", str(context))
+    assert ordinary.ok("run", "--rm", "--network", "none", built, "head", "-1", "/usr/made") == "FROM host"
+    assert not os.path.exists("/usr/made")
 
 
 def test_a_build_gives_roots_digest(image: Ordinary, small_archive: bytes, tmp_path: Path) -> None:

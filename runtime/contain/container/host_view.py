@@ -78,7 +78,7 @@ def plan_host_view(
                 else:
                     mounts.append(CopyOnWrite(sources=(*above, HostPath(path)), target=ContainerPath(path), optional=True))
             elif stat.S_ISREG(mode) and not above:
-                mounts.append(Bind(source=HostPath(path), target=ContainerPath(path), read_only=True))
+                mounts.append(Bind(source=HostPath(path), target=ContainerPath(path), read_only=True, optional=True))
             if (
                 place and len(mounts) - before > _MOST_PARTS
             ):  # for temporary files, most likely, with something mounted deep inside
@@ -101,6 +101,16 @@ def host_root_is_whole() -> bool:
     except OSError:
         return False
     return True
+
+
+def verify_root_can_be_written(spec: ContainerSpec) -> None:
+    """Raise `HostError` (code ``host-run-needs-root``) where what is written to the machine's own root would be no layer."""
+    if HOST_ROOT in spec.layers and not host_root_is_whole():
+        raise HostError(
+            "RUN on this machine's own root (FROM host) needs root: an ordinary user has it in pieces only, and those make no layer",
+            code="host-run-needs-root",
+            remedy="build it as root, or on another base",
+        )
 
 
 def _list_directory(place: str) -> list[Entry]:

@@ -273,9 +273,9 @@ def _plan_sys(spec: ContainerSpec, hierarchies: tuple[Hierarchy, ...]) -> list[O
 
 def _plan_mount(number: int, mount: Mount, workspace: Workspace) -> list[Operation]:
     match mount:
-        case Bind(source=source, target=target, read_only=read_only, beneath=beneath):
+        case Bind(source=source, target=target, read_only=read_only, beneath=beneath, optional=optional):
             within = None if beneath is None else str(beneath)
-            return [MountBind(source=str(source), target=str(target), read_only=read_only, beneath=within)]
+            return [MountBind(source=str(source), target=str(target), read_only=read_only, beneath=within, optional=optional)]
         case Volume(source=source, target=target, read_only=read_only):
             # The image's nodes are not copied either: outside an overlay of ours they would be the host's devices.
             return [MountBind(source=str(source), target=str(target), read_only=read_only, no_devices=True)]

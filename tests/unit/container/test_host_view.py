@@ -44,7 +44,7 @@ def test_each_directory_is_had_for_itself_and_links_stay_links() -> None:
     mounts, links = view()
     assert mounts["/srv"] == copy("/srv")
     assert mounts["/etc"] == copy("/etc")
-    assert mounts["/swap"] == Bind(source=Path("/swap"), target=PurePosixPath("/swap"), read_only=True)
+    assert mounts["/swap"] == Bind(source=Path("/swap"), target=PurePosixPath("/swap"), read_only=True, optional=True)
     assert links == (("/bin", "to-/bin"),)
     assert "/proc" not in mounts
     assert "/dev" not in mounts
@@ -56,7 +56,9 @@ def test_what_is_mounted_shows_empty_and_what_lies_beside_it_shows() -> None:
     assert "/srv" not in mounts
     assert mounts["/srv/a"] == Tmpfs(target=PurePosixPath("/srv/a"), mode=0o755)
     assert mounts["/srv/b"] == copy("/srv/b")
-    assert mounts["/srv/note"] == Bind(source=Path("/srv/note"), target=PurePosixPath("/srv/note"), read_only=True)
+    assert mounts["/srv/note"] == Bind(
+        source=Path("/srv/note"), target=PurePosixPath("/srv/note"), read_only=True, optional=True
+    )
 
 
 def test_a_directory_that_is_closed_to_the_user_is_empty_and_the_containers() -> None:
