@@ -339,6 +339,28 @@ def test_a_container_that_does_not_listen_is_a_connection_reset_and_no_empty_ans
         client.recv(10)
 
 
+def test_more_clients_than_a_relay_takes_at_once_wait_for_their_turn(carried: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamRelay.__init__, "__defaults__", (2,))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(6):
+                connection, _peer = server.accept()
+                with connection:
+                    connection.sendall(connection.recv(10))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = carried(socket.create_server(("::1", 0), family=socket.AF_INET6), server.getsockname())
+        with contextlib.ExitStack() as opened:
+            clients = [opened.enter_context(socket.create_connection(address, timeout=10)) for _ in range(6)]
+            for number, client in enumerate(clients):
+                client.sendall(b"%d" % number)
+                assert client.recv(10) == b"%d" % number
+                client.close()
+        thread.join(10)
+
+
 def test_datagrams_are_carried_and_each_client_gets_its_own_answers(carried: Carry) -> None:
     listening = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     listening.bind(("::1", 0))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -36,6 +37,9 @@ from contain.paths import HostPath
 from contain.values import dataclass
 
 RESOLVER_TABLE = "contain-resolver"
+_MOST_DESCRIPTORS = 65536
+_DESCRIPTORS_FOR_NAMES = 512
+_MOST_FAILURES = 10000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         _keep_only(tell, *(number for number, _ in duties.relayed))
+        most_descriptors = _raise_descriptor_limit()
         watched = os.pidfd_open(first_process)
         streams, datagrams = _work_inside(duties, first_process)
         upstream = duties.servers or read_upstream()
@@ -144,10 +149,25 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
                     streams=streams,
                 )
             )
+        each = max((most_descriptors - _DESCRIPTORS_FOR_NAMES) // max(len(duties.relayed), 1), 64)
         for number, port in duties.relayed:
-            kept.append(open_relay(loop, socket.socket(fileno=number), _target(files, duties.container_id, port)))
-        while True:
-            loop.turn()
+            target = _target(files, duties.container_id, port)
+            kept.append(open_relay(loop, socket.socket(fileno=number), target, most_descriptors=each))
+        failures = 0
+        while failures < _MOST_FAILURES:
+            try:
+                loop.turn()
+            except Exception:  # of one query or connection; the others are served on
+                failures += 1
+
+
+def _raise_descriptor_limit() -> int:
+    """As many descriptors as this process may have, at most 65536; how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _target(files: LeaseFiles, container_id: str, port: int) -> Callable[[], tuple[str, int] | None]:

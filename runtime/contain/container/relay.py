@@ -19,6 +19,7 @@ from contain.container.loop import Loop
 
 _BUFFER_BYTES = 1 << 17
 _MOST_CONNECTIONS = 4096
+DESCRIPTORS_PER_CONNECTION = 4
 _MOST_CLIENTS = 512
 _CLIENT_IDLE_SECONDS = 90.0
 _BURST = 32
@@ -32,9 +33,9 @@ Target = Callable[[], tuple[str, int] | None]
 class StreamRelay:
     """One published TCP port."""
 
-    def __init__(self, loop: Loop, listening: socket.socket, target: Target) -> None:
+    def __init__(self, loop: Loop, listening: socket.socket, target: Target, most: int = _MOST_CONNECTIONS) -> None:
         self._loop, self._listening, self._target = loop, listening, target
-        self._open = 0
+        self._open, self._most = 0, most
         listening.setblocking(False)
         loop.watch(listening.fileno(), self._accept)
 
@@ -48,13 +49,13 @@ class StreamRelay:
         except OSError:
             return
         self._open += 1
-        if self._open >= _MOST_CONNECTIONS:
+        if self._open >= self._most:  # the others wait in the kernel's queue
             self._loop.forget(self._listening.fileno())
         _Pair(self._loop, client, self._target, self._closed)
 
     def _closed(self) -> None:
         self._open -= 1
-        if self._open == _MOST_CONNECTIONS - 1:
+        if self._open == self._most - 1:
             self._loop.watch(self._listening.fileno(), self._accept)
 
 
@@ -118,7 +119,12 @@ class _Pair:
     def __init__(self, loop: Loop, client: socket.socket, target: Target, closed: Callable[[], None]) -> None:
         self._loop, self._client, self._closed = loop, client, closed
         self._directions: tuple[_Direction, ...] = ()
-        self._server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            self._server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:
+            client.close()
+            closed()
+            return
         client.setblocking(False)
         self._server.setblocking(False)
         self._timer: int | None = None
@@ -173,8 +179,8 @@ class _Pair:
 class DatagramRelay:
     """One published UDP port. Each client gets a socket of its own towards the container, so that answers find their way back."""
 
-    def __init__(self, loop: Loop, listening: socket.socket, target: Target) -> None:
-        self._loop, self._listening, self._target = loop, listening, target
+    def __init__(self, loop: Loop, listening: socket.socket, target: Target, most: int = _MOST_CLIENTS) -> None:
+        self._loop, self._listening, self._target, self._most = loop, listening, target, most
         self._clients: OrderedDict[object, tuple[socket.socket, int]] = OrderedDict()
         listening.setblocking(False)
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)  # to answer from the address that was asked
@@ -198,9 +204,12 @@ class DatagramRelay:
             server, timer = self._clients.pop(key)
             self._loop.cancel(timer)
         else:
-            while len(self._clients) >= _MOST_CLIENTS:
+            while len(self._clients) >= self._most:
                 self._drop(next(iter(self._clients)), cancel=True)
-            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            except OSError:
+                return None
             server.setblocking(False)
             try:
                 place = self._target()
@@ -233,8 +242,8 @@ class DatagramRelay:
         server.close()
 
 
-def open_relay(loop: Loop, listening: socket.socket, target: Target) -> StreamRelay | DatagramRelay:
-    """Carry what comes to a bound socket to ``target`` from now on."""
+def open_relay(loop: Loop, listening: socket.socket, target: Target, *, most_descriptors: int) -> StreamRelay | DatagramRelay:
+    """Carry what comes to a bound socket to ``target`` from now on, with at most so many descriptors."""
     if listening.type == socket.SOCK_STREAM:
-        return StreamRelay(loop, listening, target)
-    return DatagramRelay(loop, listening, target)
+        return StreamRelay(loop, listening, target, min(_MOST_CONNECTIONS, most_descriptors // DESCRIPTORS_PER_CONNECTION))
+    return DatagramRelay(loop, listening, target, min(_MOST_CLIENTS, most_descriptors))
