@@ -14,9 +14,11 @@ _PLACES = "an environment of pyproject.toml, an image, `host`, or a file that `c
 
 
 def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two places."""
+    """Two places, or as Docker has it, a container."""
     parser.add_argument("a", metavar="A", help=_PLACES)
-    parser.add_argument("b", metavar="B", help="the other one")
+    parser.add_argument(
+        "b", nargs="?", metavar="B", help="the other one; without it, A is a container: what it changed in its image"
+    )
     parser.add_argument("--format", choices=("terminal", "json"), default="terminal", help="how to show it (default terminal)")
     parser.add_argument("--all", action="store_true", help="everything, however long")
 
@@ -26,6 +28,10 @@ def diff(options: argparse.Namespace) -> int:
     from contain.engine import Engine
     from contain.environment import render_json, render_terminal
 
+    if options.b is None:
+        from contain.cli.contents import container_diff
+
+        return container_diff(argparse.Namespace(container=options.a))
     progress = TerminalProgress()
     with Engine.open(progress=progress) as engine:
         try:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from contain.cli.containers import each_container
 from contain.cli.output import render_size, render_table
-from contain.errors import Conflict, HostError, NotSupported, UsageError
+from contain.errors import Conflict, HostError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from contain.container.processes import ProcessRow, Usage
-    from contain.container.records import ContainerRecord
+    from contain.container.records import ContainerRecord, Records
 
 _SAMPLE_SECONDS = 0.5
+_CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and nothing behind it
 STATS_HEADINGS = {
     "ID": "CONTAINER ID",
     "Name": "NAME",
@@ -145,35 +147,49 @@ def _process_cells(row: ProcessRow, now: float) -> tuple[str, ...]:
 def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
     parser.add_argument("-a", "--all", action="store_true", help="also containers that do not run")
-    parser.add_argument("--no-stream", action="store_true", help="once (must be given)")
+    parser.add_argument("--no-stream", action="store_true", help="once")
     parser.add_argument("--no-trunc", action="store_true", help="whole ids")
     parser.add_argument("--format", metavar="TEMPLATE", help="json, table, or a template such as '{{.Name}} {{.MemUsage}}'")
     parser.add_argument("containers", nargs="*", metavar="CONTAINER")
 
 
 def stats(options: argparse.Namespace) -> int:
-    """What containers use, measured over half a second."""
-    from contain.cli.templates import render_rows
+    """What containers use, measured over half a second: again and again until it is interrupted, or once."""
+    from contain.cli.templates import check_template, render_rows
     from contain.engine import Engine
 
-    if not options.no_stream:
-        raise NotSupported(
-            "stats without --no-stream is not supported yet", code="flag-not-supported", remedy="give --no-stream"
-        )
+    check_template(options.format)
     with Engine.open() as engine:
-        if options.containers:
-            records = [engine.records.find(name) for name in options.containers]
-        else:
-            records = [record for record in engine.records.all() if options.all or record.state == "running"]
-    before = [_usage(record) for record in records]
-    if any(before):
-        time.sleep(_SAMPLE_SECONDS)
-    rows = [
-        render_usage(record, first, _usage(record), whole=options.no_trunc)
-        for record, first in zip(records, before, strict=True)
-    ]
-    sys.stdout.write(render_rows(options.format or "table", rows, headings=STATS_HEADINGS))
-    return 0
+        known = engine.records
+        for name in options.containers:
+            known.find(name)
+        on_screen = sys.stdout.isatty() and not options.no_stream
+        while True:
+            records = _chosen(known, options)
+            before = [_usage(record) for record in records]
+            if any(before) or not options.no_stream:
+                time.sleep(_SAMPLE_SECONDS)
+            rows = [
+                render_usage(record, first, _usage(record), whole=options.no_trunc)
+                for record, first in zip(records, before, strict=True)
+            ]
+            shown = render_rows(options.format or "table", rows, headings=STATS_HEADINGS)
+            sys.stdout.write(f"{_CLEAR}{shown}" if on_screen else shown)
+            sys.stdout.flush()
+            if options.no_stream:
+                return 0
+
+
+def _chosen(known: Records, options: argparse.Namespace) -> list[ContainerRecord]:
+    """Those that were named, as long as they are there, or all that run."""
+    every = known.all()
+    if not options.containers:
+        return [record for record in every if options.all or record.state == "running"]
+    found = []
+    for name in options.containers:
+        with suppress(NotFound):
+            found.append(known.find(name))
+    return found
 
 
 def _usage(record: ContainerRecord) -> Usage | None:

@@ -23,6 +23,7 @@ from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, choose_pool, decode_settings, encode_settings, number_of
 from contain.paths import HostPath
 from contain.store.durable import explained, held_lock, replaced
+from contain.store.journal import note
 from contain.values import dataclass, replace
 
 PREDEFINED = ("bridge", "host", "none")
@@ -301,7 +302,11 @@ class Networks:
             )
             with replaced(self._place(request.name), mode=0o600) as file:
                 file.write(_encode(record))
+        self._note("create", record)
         return record
+
+    def _note(self, action: str, record: NamedNetwork) -> None:
+        note(self.directory.parent, "network", action, record.network_id, {"name": record.name, "type": "bridge"})
 
     def remove(
         self, record: NamedNetwork, users: Callable[[NamedNetwork], Sequence[tuple[str, str]]], forget: Callable[[], None]
@@ -320,6 +325,7 @@ class Networks:
             with contextlib.suppress(FileNotFoundError):
                 self._place(record.name).unlink()
             forget()
+        self._note("destroy", record)
 
 
 def _is_record(name: str) -> bool:
