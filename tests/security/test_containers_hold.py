@@ -64,6 +64,31 @@ def test_cve_2019_5736_no_program_of_the_host_can_be_opened_for_writing(ground: 
     assert digest(outside / "sleep") == before
 
 
+WHO_AM_I = "import os; print('executed', os.readlink('/proc/self/exe'))"
+
+
+@pytest.mark.parametrize("way", ["link", "script", "name"])
+def test_cve_2019_5736_the_program_of_this_engine_is_never_executed_inside(ground: Ground, image: Path, way: str) -> None:
+    """Between fork and exec a process of ours is the machine's Python: an image that names ``/proc/self/exe`` as a program or as an
+    interpreter would execute it, and then have a descriptor of it."""
+    (image / "link").symlink_to("/proc/self/exe")
+    (image / "script").write_text(f"#!/proc/self/exe\n{WHO_AM_I}\n")
+    (image / "script").chmod(0o755)
+    program = ("/script",) if way == "script" else ("/link" if way == "link" else "/proc/self/exe", "-I", "-c", WHO_AM_I)
+    mounts = ground.python_mounts()  # its libraries are there
+    try:
+        outcome = ground.run(*program, layers=(image,), mounts=mounts)
+        assert "executed" not in outcome.out
+        assert outcome.status != 0
+    except ContainError:
+        pass
+    with (
+        detached(ground, "sleep", "100", layers=(image,), mounts=mounts, upper=ground.directory / "upper") as (_, record),
+        contextlib.suppress(ContainError),
+    ):
+        assert "executed" not in output_of(record, *program)
+
+
 def test_cve_2019_5736_and_2016_9962_a_process_on_its_way_in_cannot_be_looked_into(ground: Ground) -> None:
     spy = """
         import ctypes, os
@@ -99,7 +124,7 @@ def test_cve_2019_5736_and_2016_9962_a_process_on_its_way_in_cannot_be_looked_in
             assert time.monotonic() < deadline
             time.sleep(0.02)
         seen = (ground.directory / "upper/seen").read_text().splitlines()
-    of_the_image = ("/bin/", "/lib", "/usr/lib", "/etc/ld.so", "/dev/null", "pipe:", "/stop")
+    of_the_image = ("/bin/", "/lib", "/usr/lib", "/etc/ld.so", "/dev/null", "pipe:", "/stop", "/memfd:contain", "socket:")
     assert [path for path in seen if not path.startswith(of_the_image)] == []
 
 

@@ -17,6 +17,7 @@ from contain.container.attachments import Attachments, open_pair
 from contain.container.confine import filter_for
 from contain.container.joined import Joined
 from contain.container.launch import (
+    SAID_BYTES,
     Launched,
     describe_failure,
     die_with_parent,
@@ -38,7 +39,7 @@ from contain.container.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
 from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
-from contain.linux.perform import Performer
+from contain.linux.perform import GOING, Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetResourceLimit, SetUmask, StartSession
 from contain.paths import run_home
 from contain.spec import Identity, IdMapping, Sharing
@@ -203,7 +204,9 @@ def _launch(
             if data == b"t" and descriptors:
                 terminal = descriptors[0]
                 continue
-            raise_refused(data, request.arguments[0])
+            if data == GOING:
+                raise_refused(channel.recv(SAID_BYTES), request.arguments[0])
+                break
             if data.startswith(b"e"):
                 raise_failure(data[1:], request.arguments[0])
             break

@@ -40,7 +40,7 @@ from contain.container.workspaces import make_held_directory, memory_takes_attri
 from contain.errors import HostError
 from contain.linux import syscalls
 from contain.linux.cgroups import Cgroup, CgroupCounters, Hierarchy, make_cgroup, processes_in, read_counters, remove_cgroup
-from contain.linux.perform import Performer
+from contain.linux.perform import GOING, Performer, not_executed
 from contain.operations import ChangeDirectory, Execute, MakeHostDirectory, Operation, StartSession, WriteHostFile
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, CopyOnWrite, Limits
@@ -213,6 +213,7 @@ class _Builder:
                 for operation in root:
                     performer.perform(operation)
                 result_write = place_descriptors(stdio, kept, result_write)
+                performer.prepare_springboard(result_write)
                 for operation in start[:-1]:
                     performer.perform(operation)
                 syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -223,6 +224,11 @@ class _Builder:
             os._exit(125)
         os.close(result_write)
         failure = read_all(result_read)
+        before, said, after = failure.partition(GOING)
+        failure = after if said else before
+        refused = not_executed(failure)
+        if refused is not None:
+            failure = describe_failure(refused, None)
         if failure:
             os.waitpid(child, 0)
             self.send({"kind": "error", "failure": json.loads(failure)})

@@ -34,7 +34,7 @@ from contain.container.terminal import set_window_size
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace
-from contain.linux.perform import Performer, ProgramNotStarted, not_executed
+from contain.linux.perform import GOING, Performer, ProgramNotStarted, not_executed
 from contain.operations import BecomeUser, ConfigureInterface, Operation, StartSession, render_operation
 from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
@@ -44,6 +44,7 @@ NAMESPACES = (
 )
 SHAREABLE = {"ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS, "cgroup": syscalls.CLONE_NEWCGROUP}
 _MESSAGE_LIMIT = 65536
+SAID_BYTES = 16  # more than a springboard says
 _SHOWN_LIMIT = 2000  # characters of a step or path in an error: all of it fits into one message, escaped too
 
 Configure = Callable[[str, str, int, str], None]
@@ -367,7 +368,9 @@ def launch(
             if data == b"t" and descriptors:
                 main_terminal = descriptors[0]
                 continue
-            raise_refused(data, program)
+            if data == GOING:
+                raise_refused(channel.recv(SAID_BYTES), program)
+                break
             if data.startswith(b"e"):
                 raise_failure(data[1:], program)
             break

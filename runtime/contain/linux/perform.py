@@ -71,6 +71,11 @@ _ATTRIBUTES = {
 _PLAIN = ("/proc", "/sys", "/dev")
 _ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # what root cannot reach, nobody inside can
 _MOST_LINKS = 40
+_OWN_PROGRAMS = ("/proc/self/exe", "/proc/thread-self/exe")
+_MOST_INTERPRETERS = 5  # execve(2): scripts whose interpreters are scripts
+GOING = b"going"
+"""The last word over the channel before a program is executed: all that may come after it is the springboard's four bytes, since from
+then on processes in the container can reach who has the channel."""
 _TMPFS_MAGIC = 0x01021994  # linux/magic.h
 _NOBODY = 65534  # how an owner shows that has no id in this user namespace (user_namespaces(7))
 _LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
@@ -616,9 +621,9 @@ def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...
     refused: ProgramNotStarted | None = None
     for candidate in candidates:
         try:
-            directory = stat.S_ISDIR(os.stat(candidate).st_mode)
-            if directory or not os.access(candidate, os.X_OK, effective_ids=True):
-                why = "is a directory" if directory else "permission denied"
+            mode = os.stat(candidate).st_mode
+            if stat.S_ISDIR(mode) or not mode & 0o111:
+                why = "is a directory" if stat.S_ISDIR(mode) else "permission denied"
                 refused = refused or ProgramNotStarted(errno.EACCES, why)
                 continue
         except (FileNotFoundError, NotADirectoryError):
@@ -626,12 +631,19 @@ def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...
         except OSError as error:
             refused = refused or ProgramNotStarted(error.errno, _in_lower_case(os.strerror(error.errno or 0)))
             continue
+        if _leads_to_us(candidate):
+            raise ProgramNotStarted(errno.EACCES, f"{candidate} is this engine's own program")
         os.set_inheritable(channel, True)  # the springboard closes it
+        os.write(channel, GOING)
         words = (candidate, *arguments)
         try:
             os.execve(springboard, words, variables)
-        except PermissionError:  # a profile that knows execve(2) and not execveat(2)
-            os.execve(f"/proc/self/fd/{springboard}", words, variables)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if error.errno == errno.EPERM:  # a profile that knows execve(2) and not execveat(2)
+                    os.execve(f"/proc/self/fd/{springboard}", words, variables)
+            os.write(channel, (error.errno or errno.EIO).to_bytes(4, sys.byteorder))
+            os._exit(127)
     if refused is not None:
         raise refused
     if "/" in program:
@@ -639,11 +651,34 @@ def _execute(arguments: tuple[str, ...], environment: tuple[tuple[str, str], ...
     raise ProgramNotStarted(errno.ENOENT, "executable file not found in $PATH")
 
 
+def _leads_to_us(path: str) -> bool:
+    """Whether a program or its interpreter is ``/proc/self/exe``: now the machine's Python, the springboard when it is executed.
+    For a clear answer; it is the springboard that keeps the Python out of reach."""
+    with contextlib.suppress(OSError):
+        for _ in range(_MOST_INTERPRETERS):
+            for _ in range(_MOST_LINKS):
+                if os.path.normpath(path) in _OWN_PROGRAMS:
+                    return True
+                if not os.path.islink(path):
+                    break
+                path = os.path.join(os.path.dirname(path), os.readlink(path))
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                break
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            start = os.read(descriptor, 256)
+            os.close(descriptor)
+            words = start[2:].split(b"\n")[0].split()
+            if not start.startswith(b"#!") or not words:
+                break
+            path = os.fsdecode(words[0])
+    return False
+
+
 def not_executed(data: bytes) -> ProgramNotStarted | None:
     """The error that the springboard wrote; None for anything else that came over the channel."""
     if len(data) != 4:
         return None
-    number = int.from_bytes(data, sys.byteorder)
+    number = int.from_bytes(data[:4], sys.byteorder)
     why = "its interpreter is missing" if number == errno.ENOENT else _in_lower_case(os.strerror(number))
     return ProgramNotStarted(number, why)
 
