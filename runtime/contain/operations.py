@@ -61,6 +61,16 @@ class StageHostPath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageDevice:
+    """A device node at a host path that only this mount namespace sees: the device of ``source``, with its mode, owned by ``owner_id``.
+    The owners of the machine's own nodes cannot be translated."""
+
+    source: str
+    path: str
+    owner_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnterStage:
     """The container's own directory becomes the working directory, with translated owners: from there on, names in it are relative.
     Its root, who is nobody outside, has no way through the directories above."""
@@ -325,6 +335,7 @@ Operation = (
     | MakeHostDirectory
     | BindHostDirectory
     | StageHostPath
+    | StageDevice
     | EnterStage
     | ShareMount
     | MountLayers

@@ -20,7 +20,7 @@ from contain.container.run import open_workspace, run, start
 from contain.errors import HostError
 from contain.host import parse_kernel_release
 from contain.linux.idranges import registry_home
-from contain.spec import Bind, Identity, IdMapping, Tmpfs, UserNamespace, Volume
+from contain.spec import Bind, Device, Identity, IdMapping, Tmpfs, UserNamespace, Volume
 
 if TYPE_CHECKING:
     from tests.conftest import Ground
@@ -35,6 +35,21 @@ needs_translation = pytest.mark.skipif(
 AUTO = UserNamespace(mapping=IdMapping.AUTO)
 HOST = UserNamespace(mapping=IdMapping.HOST)
 WORKER = Identity(user_id=1000, group_id=1000, groups=(1000,))
+
+
+@pytest.fixture
+def forbidden() -> list[tuple[str, int, int, str]]:
+    """Devices of this machine that its root can open and a container may not: (kind, major, minor, path)."""
+    found = []
+    for path in ("/dev/loop-control", "/dev/fuse", "/dev/loop0", "/dev/net/tun", "/dev/hwrng", "/dev/vda", "/dev/sda"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            device = os.stat(path)
+            kind = "b" if stat.S_ISBLK(device.st_mode) else "c"
+            found.append((kind, os.major(device.st_rdev), os.minor(device.st_rdev), path))
+    if not found:
+        pytest.skip("this machine has no device that could be opened wrongly")
+    return found
 
 
 def _outer(text: str) -> tuple[int, int, int]:
@@ -203,6 +218,21 @@ def test_a_program_may_open_its_own_pipes_by_name(ground: Ground, mapping: UserN
 
 
 @needs_translation
+def test_a_device_that_is_given_belongs_to_the_containers_root(
+    ground: Ground, forbidden: list[tuple[str, int, int, str]]
+) -> None:
+    kind, major, minor, path = forbidden[0]
+    device = Device(source=Path(path), target=PurePosixPath("/dev/given"))
+    script = "stat -c '%F %u:%g %t:%T' /dev/given; (: < /dev/given) && echo opened; chmod 666 /dev/given || echo refused"
+    before = os.stat(path)
+    done = ground.sh(script, user_namespace=AUTO, devices=(device,))
+    what = "block" if kind == "b" else "character"
+    assert done.out.splitlines() == [f"{what} special file 0:0 {major:x}:{minor:x}", "opened", "refused"], done.err
+    after = os.stat(path)
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+
+
+@needs_translation
 def test_a_host_path_stays_the_hosts(ground: Ground) -> None:
     """Its owners have no name inside, and root inside may there what anybody may."""
     private = ground.directory / "private"
@@ -270,31 +300,16 @@ def test_an_old_kernel_is_refused_with_the_version_that_it_takes(ground: Ground,
     assert "5.19" in str(caught.value)
 
 
-@pytest.fixture
-def forbidden() -> list[tuple[str, int, int]]:
-    """Devices of this machine that its root can open and a container may not: (kind, major, minor)."""
-    found = []
-    for path in ("/dev/loop-control", "/dev/fuse", "/dev/loop0", "/dev/net/tun", "/dev/hwrng", "/dev/vda", "/dev/sda"):
-        with contextlib.suppress(OSError):
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            device = os.stat(path)
-            kind = "b" if stat.S_ISBLK(device.st_mode) else "c"
-            found.append((kind, os.major(device.st_rdev), os.minor(device.st_rdev)))
-    if not found:
-        pytest.skip("this machine has no device that could be opened wrongly")
-    return found
-
-
-def _attack(devices: list[tuple[str, int, int]], place: str) -> str:
+def _attack(devices: list[tuple[str, int, int, str]], place: str) -> str:
     script = ""
-    for number, (kind, major, minor) in enumerate(devices):
+    for number, (kind, major, minor, _) in enumerate(devices):
         node = f"{place}/d{number}"
         script += f"mknod {node} {kind} {major} {minor} && (: < {node}) 2> /dev/null && echo opened {kind} {major}; "
     return script
 
 
 def test_without_a_user_namespace_no_device_but_the_few_can_be_opened(
-    ground: Ground, forbidden: list[tuple[str, int, int]]
+    ground: Ground, forbidden: list[tuple[str, int, int, str]]
 ) -> None:
     fine = "echo fine > /dev/null && head -c 1 /dev/urandom > /dev/null && echo fine"
     script = f"cat /proc/self/uid_map; {_attack(forbidden, '/dev')} {_attack(forbidden, '/tmp')} ls /dev/d0 /tmp/d0; {fine}"
@@ -303,7 +318,7 @@ def test_without_a_user_namespace_no_device_but_the_few_can_be_opened(
 
 
 def test_device_nodes_of_an_image_cannot_be_opened_without_a_user_namespace(
-    ground: Ground, forbidden: list[tuple[str, int, int]], small_tree: Path
+    ground: Ground, forbidden: list[tuple[str, int, int, str]], small_tree: Path
 ) -> None:
     """Not even those that every container has: its root is mounted without devices."""
     tree = ground.directory / "layer"
@@ -334,7 +349,7 @@ def test_without_a_user_namespace_all_else_holds_too(ground: Ground) -> None:
     assert int(lines[6]) < 6
 
 
-def test_exec_is_held_by_the_same_rules_and_ids(ground: Ground, forbidden: list[tuple[str, int, int]]) -> None:
+def test_exec_is_held_by_the_same_rules_and_ids(ground: Ground, forbidden: list[tuple[str, int, int, str]]) -> None:
     from tests.security.attacks import detached, output_of
 
     attack = f"{_attack(forbidden, '/dev')} cat /proc/self/uid_map"
@@ -365,10 +380,10 @@ def test_cp_puts_files_where_only_the_containers_own_ids_exist(ground: Ground) -
         with open_root(records, record, home=ground.run_home, writing=True) as root:
             copy_in(root, "box", str(source), "/copied")
             copy_in(root, "box", str(source), "/closed/kept", archive=True)
-            assert output_of(record, "stat", "-c", "%u:%g", "/copied", "/copied/file").split() == ["0:0", "0:0"]
+            assert output_of(record, "stat", "-c", "%u:%g", "/copied", "/copied/file").split() == ["0:0", "1000:1000"]
             assert output_of(record, "stat", "-c", "%u:%g", "/closed/kept/file").split() == ["1000:1000"]
             copy_out(root, "box", "/closed/kept/file", str(ground.directory / "back"), archive=True)
         assert os.stat(ground.directory / "back").st_uid == 1000
-        assert os.stat(upper / "copied/file").st_uid == 0
+        assert (os.stat(upper / "copied").st_uid, os.stat(upper / "copied/file").st_uid) == (0, 1000)
     (ground.directory / "after").write_text("this process is itself again")
     assert os.stat(ground.directory / "after").st_uid == 0

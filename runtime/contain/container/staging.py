@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from contain.container.plan import Workspace
-from contain.operations import BindHostDirectory, EnterStage, MakeMountsPrivate, MountLayers, Operation, StageHostPath
+from contain.operations import (
+    BindHostDirectory,
+    EnterStage,
+    MakeHostDirectory,
+    MakeMountsPrivate,
+    MountLayers,
+    MountScratch,
+    Operation,
+    StageDevice,
+    StageHostPath,
+)
 from contain.paths import HostPath
 from contain.spec import Bind, ContainerSpec, CopyOnWrite, Mount, Volume
 from contain.values import replace
 
 _HERE = HostPath()
+_MOST_DEVICES = 4096
 
 
 def _translate_views(operations: Sequence[Operation], skeleton: str) -> list[Operation]:
@@ -65,6 +76,17 @@ def plan_staging(
             case _:
                 return mount
 
+    devices = []
+    if spec.devices:
+        place = directory / "devices"
+        operations += [
+            MakeHostDirectory(path=str(place)),
+            MountScratch(path=str(place), size_bytes=1 << 20, inodes=_MOST_DEVICES),
+        ]
+        first_id = 0 if workspace.ids is None else workspace.ids.first
+        for number, device in enumerate(spec.devices):
+            operations.append(StageDevice(source=str(device.source), path=str(place / str(number)), owner_id=first_id))
+            devices.append(replace(device, source=HostPath("devices", str(number))))
     layers = tuple(map(stage, spec.layers))
     mounts = tuple(map(moved, spec.mounts))
     upper = None if spec.upper is None else stage(spec.upper.parent) / spec.upper.name
@@ -82,4 +104,5 @@ def plan_staging(
         scratch=None if workspace.scratch is None else workspace.scratch.relative_to(directory),
     )
     operations.append(EnterStage(path=str(directory)))
-    return replace(spec, layers=layers, mounts=mounts, upper=upper), moved_workspace, tuple(operations)
+    spec = replace(spec, layers=layers, mounts=mounts, upper=upper, devices=tuple(devices))
+    return spec, moved_workspace, tuple(operations)

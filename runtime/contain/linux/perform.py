@@ -52,6 +52,7 @@ from contain.operations import (
     SetSysctl,
     SetUmask,
     ShareMount,
+    StageDevice,
     StageHostPath,
     StartKeyring,
     StartSession,
@@ -123,6 +124,8 @@ class Performer:
                         raise
             case StageHostPath():
                 self._stage(operation)
+            case StageDevice():
+                _make_device(operation)
             case EnterStage(path=path):
                 tree = idmap.clone_mapped(path, self.translation, recursive=True)
                 _attach(tree, path)
@@ -575,6 +578,15 @@ def _write_memory_file(operation: WriteMemoryFile) -> None:
         os.fchmod(descriptor, operation.mode)
     finally:
         os.close(descriptor)
+
+
+def _make_device(operation: StageDevice) -> None:
+    found = os.stat(operation.source)
+    if not stat.S_ISCHR(found.st_mode) and not stat.S_ISBLK(found.st_mode):
+        raise OSError(errno.ENODEV, "not a device node", operation.source)
+    os.mknod(operation.path, found.st_mode, found.st_rdev)
+    os.chown(operation.path, operation.owner_id, operation.owner_id)
+    os.chmod(operation.path, stat.S_IMODE(found.st_mode))
 
 
 def _attach(tree: int, path: str) -> None:
