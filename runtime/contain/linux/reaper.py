@@ -13,10 +13,13 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import NoReturn
 
 from contain.linux import syscalls
+
+TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 _NAME = b"contain-init"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from contain.oci_runtime.hooks import run_hooks
 from contain.oci_runtime.records import CREATING, PAUSED, RUNNING, STOPPED, Place, Record, is_alive, read_start_time
 from contain.oci_runtime.state import can_be_signalled, render_state
 from contain.runtime_spec.configuration import parse_document
+from contain.runtime_spec.document import render_json
 from contain.runtime_spec.resources import Resources, parse_resources
 
 _PATIENCE_SECONDS = 10.0
@@ -243,4 +243,4 @@ def read_statistics(place: Place) -> bytes:
                 "usage": {"usage": _number(f"{directory}/memory.current"), "limit": _number(f"{directory}/memory.max")},
                 "raw": _keyed(f"{directory}/memory.stat"),
             }
-    return json.dumps({"type": "stats", "id": record.container_id, "data": found}).encode()
+    return render_json({"type": "stats", "id": record.container_id, "data": found}).encode()

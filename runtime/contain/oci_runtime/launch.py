@@ -27,7 +27,6 @@ import contextlib
 import errno
 import fcntl
 import gc
-import json
 import os
 import signal
 import socket
@@ -43,6 +42,7 @@ from contain.oci_runtime.hooks import HookFailed, run_hooks
 from contain.oci_runtime.plan import BundlePlan, IdentityPlan
 from contain.oci_runtime.records import WAITING_NAME
 from contain.runtime_spec.configuration import NAMESPACE_FILES, NAMESPACES, Configuration, Hook
+from contain.runtime_spec.document import parse_json, render_json
 from contain.runtime_spec.mounts import IdMap
 from contain.runtime_spec.process import Process
 from contain.values import dataclass
@@ -113,10 +113,10 @@ def open_namespaces_of(process_id: int) -> tuple[tuple[int, int], ...]:
 def _describe(error: BaseException, operation: BundleOperation | None) -> bytes:
     """An error of the threshold, as bytes for the other side."""
     if isinstance(error, ContainError):
-        return json.dumps({"kind": type(error).__name__, "message": error.message[:_SHOWN_LIMIT]}).encode()
+        return render_json({"kind": type(error).__name__, "message": error.message[:_SHOWN_LIMIT]}).encode()
     what = type(operation).__name__ if operation is not None else ""
     target = str(getattr(operation, "target", "") or getattr(operation, "path", "") or getattr(operation, "name", ""))
-    return json.dumps(
+    return render_json(
         {
             "kind": "OSError" if isinstance(error, OSError) else type(error).__name__,
             "errno": getattr(error, "errno", 0) or 0,
@@ -129,7 +129,7 @@ def _describe(error: BaseException, operation: BundleOperation | None) -> bytes:
 
 def raise_described(data: bytes) -> None:
     """The error that the other side described."""
-    found = json.loads(data)
+    found = parse_json(data)
     match found["kind"]:
         case "ProgramNotStarted":
             raise ProgramNotStarted(found["message"])

@@ -6,13 +6,13 @@ Finds the command, calls it, and tells errors the way engines read them: in word
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import time
 
 from contain.errors import ContainError, UsageError
 from contain.oci_runtime.arguments import COMMANDS, Options, parse_arguments
+from contain.runtime_spec.document import render_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Runtime:
 
         place = self._place(command="state")
         record = place.read_record()
-        print(json.dumps(render_listed(record, place.read_status(record)), indent=2))
+        print(render_json(render_listed(record, place.read_status(record))))
         return 0
 
     def kill(self) -> int:
@@ -202,7 +202,7 @@ class _Runtime:
 
         found = processes_of(self._place(1, 1 << 20, "ps"))
         if self.own.text("format", "table") == "json":
-            print(json.dumps(found))
+            print(render_json(found))
             return 0
         print("PID      CMD")
         for process in found:
@@ -232,7 +232,7 @@ class _Runtime:
             for each in found:
                 print(each["id"])
         elif self.own.text("format", "table") == "json":
-            print(json.dumps(found or None))
+            print(render_json(found or None))
         else:
             print(f"{'ID':<20} {'PID':<8} {'STATUS':<9} {'CREATED':<21} BUNDLE")
             for each in found:
@@ -336,9 +336,9 @@ def _tell(common: Options, message: str) -> int:
     path = common.text("log")
     if path:
         if common.text("log-format", "text") == "json":
-            line = json.dumps({"level": "error", "msg": message, "time": stamp})
+            line = render_json({"level": "error", "msg": message, "time": stamp})
         else:
-            line = f"time={json.dumps(stamp)} level=error msg={json.dumps(message)}"
+            line = f"time={render_json(stamp)} level=error msg={render_json(message)}"
         try:
             with open(path, "a") as file:
                 file.write(f"{line}\n")

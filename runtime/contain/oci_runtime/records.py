@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 
 from contain.errors import Conflict, HostError, NotFound, UsageError
 from contain.runtime_spec.configuration import Configuration, Hook, parse_configuration
+from contain.runtime_spec.document import parse_json, render_json
 from contain.values import asdict, dataclass
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
@@ -129,13 +129,13 @@ class Place:
 
     def write_record(self, record: Record) -> None:
         """Replace the record."""
-        self.write("record.json", json.dumps(asdict(record)).encode())
+        self.write("record.json", render_json(asdict(record)).encode())
 
     def read_record(self) -> Record:
         """The record. Raises `NotFound`."""
         try:
             with open(self.path("record.json"), "rb") as file:
-                members = json.load(file)
+                members = parse_json(file.read())
         except FileNotFoundError:
             raise self.missing() from None
         for name in ("annotations", "groups"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from contain.oci_runtime.records import PAUSED, RUNNING, STOPPED, Record
+from contain.runtime_spec.document import render_json
 
 
 def render_state(record: Record, status: str, *, process_id: int | None = None) -> bytes:
@@ -16,7 +15,7 @@ def render_state(record: Record, status: str, *, process_id: int | None = None) 
     state["bundle"] = record.bundle
     if record.annotations:
         state["annotations"] = dict(record.annotations)
-    return json.dumps(state).encode()
+    return render_json(state).encode()
 
 
 def render_listed(record: Record, status: str) -> dict[str, object]:

@@ -5,8 +5,7 @@ Source: runtime-spec 1.2 config.md and config-linux.md. `parse_configuration` re
 
 from __future__ import annotations
 
-import json
-
+from contain.runtime_spec.document import parse_json
 from contain.runtime_spec.mounts import PROPAGATIONS, BundleMount, IdMap, parse_id_maps, parse_mount
 from contain.runtime_spec.process import Process, parse_process, refuse_labels
 from contain.runtime_spec.reading import ID_LIMIT, Table, refused, wrong
@@ -123,7 +122,7 @@ def check_version(version: str, where: str = "ociVersion") -> str:
 def parse_document(text: str | bytes, where: str) -> Table:
     """JSON text as a table. Raises `UsageError` that names the line."""
     try:
-        return Table(json.loads(text), "")
+        return Table(parse_json(text), "")
     except (ValueError, RecursionError) as error:
         raise wrong(where, f"is no JSON document: {error}") from None
 
