@@ -175,9 +175,10 @@ def test_attach_shows_what_is_printed_from_now_on_and_ends_with_the_status(conta
     assert "cannot attach to a stopped container" in contain("attach", "--no-stdin", "web", status=1)
 
 
-def test_attach_with_standard_input_is_refused_by_name(contain: Contain) -> None:
-    contain("run", "-d", "--name", "web", "small", "sleep", "1000")
-    assert "attach without --no-stdin" in contain("attach", "web", status=1)
+def test_attach_passes_standard_input_on(contain: Contain) -> None:
+    contain("run", "-di", "--name", "web", "small", "sh", "-c", "read x; echo got $x; exit 4")
+    done = contain.try_("attach", "web", input="one\n")
+    assert (done.returncode, done.stdout) == (4, "got one\n")
 
 
 def test_a_paused_container_stands_still_until_it_goes_on(contain: Contain) -> None:
@@ -228,7 +229,10 @@ def test_top_shows_the_containers_processes_only(contain: Contain) -> None:
     assert rows[0].split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
     assert int(rows[1].split()[1]) == contain.inspect("web")["State"]["Pid"]
     assert sorted(row.split(None, 7)[7] for row in rows[2:]) == ["sleep 1234", "sleep 1235"]
-    assert "top with options of ps (-x)" in contain("top", "web", "-x", status=1)
+    rows = contain("top", "web", "-e", "-o", "pid,args").splitlines()
+    assert rows[0].split() == ["PID", "COMMAND"]
+    assert sorted(row.split(None, 1)[1] for row in rows[2:]) == ["sleep 1234", "sleep 1235"]
+    assert "find PID field" in contain("top", "web", "-e", "-o", "args", status=1)
     contain("kill", "web")
     contain("wait", "web")
     assert "is not running" in contain("top", "web", status=1)
