@@ -24,7 +24,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,25 +31,21 @@ TOKEN = "CONTAIN_FAULT_RUN"
 NAMES = ("ant", "bee", "cat", "dog")
 PATIENCE_SECONDS = 20.0
 PROGRAM_SECONDS = 0.25
-SHOTS_BETWEEN_LOOKS = 5
+SHOTS_BETWEEN_LOOKS = 8
+AIMING_SECONDS = 2.0
 PROGRAM = "i=0; while [ $i -lt 4 ]; do echo line $i; echo more >>/tmp/written; sleep 0.05; i=$((i+1)); done; exit 3"
-KINDS = (
-    *(
-        "run",
-        "run",
-        "run -d",
-        "run -d",
-        "run --rm",
-        "run -d --rm",
-        "restart policy",
-        "health",
-        "init",
-        "create",
-        "start",
-        "stop",
+AIMS = {
+    "command": (
+        *("run", "run -d", "run --rm", "restart policy", "health", "init", "create", "start", "stop", "restart", "kill", "rm"),
+        *("exec", "pause", "rename", "build", "commit", "cp", "logs"),
     ),
-    *("restart", "kill", "rm", "exec", "pause", "rename", "build", "commit", "cp", "logs"),
-)
+    "supervisor": ("run -d", "run -d", "run -d --rm", "restart policy", "health", "init", "restart"),
+    "first process": ("run", "run -d", "run -d --rm", "restart policy", "health", "init"),
+    "inside": ("init", "exec"),
+    "attendant": ("run -d", "health"),
+    "builder": ("build",),
+}
+"""Whom a shot is aimed at, and what can be started for that."""
 DOCKERFILE = "FROM small\nRUN echo one >/one\nRUN sleep 0.05; echo two >/two\n"
 
 
@@ -189,32 +184,32 @@ class Range:
         layers = [layer.removeprefix("sha256:") for layer in found["RootFS"]["Layers"]]
         return json.dumps([found["Id"], [digest_of(self.home / "layers" / layer / "tree") for layer in layers]])
 
-    def commands(self) -> Iterator[list[str]]:
+    def command(self, kind: str, aim: str) -> list[str]:
         """What the next shot starts; what it needs is made before."""
         choose = self.random.choice
         name = choose(NAMES)
-        network = ["--network", choose(["none", "bridge", "named"]) if self.network else "none"]
+        named = "named" if aim == "attendant" else choose(["none", "none", "bridge", "named"])
+        network = ["--network", named if self.network else "none"]
         run = [*network, "-v", "kept:/data:ro", "small", "sh", "-c", PROGRAM]
-        kind = choose(KINDS)
         match kind:
             case "run":
-                yield ["run", "--name", name, *run]
+                return ["run", "--name", name, *run]
             case "run -d":
-                yield ["run", "-d", "--name", name, *run]
+                return ["run", "-d", "--name", name, *run]
             case "run --rm":
-                yield ["run", "--rm", "--name", name, *run]
+                return ["run", "--rm", "--name", name, *run]
             case "run -d --rm":
-                yield ["run", "-d", "--rm", "--name", name, "-v", "/anonymous", *run]
+                return ["run", "-d", "--rm", "--name", name, "-v", "/anonymous", *run]
             case "restart policy":
-                yield ["run", "-d", "--restart", choose(["always", "on-failure:2", "unless-stopped"]), "--name", name, *run]
+                return ["run", "-d", "--restart", choose(["always", "on-failure:2", "unless-stopped"]), "--name", name, *run]
             case "health":
-                yield ["run", "-d", "--health-cmd", "sleep 0.02", "--health-interval", "50ms", "--name", name, *run]
+                return ["run", "-d", "--health-cmd", "sleep 0.02", "--health-interval", "50ms", "--name", name, *run]
             case "init":
-                yield ["run", "-d", "--init", "--name", name, *run]
+                return ["run", "-d", "--init", "--name", name, *run]
             case "create":
-                yield ["create", "--name", name, *run]
+                return ["create", "--name", name, *run]
             case "build":
-                yield ["build", "--no-cache", "-q", "-t", "built", str(self.directory / "context")]
+                return ["build", "--no-cache", "-q", "-t", "built", str(self.directory / "context")]
             case _:
                 self.contain("rm", "-f", name, status=None)
                 self.contain("run", "-d", "--name", name, "--network", "none", "small", "sleep", "30")
@@ -227,12 +222,16 @@ class Range:
                     "commit": ["commit", name, "committed"],
                     "cp": ["cp", __file__, f"{name}:/tmp/copied"],
                 }
-                yield rest.get(kind, [kind, name])
+                return rest.get(kind, [kind, name])
 
     def shoot(self) -> str:
         """One command, one kill; what was done."""
-        words = next(self.commands())
-        delay = self.random.random() * self.longest_delay_seconds
+        aims = [aim for aim in AIMS if self.network or aim != "attendant"]
+        aim = self.random.choice(aims)
+        words = self.command(self.random.choice(AIMS[aim]), aim)
+        delay_seconds = self.random.random() * (
+            self.longest_delay_seconds if aim in ("command", "builder") else PROGRAM_SECONDS
+        )
         command = subprocess.Popen(
             [sys.executable, "-m", "contain.cli.start", *words],
             env=self.environment,
@@ -241,15 +240,15 @@ class Range:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(delay)
-        seen = processes(self.token)
-        by_role: dict[str, list[Process]] = {}
-        for process in seen:
-            by_role.setdefault(role(process, seen, command.pid), []).append(process)
-        shot = "nobody"
-        if by_role:
-            shot = self.random.choice(sorted(by_role))
-            victim = self.random.choice(by_role[shot])
+        if aim not in ("command", "builder"):  # the clock starts when there is somebody to be hit
+            deadline = time.monotonic() + AIMING_SECONDS
+            while aim not in self.see(command.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        time.sleep(delay_seconds)
+        seen = self.see(command.pid)
+        shot = aim if aim in seen else self.random.choice(sorted(seen)) if seen else "nobody"
+        if shot != "nobody":
+            victim = self.random.choice(seen[shot])
             try:
                 os.kill(victim.number, signal.SIGKILL)
             except ProcessLookupError:
@@ -261,7 +260,15 @@ class Range:
             command.kill()
             command.wait()
             raise Lost(f"contain {' '.join(words)} does not end after a kill of {shot}") from None
-        return f"{' '.join(words)[:100]} | {delay * 1000:.0f} ms | {shot}"
+        return f"{' '.join(words)[:100]} | {delay_seconds * 1000:.0f} ms | {aim} | {shot}"
+
+    def see(self, command: int) -> dict[str, list[Process]]:
+        """The processes that have come of the shots so far, by what they are."""
+        seen = processes(self.token)
+        found: dict[str, list[Process]] = {}
+        for process in seen:
+            found.setdefault(role(process, seen, command), []).append(process)
+        return found
 
     # -- what is looked at ---------------------------------------------------------------------------------------------------
 
@@ -283,9 +290,9 @@ class Range:
         self.eventually("mounts", self.mounts)
         self.eventually("control groups", self.groups)
         self.eventually("interfaces", self.interfaces)
-        for name in NAMES:
+        for name in self.random.sample(NAMES, 2):
             self.contain("create", "--name", name, "--network", "none", "small", "true")
-        self.contain("rm", *NAMES)
+            self.contain("rm", name)
 
     def look_at_records(self) -> None:
         """Each can be read."""
