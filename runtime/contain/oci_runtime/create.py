@@ -13,7 +13,15 @@ import time
 from contain.errors import Conflict, ContainError, HostError, UsageError
 from contain.oci_runtime.groups import Groups, kill_all, make_groups, open_joins, place_groups, remove_groups
 from contain.oci_runtime.hooks import run_hooks
-from contain.oci_runtime.launch import GOING, Launching, Surroundings, launch_first, open_namespaces, raise_not_executed
+from contain.oci_runtime.launch import (
+    GOING,
+    Launching,
+    Surroundings,
+    has_hooks_outside,
+    launch_first,
+    open_namespaces,
+    raise_not_executed,
+)
 from contain.oci_runtime.plan import plan_bundle
 from contain.oci_runtime.records import (
     CREATED,
@@ -204,12 +212,11 @@ def create(request: CreateRequest) -> tuple[Record, Launching]:
         for descriptor in (*joins, *(number for _, number in spaces)):
             os.close(descriptor)
         record = replace(record, process_id=launching.process_id, start_time=read_start_time(launching.process_id))
-        launching.say(b"go")
-        launching.hear(b"mounted")
-        for name in ("prestart", "createRuntime"):
-            if hooks := config.hooks_of(name):
-                run_hooks(name, hooks, render_state(record, CREATING))
-        launching.say(b"hooked")
+        if has_hooks_outside(config):
+            launching.hear(b"mounted")
+            for name in ("prestart", "createRuntime"):
+                run_hooks(name, config.hooks_of(name), render_state(record, CREATING))
+            launching.say(b"hooked")
         launching.hear(b"ready")
         if request.console_socket:
             _hand_over_terminal(request.console_socket, launching)

@@ -8,8 +8,8 @@ Theory of operation::
        |   makes the new ones)             |
        |<-- "user" ------|                 |     runtime writes the id maps; "mapped"
        |<-- "pid N" -----|  ends           |     from here on the first process belongs to the caller's subreaper
-       |--- "go" ------------------------->|     performs plan.root
-       |<-- "mounted" ---------------------|     runtime runs prestart and createRuntime hooks
+       |                                   |     performs plan.root
+       |<-- "mounted" ---------------------|     if there are any: runtime runs prestart and createRuntime hooks
        |--- "hooked" --------------------->|     createContainer hooks, plan.enter, plan.become, looks the program up
        |<-- "ready" -----------------------|     runtime writes the record and the pid file
        |--- "commit" --------------------->|     waits on start.sock; no tie to the runtime any more
@@ -345,6 +345,7 @@ def _first_process(
     inner: int,
     springboard: int,
     state: Callable[[str], bytes],
+    hooks_outside: bool,
     inside_hooks: tuple[tuple[Hook, ...], tuple[Hook, ...]],
 ) -> None:
     operation: BundleOperation | None = None
@@ -353,7 +354,6 @@ def _first_process(
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.setsid()
-        _expect(channel, b"go")
         performer = BundlePerformer()
         performer.channel = channel
         if process is not None and process.apparmor_profile:
@@ -361,8 +361,9 @@ def _first_process(
         for operation in plan.root:
             performer.perform_bundle(operation)
         operation = None
-        channel.send(b"mounted")
-        _expect(channel, b"hooked")
+        if hooks_outside:
+            channel.send(b"mounted")
+            _expect(channel, b"hooked")
         if inside_hooks[0]:
             run_hooks("createContainer", inside_hooks[0], state("creating"))
         for operation in (*plan.enter, *plan.identity.become):
@@ -514,17 +515,23 @@ def fork_stage(
         os.waitpid(stage, 0)
 
 
+def has_hooks_outside(config: Configuration) -> bool:
+    """Whether the runtime has something to run between the mounts and the change of root."""
+    return bool(config.hooks_of("prestart") or config.hooks_of("createRuntime"))
+
+
 def launch_first(
     plan: BundlePlan, config: Configuration, around: Surroundings, *, state: Callable[[int, str], bytes]
 ) -> Launching:
-    """The first process of a bundle's container, waiting for "go". ``state`` renders the container's state for hooks."""
+    """The first process of a bundle's container, under way to "ready". ``state`` renders the container's state for hooks."""
     made = sum(NAMESPACES[kind] for kind, path in config.namespaces if not path)
     hooks = (config.hooks_of("createContainer"), config.hooks_of("startContainer"))
+    outside = has_hooks_outside(config)
     springboard = open_springboard(_channel_number(around.kept))
 
     def first(inner: int) -> None:
         own = os.getpid()
-        _first_process(plan, config.process, around, inner, springboard, lambda status: state(own, status), hooks)
+        _first_process(plan, config.process, around, inner, springboard, lambda status: state(own, status), outside, hooks)
 
     try:
         return fork_stage(
