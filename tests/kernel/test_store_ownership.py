@@ -154,6 +154,14 @@ with Store.open(home) as store:
 """
 
 
+# Everything of the store, since much of it is imported only when it is needed.
+PRELOAD = (
+    "import pkgutil, importlib, hashlib, sqlite3, filelock, tempfile, contain.store, contain.oci, contain.progress\n"
+    "contain.oci.digest_of(b'')\n"
+    "for each in pkgutil.iter_modules(contain.store.__path__, 'contain.store.'):\n    importlib.import_module(each.name)\n"
+)
+
+
 def user_run(tmp_path: Path, data: bytes, action: str) -> str:
     home, archive = tmp_path / "user" / "home", tmp_path / "user" / "layer.tar"
     home.parent.mkdir(exist_ok=True)
@@ -164,12 +172,8 @@ def user_run(tmp_path: Path, data: bytes, action: str) -> str:
         if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
             parent.chmod(0o755)
     tmp_path.chmod(0o755)
-    modules = (
-        "contain.store.extract contain.store.commit contain.store.compression contain.progress contain.oci sqlite3 filelock"
-    )
-    preload = "".join(f"import {name}\n" for name in modules.split())
     program = (
-        preload
+        PRELOAD
         + f"import os; os.setgroups([]); os.setresgid(54321, 54321, 54321); os.setresuid(54321, 54321, 54321)\n{USER_PROGRAM}"
     )
     done = subprocess.run(
@@ -221,7 +225,7 @@ def test_an_ordinary_user_cannot_use_roots_store_and_is_told_so(tmp_path: Path) 
         if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
             parent.chmod(0o755)
     program = (
-        "import contain.store\nfrom contain.errors import HostError\nfrom pathlib import Path\nimport os, sys\n"
+        f"{PRELOAD}\nfrom contain.errors import HostError\nfrom pathlib import Path\nimport os, sys\n"
         "os.setgroups([]); os.setresgid(54321, 54321, 54321); os.setresuid(54321, 54321, 54321)\n"
         "try:\n    contain.store.Store.open(Path(sys.argv[1]))\nexcept HostError as error:\n    print(error.code)\n"
     )

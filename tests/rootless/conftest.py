@@ -73,9 +73,25 @@ class Ordinary:
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 owner = entry.stat().st_uid if entry.name.isdigit() else 0
-                if (owner == self.user_id or (owner and first <= owner < first + count)) and _is_alive(entry):
+                theirs = owner == self.user_id or (owner and first <= owner < first + count)
+                if theirs and _is_alive(entry) and not self._is_of_another_store(int(entry.name)):
                     found.append(int(entry.name))
         return found
+
+    def _is_of_another_store(self, number: int) -> bool:
+        """Whether it was started by a command with another store: somebody else may run these very tests now."""
+        own = f"CONTAIN_HOME={self.store}"
+        while number > 1:
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{number}/environ").read_bytes().decode(errors="replace").split("\0")
+                named = [word for word in words if word.startswith("CONTAIN_HOME=")]
+                if named:
+                    return not any(word.startswith(own) for word in named)
+            try:
+                number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                return False
+        return False
 
     def prepare(self, *, tun: bool, private: Callable[[], None] | None) -> Callable[[], None]:
         """What a child does to become this user. ``tun``: the machine lets everybody open it, as distributions do; else nobody."""
