@@ -353,6 +353,21 @@ def test_signals_are_passed_on_unless_that_is_switched_off(scene: Scene) -> None
         assert scene.state(name) == state
 
 
+def test_a_run_that_does_not_pass_signals_on_leaves_its_container_running(scene: Scene) -> None:
+    words = ["run", "-i", "--sig-proxy=false", "--network=none", "--name", "stays", "small", "sh", "-c", "read x; echo got $x; cat"]
+    with subprocess.Popen(
+        [*scene.command, *words], env=scene.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as one:
+        assert one.stdin is not None
+        assert one.stdout is not None
+        one.stdin.write(b"input\n")
+        one.stdin.flush()
+        assert one.stdout.readline() == b"got input\n"
+        one.send_signal(signal.SIGINT)
+        assert one.wait(SECONDS) == 130
+    assert scene.state("stays") == "running"
+
+
 def _is_waiting(process: int) -> bool:
     """Whether it is attached: a connected socket of packets is open."""
     links = []

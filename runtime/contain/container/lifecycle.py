@@ -60,14 +60,14 @@ def run_foreground(
 def _in_front(
     spec: ContainerSpec, records: Records, record: ContainerRecord, held: int, home: HostPath, joined: Joined
 ) -> ExitState | None:
-    """What has a terminal can be let go of, and what is started again goes on without the caller: then its supervisor is another
-    process; else this one is it, which is quicker."""
-    if spec.terminal or spec.restart.name != "no":
+    """What has a terminal can be let go of, what is started again goes on without the caller, and so does what does not get his
+    signals: then its supervisor is another process; else this one is it, which is quicker."""
+    if spec.terminal or spec.restart.name != "no" or not joined.signals:
         from contain.container.foreground import run_on_terminal
 
         return run_on_terminal(spec, records, record, held, home, joined=joined)
     stdin, stdout, stderr = joined.descriptors
-    return supervise_here(spec, records, record, held, home, stdin=stdin, stdout=stdout, stderr=stderr, signals=joined.signals)
+    return supervise_here(spec, records, record, held, home, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
 def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, remove: bool) -> str:

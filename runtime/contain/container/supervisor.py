@@ -183,10 +183,8 @@ def supervise_here(
     stdin: int | None,
     stdout: int | None = 1,
     stderr: int | None = 2,
-    signals: bool = True,
 ) -> ExitState:
-    """Be the supervisor of a container without a terminal that is held, until it has ended; then let go of it. ``signals``: those of
-    this process are passed on."""
+    """Be the supervisor of a container without a terminal that is held, until it has ended; then let go of it."""
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with Attachments(records.place(record.container_id)) as attachments:
@@ -198,7 +196,7 @@ def supervise_here(
                 null if stdin is None else stdin,
                 stdout,
                 stderr,
-                _forward_signals if signals else lambda _: contextlib.nullcontext(),
+                _forward_signals,
                 attachments=attachments,
             )
             _end(records, record, state, restarts=False)
