@@ -112,5 +112,6 @@ def test_cve_2022_1227_names_of_processes_are_text_and_nothing_else(ground: Grou
         while b"\x1b" not in Path(f"/proc/{record.process_id}/stat").read_bytes():
             pass
         (row,) = read_processes(record)
-    assert row.process_id == record.process_id
-    assert row.user_id == 0
+        status = Path(f"/proc/{record.process_id}/status").read_text().splitlines()
+    (parent,) = (int(line.split()[1]) for line in status if line.startswith("PPid:"))
+    assert (row.process_id, row.parent_id, row.user_id, row.terminal) == (record.process_id, parent, 0, 0)
