@@ -354,9 +354,14 @@ def test_signals_are_passed_on_unless_that_is_switched_off(scene: Scene) -> None
 
 
 def test_a_run_that_does_not_pass_signals_on_leaves_its_container_running(scene: Scene) -> None:
-    words = ["run", "-i", "--sig-proxy=false", "--network=none", "--name", "stays", "small", "sh", "-c", "read x; echo got $x; cat"]
+    script = "read x; echo got $x; sleep 100"
+    words = ["run", "-i", "--sig-proxy=false", "--network=none", "--name", "stays", "small", "sh", "-c", script]
     with subprocess.Popen(
-        [*scene.command, *words], env=scene.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*scene.command, *words],
+        env=scene.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as one:
         assert one.stdin is not None
         assert one.stdout is not None
