@@ -119,8 +119,8 @@ def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     from contain.linux.forwarding import probe_forwarding
     from contain.linux.freezer import probe_freezer
     from contain.linux.obstacles import filesystem_of
-    from contain.linux.uplink import find_uplink_program, owns_network
-    from contain.linux.usernamespace import is_rootless
+    from contain.linux.uplink import find_uplink_program
+    from contain.linux.usernamespace import is_rootless, owns_network
     from contain.paths import store_home
 
     home = store_home()

@@ -21,12 +21,12 @@ import signal
 import socket
 from collections.abc import Callable
 
+from contain.container.etc_files import RESOLVER_ADDRESS
 from contain.container.launch import describe_failure, die_with_parent, raise_failure, reset_signals
 from contain.container.loop import Loop
 from contain.container.names import LeaseFiles
 from contain.container.relay import open_relay
 from contain.container.resolving import Resolver
-from contain.container.run import RESOLVER_ADDRESS
 from contain.errors import InternalError
 from contain.linux import network, nftables, rtnetlink, syscalls
 from contain.linux.leases import Owner, dotted, is_alive, myself

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 
 from contain.container.attendant import Duties, answers, in_namespace, start_attendant
 from contain.container.endpoints import verify_endpoint
+from contain.container.etc_files import RESOLVER_ADDRESS, render_resolver
 from contain.container.networking import RESOLVER_NOTE, verify_addresses, wanted_of
 from contain.container.networks import NamedNetwork, Networks
 from contain.container.records import ContainerRecord, Records, describe_spec
 from contain.container.respecify import parse_spec
-from contain.container.run import RESOLVER_ADDRESS, render_resolver
 from contain.container.workspaces import workspaces
 from contain.errors import Conflict, NotFound
 from contain.linux import network, rtnetlink

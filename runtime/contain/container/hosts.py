@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv4Address, ip_address
 
-from contain.container.run import HOST_GATEWAY
+from contain.container.etc_files import HOST_GATEWAY
 from contain.errors import NotSupported, UsageError
 
 _NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
@@ -67,7 +67,9 @@ def parse_dns(values: Sequence[str], *, ipv6: bool = False) -> tuple[str, ...]:
             if ipv6:
                 continue
             raise NotSupported(
-                f"--dns {text}: containers on the default network have no IPv6", code="dns-not-supported", remedy="give a server's IPv4 address"
+                f"--dns {text}: containers on the default network have no IPv6",
+                code="dns-not-supported",
+                remedy="give a server's IPv4 address",
             ) from None
     if len(values) > _MOST_SERVERS:
         raise UsageError(

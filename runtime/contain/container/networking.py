@@ -15,6 +15,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from contain.container.etc_files import write_etc
 from contain.container.plan import Workspace
 from contain.container.workspaces import workspaces
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
@@ -65,19 +66,15 @@ class Networking:
         joined_id: str = "",
     ) -> None:
         self.spec, self.joined = spec, tuple(joined)
+        self.configure = network.configure_inside if spec.network is Network.BRIDGE else None
         self._home, self._places, self._linked, self._reserved, self._joined_id = home, places, linked, reserved, joined_id
 
     def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
         """Put the container with this first process on its networks; what the first process is to be told. ``cleanup`` undoes
         it."""
-        from contain.container.run import write_etc
-
         spec = self.spec
         if spec.network is Network.CONTAINER:
             _share_etc(workspaces(self._home) / self._joined_id, workspace)
-            return {}
-        if spec.network is not Network.BRIDGE:
-            write_etc(workspace, spec, None)
             return {}
         held = hold_ports(spec.ports)
         cleanup.callback(held.close)
@@ -138,8 +135,6 @@ class Networking:
         network.detach_container(self.spec.container_id, run_home=self._home, wait=False, delete_links=shared)
 
     def _write_etc(self, workspace: Workspace, attachments: Sequence[Attachment], *, named: bool) -> None:
-        from contain.container.run import write_etc
-
         linked: Sequence[tuple[str, str]] = ()
         if self._linked:
             from contain.container.links import link_hosts
@@ -224,8 +219,6 @@ def find(spec: ContainerSpec, *, home: HostPath, store: HostPath | None) -> Netw
     the default network only. Raises `NotFound`, `Conflict`, `NotSupported`, `UsageError`."""
     if spec.network is Network.CONTAINER:
         return _find_joined(spec, home, store)
-    if spec.network is not Network.BRIDGE:
-        return Networking(spec, home=home)
     if spec.networking.disconnected:
         return Networking(replace(spec, ports=()), home=home)
     endpoints = spec.networking.endpoints or (Endpoint(),)

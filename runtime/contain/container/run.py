@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from contain.container.confine import (
     filter_of,
@@ -14,10 +14,10 @@ from contain.container.confine import (
     rules_for,
     set_out_of_memory_score,
 )
-from contain.container.door import has_tty_group, verify_identity, warn_once
-from contain.container.host_view import divide_host_root, make_links
+from contain.container.door import has_tty_group, verify_identity
 from contain.container.launch import Launched, launch
-from contain.container.plan import LaunchPlan, Workspace, plan_launch, stub_paths
+from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
+from contain.container.wiring import find_wiring
 from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
@@ -32,31 +32,16 @@ from contain.linux.cgroups import (
     select_hierarchies,
     used_controllers,
 )
-from contain.linux.ports import hold_ports
-from contain.linux.uplink import ADDRESS as UPLINK_ADDRESS
-from contain.linux.uplink import (
-    NAME_SERVER,
-    UplinkProgram,
-    find_uplink_program,
-    open_uplink,
-    own_address,
-    owns_network,
-    write_uplink_lease,
-)
 from contain.linux.usernamespace import is_rootless
 from contain.operations import MakeMountsPrivate, ShareMount
 from contain.paths import HostPath, run_home
-from contain.spec import DEFAULT_NETWORK, ContainerSpec, IdMapping, Network, Sharing
+from contain.spec import ContainerSpec, IdMapping, Sharing
 from contain.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange
-
-RESOLVER_ADDRESS = "127.0.0.11"  # Docker's
-HOST_GATEWAY = "host-gateway"
-"""In ``--add-host NAME:host-gateway``: this machine. Docker's word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,43 +82,8 @@ def exit_state(wait_status: int, counters: CgroupCounters, memory_limit_bytes: i
     )
 
 
-def render_hosts(hostname: str, address: str | None, extra: Sequence[tuple[str, str]] = ()) -> str:
-    """The text of /etc/hosts. ``extra``: (name, address)."""
-    own = f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"
-    return (
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
-        "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n" + "".join(f"{where}\t{name}\n" for name, where in extra) + own
-    )
-
-
-def render_resolver(
-    host_text: str,
-    servers: Sequence[str],
-    *,
-    search: Sequence[str] | None = None,
-    options: Sequence[str] | None = None,
-    named: bool = False,
-) -> str:
-    """A resolv.conf with these servers instead of its own, if there are any; search domains and options stay where none are given
-    (resolv.conf(5)). ``named``: every name is asked for as it is first, since names of containers have no dots."""
-    lines = host_text.splitlines()
-    if servers:
-        lines = [line for line in lines if not line.startswith("nameserver")]
-    if search is not None:
-        lines = [line for line in lines if not line.startswith(("search", "domain"))]
-        if [*search] not in ([], ["."]):
-            lines.insert(0, "search " + " ".join(search))
-    own = [word for line in lines if line.startswith("options") for word in line.split()[1:]] if options is None else [*options]
-    if named and not any(word.startswith("ndots:") for word in options or ()):
-        own = [*(word for word in own if not word.startswith("ndots:")), "ndots:0"]
-    if named or options is not None:
-        lines = [line for line in lines if not line.startswith("options")]
-        lines += ["options " + " ".join(own)] if own else []
-    return "".join(f"{line}\n" for line in [*lines, *(f"nameserver {server}" for server in servers)])
-
-
-def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
-    """Empty mount points for everything that is mounted inside, to lie below all layers."""
+def make_skeleton(directory: HostPath, spec: ContainerSpec, links: tuple[tuple[str, str], ...] = ()) -> None:
+    """Empty mount points for everything that is mounted inside, to lie below all layers; and links: (path, what it points to)."""
     directory.mkdir(mode=0o755, parents=True)
     for path, is_directory in stub_paths(spec):
         place = str(directory) + path
@@ -141,39 +91,10 @@ def make_skeleton(directory: HostPath, spec: ContainerSpec) -> None:
             os.makedirs(place, mode=0o755, exist_ok=True)
         else:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    if links:
+        from contain.container.host_view import make_links
 
-
-def write_etc(
-    workspace: Workspace,
-    spec: ContainerSpec,
-    address: str | None,
-    gateway: str = "127.0.0.1",
-    name_servers: Sequence[str] = (),
-    *,
-    named: bool = False,
-) -> None:
-    """The files that are mounted over /etc: hosts, hostname, and the host's resolver where there is a network.
-
-    ``gateway``: this machine, seen from the container. ``name_servers``: instead of the host's. ``named``: on a network with
-    names, where a resolver of ours answers.
-    """
-    extra = [(name, gateway if where == HOST_GATEWAY else where) for name, where in spec.extra_hosts]
-    workspace.etc.mkdir(mode=0o755, exist_ok=True)
-    resolver = ""
-    if spec.network is not Network.NONE:
-        from contain.linux.resolver import read_resolver
-
-        resolver = read_resolver().text
-    servers = (RESOLVER_ADDRESS,) if named else spec.name_servers or name_servers
-    resolver = render_resolver(resolver, servers, search=spec.networking.search, options=spec.networking.options, named=named)
-    for name, text in (
-        ("hosts", render_hosts(spec.hostname, address, extra)),
-        ("hostname", spec.hostname + "\n"),
-        ("resolv.conf", resolver),
-    ):
-        path = workspace.etc / name
-        path.write_text(text)
-        path.chmod(0o644)
+        make_links(directory, links)
 
 
 def seccomp_program() -> bytes:
@@ -245,14 +166,6 @@ def hold_ids(spec: ContainerSpec, workspace: Workspace, home: HostPath) -> Itera
         yield ids
 
 
-def warn_of_network(spec: ContainerSpec, home: HostPath) -> None:
-    """Say once that a container has its loopback only, where that is so. Call it while somebody reads what is said."""
-    if spec.network is Network.BRIDGE and not owns_network():
-        program = find_uplink_program()
-        if not program.path:
-            warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
-
-
 @contextlib.contextmanager
 def start(
     spec: ContainerSpec,
@@ -269,10 +182,8 @@ def start(
     A skeleton that is there already is used: containers with the same mount points can share one. ``store``: where named networks
     and other containers are on record; without it there is the default network only. ``window``: rows and columns of its terminal.
     """
-    from contain.container.networking import find
-
-    networking = find(spec, home=home, store=store)
-    spec = networking.spec
+    wiring = find_wiring(spec, home=home, store=store)
+    spec = wiring.spec
     every = probe_hierarchies(EVERY)
     hierarchies = select_hierarchies(every, used_controllers(spec.limits))
     spec = with_all_devices(spec)
@@ -283,27 +194,15 @@ def start(
             code="userns-not-supported",
             remedy="leave it out: every container has a user namespace of its own, with your ids",
         )
-    spec, links = divide_host_root(spec)
-    if not workspace.skeleton.exists():
-        make_skeleton(workspace.skeleton, spec)
-        make_links(workspace.skeleton, links)
-    configure = None
-    program: UplinkProgram | None = None
-    if spec.network is Network.BRIDGE and not owns_network():
-        refuse_named_networks(spec)
-        program = find_uplink_program()
-        if not program.path:
-            if spec.ports:
-                raise HostError(
-                    f"ports cannot be published for an ordinary user: {program.why}", code="no-uplink", remedy=program.remedy
-                )
-            warn_of_network(spec, home)
-    elif spec.network is Network.BRIDGE:
-        from contain.linux import network  # before the fork: the child may import nothing
+    links: tuple[tuple[str, str], ...] = ()
+    if HOST_ROOT in spec.layers:
+        from contain.container.host_view import divide_host_root
 
-        configure = network.configure_inside
+        spec, links = divide_host_root(spec)
+    if not workspace.skeleton.exists():
+        make_skeleton(workspace.skeleton, spec, links)
     with contextlib.ExitStack() as cleanup:
-        for descriptor in networking.joined:
+        for descriptor in wiring.joined:
             cleanup.callback(_close_quietly, descriptor)
         if spec.user_namespace.mapping is IdMapping.AUTO:
             workspace = replace(workspace, ids=cleanup.enter_context(hold_ids(spec, workspace, home)))
@@ -324,21 +223,7 @@ def start(
 
         def prepare(process_id: int) -> dict[str, object]:
             answer: dict[str, object] = {} if window is None else {"window": window}
-            if program is None:
-                answer |= networking.wire(process_id, workspace, cleanup)
-            else:
-                address: str | None = None
-                gateway = "127.0.0.1"
-                name_servers: tuple[str, ...] = ()
-                if program.path:
-                    held = hold_ports(spec.ports)
-                    ports = tuple(port for port in held.ports if not port.is_ipv6)
-                    held.close()  # the program binds them itself
-                    uplink = open_uplink(program, process_id, workspace.directory, ports)
-                    cleanup.callback(uplink.close)
-                    write_uplink_lease(workspace.directory, ports)
-                    address, gateway, name_servers = UPLINK_ADDRESS, own_address(), (NAME_SERVER,)
-                write_etc(workspace, spec, address, gateway, name_servers)
+            answer |= wiring.wire(process_id, workspace, cleanup)
             set_out_of_memory_score(process_id, spec)
             raise_hard_limits(process_id, spec)
             if started is not None:
@@ -353,8 +238,8 @@ def start(
             network=spec.network,
             prepare=prepare,
             terminal=spec.terminal,
-            configure=configure,
-            joined=networking.joined,
+            configure=wiring.configure,
+            joined=wiring.joined,
             ipc=ipc,
         )
         cleanup.callback(launched.close)
@@ -364,17 +249,6 @@ def start(
             if launched.wait_status is None:
                 launched.send_signal(9)
                 launched.wait()
-
-
-def refuse_named_networks(spec: ContainerSpec) -> None:
-    """Where there is no bridge, there is one way out for all, and nobody else on it."""
-    named = [endpoint.network for endpoint in spec.networking.endpoints if endpoint.network != DEFAULT_NETWORK]
-    if named:
-        raise NotSupported(
-            f"the network {named[0]}: named networks need root",
-            code="network-not-supported",
-            remedy="run as root, or leave out --network",
-        )
 
 
 def _close_quietly(descriptor: int) -> None:

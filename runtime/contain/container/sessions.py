@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from contain.container.door import has_tty_group, verify_identity
+from contain.container.etc_files import render_hosts
 from contain.container.host_view import divide_host_root
 from contain.container.keeper import HELD, SessionConfiguration
 from contain.container.launch import raise_failure
-from contain.container.run import new_container_id, render_hosts, seccomp_program
+from contain.container.run import new_container_id, seccomp_program
 from contain.container.workspaces import sweep, workspaces
 from contain.errors import InternalError, UsageError, WorkerLost
 from contain.linux.capabilities import mask_of

@@ -30,10 +30,11 @@ from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.probing import watching_health
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
-from contain.container.run import ExitState, Running, finish, open_workspace, start, warn_of_network
+from contain.container.run import ExitState, Running, finish, open_workspace, start
 from contain.container.states import State
 from contain.container.streams import JoinedStreams
 from contain.container.wake import drain, open_wake
+from contain.container.wiring import warn_of_network
 from contain.container.workspaces import memory_takes_attributes
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw

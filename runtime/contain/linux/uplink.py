@@ -51,25 +51,6 @@ class UplinkProgram:
     remedy: str = ""
 
 
-def owns_network() -> bool:
-    """Whether this process may make links where it is: its network namespace belongs to its user namespace (ioctl_ns(2))."""
-    import fcntl
-
-    if os.geteuid() != 0:
-        return False
-    descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        owner = fcntl.ioctl(descriptor, 0xB701)  # NS_GET_USERNS
-    except OSError:
-        return False  # an outer one, out of sight
-    finally:
-        os.close(descriptor)
-    try:
-        return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
-    finally:
-        os.close(owner)
-
-
 def find_uplink_program() -> UplinkProgram:
     """What this machine has."""
     import shutil

@@ -254,3 +254,20 @@ def start_ticks(process_id: int) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{process_id}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[19])
     return None
+
+
+def owns_network() -> bool:
+    """Whether this process may make links where it is: its network namespace belongs to its user namespace (ioctl_ns(2))."""
+    if os.geteuid() != 0:
+        return False
+    descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(descriptor, 0xB701)  # NS_GET_USERNS
+    except OSError:
+        return False  # an outer one, out of sight
+    finally:
+        os.close(descriptor)
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(owner)

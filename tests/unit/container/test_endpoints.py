@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from contain.container.endpoints import Asked, check_hardware_address, resolve_networks
+from contain.container.etc_files import render_resolver
 from contain.container.links import Linked, link_hosts, link_variables, parse_link
-from contain.container.run import render_resolver
 from contain.errors import NotSupported, UsageError
 from contain.spec import Endpoint, Network
 
