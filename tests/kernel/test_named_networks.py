@@ -16,7 +16,7 @@ import pytest
 from contain.container.names import LeaseFiles
 from contain.errors import Conflict
 from contain.linux import network, nftables, rtnetlink
-from contain.linux.bridges import bridge_home, bridge_homes
+from contain.linux.bridges import bridge_home, bridge_homes, bridge_names
 from contain.linux.leases import BridgeSettings, Pool, PublishedPort, Wanted, number_of, number_of6
 from contain.linux.network import Attachment
 from contain.linux.ports import hold_ports
@@ -168,6 +168,55 @@ def test_nothing_leaves_an_internal_network_even_by_a_route_of_its_own(machine: 
         cannot(machine.outside, server)
 
 
+def test_not_even_a_datagram_leaves_an_internal_network_nor_one_under_an_address_of_nobodys(machine: Machine) -> None:
+    machine.join("open", FRONT)
+    inner, _ = machine.join("inner", INNER)
+    front, _ = machine.join("front", FRONT)
+    index = inner.do(socket.if_nametoindex, "eth0")
+    gateways = ("10.99.3.1", "fd00:99:3::1")
+    inner.netlink(*(rtnetlink.add_default_route(index, gateway=gateway) for gateway in gateways))
+    index = front.do(socket.if_nametoindex, "eth0")
+    false = {socket.AF_INET: "203.0.113.9", socket.AF_INET6: "2001:db8:9::9"}
+    front.netlink(
+        rtnetlink.add_address(index, address=false[socket.AF_INET], prefix_length=32),
+        rtnetlink.add_address(index, address=false[socket.AF_INET6], prefix_length=128),
+    )
+    for family, address in ((socket.AF_INET, OUTSIDE_ADDRESS), (socket.AF_INET6, OUTSIDE_ADDRESS6)):
+        with machine.outside.do(socket.socket, family, socket.SOCK_DGRAM) as hearing:
+            hearing.bind((address, 9000))
+            hearing.settimeout(0.3)
+            for place, source in ((inner, ""), (front, false[family])):
+                with place.do(socket.socket, family, socket.SOCK_DGRAM) as sending, contextlib.suppress(OSError):
+                    if source:
+                        sending.bind((source, 0))
+                    for _ in range(3):
+                        sending.sendto(b"x", (address, 9000))
+            with pytest.raises(TimeoutError):
+                hearing.recv(10)
+            with front.do(socket.socket, family, socket.SOCK_DGRAM) as sending:
+                sending.sendto(b"heard", (address, 9000))
+            assert hearing.recv(10) == b"heard"
+
+
+@pytest.mark.parametrize("settings", [BACK, INNER], ids=["open", "internal"])
+def test_not_even_a_datagram_without_an_answer_comes_in(machine: Machine, settings: BridgeSettings) -> None:
+    target, attachment = machine.join("target", settings)
+    front, _ = machine.join("front", FRONT)
+    for family, address in ((socket.AF_INET, attachment.address), (socket.AF_INET6, attachment.address6)):
+        with target.do(socket.socket, family, socket.SOCK_DGRAM) as hearing:
+            hearing.bind((address, 9000))
+            hearing.settimeout(0.3)
+            for place in (machine.outside, front):
+                with place.do(socket.socket, family, socket.SOCK_DGRAM) as sending, contextlib.suppress(OSError):
+                    for _ in range(3):
+                        sending.sendto(b"x", (address, 9000))
+            with pytest.raises(TimeoutError):
+                hearing.recv(10)
+            with machine.host.do(socket.socket, family, socket.SOCK_DGRAM) as sending:
+                sending.sendto(b"heard", (address, 9000))  # it does hear
+            assert hearing.recv(10) == b"heard"
+
+
 @contextlib.contextmanager
 def published(machine: Machine, settings: BridgeSettings) -> Iterator[tuple[Place, int]]:
     """A container whose port 8000 is published at all of this machine's IPv4 addresses."""
@@ -282,7 +331,8 @@ def test_networks_are_made_again_after_a_firewalls_reload(machine: Machine, serv
 def test_nothing_is_left_of_networks_whose_containers_are_gone(machine: Machine) -> None:
     for number, settings in enumerate((FRONT, BACK, INNER, None)):
         machine.join(f"c{number}", settings)
-    assert len([name for name in machine.host.links() if name.startswith("ctb")]) == 4
+    bridges = {bridge_names(home).bridge for home in machine.homes()}
+    assert len(bridges & machine.host.links()) == 4
     for number in range(4):
         machine.host.do(network.detach_container, f"c{number}", run_home=machine.run_home, delete_links=True)
     assert machine.host.links() == {"lo", "up0"}
