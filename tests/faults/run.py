@@ -30,10 +30,10 @@ from pathlib import Path
 TOKEN = "CONTAIN_FAULT_RUN"
 NAMES = ("ant", "bee", "cat", "dog")
 PATIENCE_SECONDS = 20.0
-PROGRAM_SECONDS = 0.25
+PROGRAM_SECONDS = 0.4
 SHOTS_BETWEEN_LOOKS = 8
 AIMING_SECONDS = 2.0
-PROGRAM = "i=0; while [ $i -lt 4 ]; do echo line $i; echo more >>/tmp/written; sleep 0.05; i=$((i+1)); done; exit 3"
+PROGRAM = "i=0; while [ $i -lt 8 ]; do echo line $i; echo more >>/tmp/written; sleep 0.1; i=$((i+1)); done; exit 3"
 AIMS = {
     "command": (
         *("run", "run -d", "run --rm", "restart policy", "health", "init", "create", "start", "stop", "restart", "kill", "rm"),
@@ -63,12 +63,13 @@ class Process:
     words: str
 
 
-def processes(token: str) -> list[Process]:
-    """Everything that has our variable in its environment, and what came of that."""
+def processes(token: str, foreign: set[int]) -> list[Process]:
+    """Everything that has our variable in its environment, and what came of that. ``foreign``: numbers of those that are known not
+    to; more are added."""
     found: dict[int, Process] = {}
     others: dict[int, Process] = {}
     for name in os.listdir("/proc"):
-        if not name.isdigit():
+        if not name.isdigit() or int(name) in foreign:
             continue
         try:
             status = dict(
@@ -83,8 +84,12 @@ def processes(token: str) -> list[Process]:
         process = Process(
             number=int(name), parent=int(status["PPid"]), inside=len(status.get("NSpid", "").split()) > 1, words=words
         )
-        target = found if f"{TOKEN}={token}".encode() in environment else others
-        target[process.number] = process
+        if f"{TOKEN}={token}".encode() in environment:
+            found[process.number] = process
+        elif process.inside:
+            others[process.number] = process
+        else:
+            foreign.add(process.number)
     grew = True
     while grew:  # a program in a container has an environment of its own
         more = {number: process for number, process in others.items() if process.parent in found}
@@ -139,6 +144,7 @@ class Range:
         self.known: set[str] = set()  # ids of all containers that were seen
         self.kept = self.image = ""
         self.longest_delay_seconds = 0.0
+        self.foreign: set[int] = set()
         self.roles: collections.Counter[str] = collections.Counter()
         self.environment = {**os.environ, "CONTAIN_HOME": str(self.home), "LC_ALL": "C.UTF-8", TOKEN: self.token}
         self.plain = {name: value for name, value in self.environment.items() if name != TOKEN}
@@ -262,9 +268,13 @@ class Range:
             raise Lost(f"contain {' '.join(words)} does not end after a kill of {shot}") from None
         return f"{' '.join(words)[:100]} | {delay_seconds * 1000:.0f} ms | {aim} | {shot}"
 
+    def processes(self) -> list[Process]:
+        """What is there now."""
+        return processes(self.token, self.foreign)
+
     def see(self, command: int) -> dict[str, list[Process]]:
         """The processes that have come of the shots so far, by what they are."""
-        seen = processes(self.token)
+        seen = self.processes()
         found: dict[str, list[Process]] = {}
         for process in seen:
             found.setdefault(role(process, seen, command), []).append(process)
@@ -284,7 +294,7 @@ class Range:
         if left:
             raise Lost(f"cannot be removed: {left}")
         self.eventually("directories of containers", lambda: sorted(os.listdir(self.home / "containers")))
-        self.eventually("processes", lambda: [f"{each.number} {each.words}" for each in processes(self.token)])
+        self.eventually("processes", lambda: [f"{each.number} {each.words}" for each in self.processes()])
         self.contain("run", "--rm", "--network", "bridge" if self.network else "none", "small", "true")
         self.eventually("workspaces", lambda: os.listdir(self.home / "run/work"))
         self.eventually("mounts", self.mounts)
@@ -428,7 +438,7 @@ def main() -> int:
         if status and options.keep:
             print(f"kept: {directory}")
         else:
-            for process in processes(place.token):
+            for process in place.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.number, signal.SIGKILL)
             time.sleep(0.2)
