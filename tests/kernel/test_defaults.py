@@ -166,7 +166,7 @@ class Place:
             [sys.executable, "-m", "contain.cli.start", *words],
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=120,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             check=False,

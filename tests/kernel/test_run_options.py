@@ -34,7 +34,7 @@ def contain(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Itera
     def contain(*words: str, before: str = "true") -> subprocess.CompletedProcess[str]:
         command = ["sh", "-c", f'{before} && exec "$@"', "sh", sys.executable, "-m", "contain.cli.start", *words]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=40, env=environment, stdin=subprocess.DEVNULL, check=False
+            command, capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL, check=False
         )
 
     with tarfile.open(directory / "small.tar", "w") as file:
