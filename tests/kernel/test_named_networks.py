@@ -171,7 +171,7 @@ def test_nothing_leaves_an_internal_network_even_by_a_route_of_its_own(machine: 
 def test_not_even_a_datagram_leaves_an_internal_network_nor_one_under_an_address_of_nobodys(machine: Machine) -> None:
     machine.join("open", FRONT)
     inner, _ = machine.join("inner", INNER)
-    front, _ = machine.join("front", FRONT)
+    front, own = machine.join("front", FRONT)
     index = inner.do(socket.if_nametoindex, "eth0")
     gateways = ("10.99.3.1", "fd00:99:3::1")
     inner.netlink(*(rtnetlink.add_default_route(index, gateway=gateway) for gateway in gateways))
@@ -194,6 +194,7 @@ def test_not_even_a_datagram_leaves_an_internal_network_nor_one_under_an_address
             with pytest.raises(TimeoutError):
                 hearing.recv(10)
             with front.do(socket.socket, family, socket.SOCK_DGRAM) as sending:
+                sending.bind((own.address if family == socket.AF_INET else own.address6, 0))
                 sending.sendto(b"heard", (address, 9000))
             assert hearing.recv(10) == b"heard"
 
