@@ -303,11 +303,12 @@ class Session:
 
 def remove_empty_groups(since: float) -> None:
     """Control groups of containers whose tests were ended: what was made since then, is a minute old and holds no process."""
-    for parent in Path("/sys/fs/cgroup").glob("*/contain"):
-        for group in parent.iterdir():
+    for parent in (*Path("/sys/fs/cgroup").glob("*/contain"), Path("/sys/fs/cgroup/contain")):
+        for place, _, _ in os.walk(parent, topdown=False):
+            group = Path(place)
             try:
                 if (
-                    group.is_dir()
+                    group != parent
                     and since < group.stat().st_ctime < time.time() - 60
                     and not (group / "cgroup.procs").read_text()
                 ):
