@@ -168,6 +168,15 @@ def test_nothing_leaves_an_internal_network_even_by_a_route_of_its_own(machine: 
         cannot(machine.outside, server)
 
 
+def is_heard(hearing: socket.socket, sending: socket.socket, address: str) -> bool:
+    """Whether a datagram arrives; a new interface may lose its first ones."""
+    for _ in range(20):
+        sending.sendto(b"heard", (address, 9000))
+        with contextlib.suppress(TimeoutError):
+            return hearing.recv(10) == b"heard"
+    return False
+
+
 def test_not_even_a_datagram_leaves_an_internal_network_nor_one_under_an_address_of_nobodys(machine: Machine) -> None:
     machine.join("open", FRONT)
     inner, _ = machine.join("inner", INNER)
@@ -195,8 +204,7 @@ def test_not_even_a_datagram_leaves_an_internal_network_nor_one_under_an_address
                 hearing.recv(10)
             with front.do(socket.socket, family, socket.SOCK_DGRAM) as sending:
                 sending.bind((own.address if family == socket.AF_INET else own.address6, 0))
-                sending.sendto(b"heard", (address, 9000))
-            assert hearing.recv(10) == b"heard"
+                assert is_heard(hearing, sending, address)
 
 
 @pytest.mark.parametrize("settings", [BACK, INNER], ids=["open", "internal"])
@@ -214,8 +222,7 @@ def test_not_even_a_datagram_without_an_answer_comes_in(machine: Machine, settin
             with pytest.raises(TimeoutError):
                 hearing.recv(10)
             with machine.host.do(socket.socket, family, socket.SOCK_DGRAM) as sending:
-                sending.sendto(b"heard", (address, 9000))  # it does hear
-            assert hearing.recv(10) == b"heard"
+                assert is_heard(hearing, sending, address)
 
 
 @contextlib.contextmanager
