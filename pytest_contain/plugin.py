@@ -95,7 +95,7 @@ def pytest_load_initial_conftests(
 
 def _refuse_other_systems() -> None:
     from contain.errors import ContainError
-    from contain.home import refuse_other_systems
+    from contain.host import refuse_other_systems
 
     try:
         refuse_other_systems()

@@ -518,6 +518,8 @@ class Engine:
 
     def _inherited(self, request: RunRequest) -> tuple[Mount, ...]:
         """What ``--volumes-from`` brings; of two containers with the same target, the later one's."""
+        if not request.volumes_from:
+            return ()
         from contain.container.mounts import inherit_mounts
 
         found: dict[str, Mount] = {}

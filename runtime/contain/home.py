@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,18 +10,6 @@ if TYPE_CHECKING:
 
 
 _SYS_ADMIN = 21  # capabilities(7)
-
-
-def refuse_other_systems() -> None:
-    """Raise `HostError` (code ``not-linux``) where there is no Linux kernel under this Python."""
-    if sys.platform != "linux":
-        from contain.errors import HostError
-
-        raise HostError(
-            f"containers are made by the Linux kernel, and this system is {sys.platform!r}",
-            code="not-linux",
-            remedy="run all of it, pytest too, inside a Linux machine: WSL 2, colima, lima, podman machine, or a container",
-        )
 
 
 _caller: list[int] = []  # at most one

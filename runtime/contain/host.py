@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
+from contain.errors import HostError
 from contain.values import dataclass
 
 _OLDEST_KERNEL = (5, 12)  # mount_setattr(2); overlay in user namespaces is 5.11
 _TRANSLATION_KERNEL = (5, 19)  # overlay on layers with translated owners
 _SCRATCH_KERNEL = (6, 6)  # user attributes on tmpfs, which overlay's upper directory needs
 _ARCHITECTURES = ("x86_64", "aarch64")
+
+
+def refuse_other_systems() -> None:
+    """Raise `HostError` (code ``not-linux``) where there is no Linux kernel under this Python."""
+    if sys.platform != "linux":
+        raise HostError(
+            f"containers are made by the Linux kernel, and this system is {sys.platform!r}",
+            code="not-linux",
+            remedy="run all of it, pytest too, inside a Linux machine: WSL 2, colima, lima, podman machine, or a container",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contain import __version__
 from contain.cli.arguments import COMMANDS, NOUNS, REFUSED, Parser, suggest_command
 from contain.errors import ContainError, NotSupported, UsageError
-from contain.home import needs_door, refuse_other_systems
+from contain.home import needs_door
 
 _INTERRUPTED = 130
 
@@ -85,7 +85,10 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     name, rest = _resolve(arguments)
     command = COMMANDS[name]
-    refuse_other_systems()
+    if sys.platform != "linux":
+        from contain.host import refuse_other_systems
+
+        refuse_other_systems()
     if command.needs_root and needs_door():
         from contain.container.door import enter_store
 

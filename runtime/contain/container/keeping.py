@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 from contain.container.health import HealthRequest, resolve_health, verify_request
-from contain.declared import parse_size_bytes
 from contain.errors import NotSupported, UsageError
 from contain.oci import ImageConfig
 from contain.spec import HealthCheck, LogSettings, RestartPolicy
@@ -49,6 +48,8 @@ def parse_log_settings(driver: str | None, options: list[tuple[str, str]]) -> Lo
     Docker's ``json-file`` keeps everything until the disk is full unless told otherwise; here both drivers that keep anything keep what
     Docker's ``local`` does: five files of 20 MiB. ``max-size=-1`` keeps everything.
     """
+    from contain.declared import parse_size_bytes
+
     default = LogSettings()
     driver = driver or default.driver
     if driver in _DOCKERS_DRIVERS:

@@ -23,7 +23,6 @@ from contain.container.records import (
     open_process,
     restart_policy_of,
 )
-from contain.container.respecify import parse_spec
 from contain.container.restarts import should_come_back
 from contain.container.run import ExitState
 from contain.container.states import Action, Event, State, Step, decide
@@ -101,6 +100,8 @@ def _hold_to_start(records: Records, record: ContainerRecord) -> tuple[Container
     """The spec of a container that does not run and a descriptor that holds it; None if it runs."""
     if Action.LAUNCH not in decide_for(record, Event.START).actions:
         return None
+    from contain.container.respecify import parse_spec
+
     spec = parse_spec(record.details)
     if HOST_ROOT in spec.layers and record.started_seconds is not None and spec.restart.name == "no":
         raise NotSupported(

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contain.declared import parse_size_bytes
 from contain.errors import NotSupported, UsageError
 from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, Mount, Tmpfs, Volume
@@ -153,6 +152,8 @@ def parse_volume(value: str) -> MountRequest:
 
 def parse_tmpfs(value: str) -> MountRequest:
     """``--tmpfs /inside[:OPTIONS]``: ``size``, ``mode``, ``uid``, ``gid``, ``nr_inodes``, ``ro``, ``exec`` (tmpfs(5), mount(8))."""
+    from contain.declared import parse_size_bytes
+
     path, _, options = value.partition(":")
     target = _parse_target(path, value)
     given: dict[str, Any] = {}
@@ -258,6 +259,8 @@ def _bad_mount(value: str, why: str) -> UsageError:
 
 def parse_mount(value: str) -> MountRequest:
     """``--mount type=volume|bind|tmpfs,...``. Raises `UsageError`, `NotSupported`."""
+    from contain.declared import parse_size_bytes
+
     fields = _mount_fields(value)
     kind = fields.get("type", "volume").lower()
     if kind in ("image", "npipe", "cluster"):

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 from contain.container.health import KEPT_BYTES, Health, HealthResult, advance, next_look_seconds, write_health
 from contain.container.loop import Loop
@@ -190,13 +189,3 @@ def _run_check(
     except ContainError as error:
         os.write(write, f"{error}\n".encode()[:KEPT_BYTES])
         return int(getattr(error, "exit_status", 125))
-
-
-@contextlib.contextmanager
-def watching_health(loop: Loop, spec: ContainerSpec, records: Records, container_id: str) -> Iterator[None]:
-    """While in the block, the container's check runs, if it has one."""
-    if spec.health is None:
-        yield
-        return
-    with HealthMonitor(loop, spec, records, container_id, spec.health):
-        yield

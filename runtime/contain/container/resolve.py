@@ -12,8 +12,6 @@ import signal
 from contain.container.asked import Surroundings
 from contain.container.idmapping import check_identity
 from contain.container.keeping import Keeping
-from contain.container.mounts import MountRequest, VolumesFrom, resolve_mounts
-from contain.container.ports import resolve_ports
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig
@@ -32,10 +30,14 @@ from contain.spec import (
 )
 from contain.values import dataclass, replace
 
-_SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
-_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")  # the kernel takes 64 bytes: uname(2)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.container.mounts import MountRequest, VolumesFrom
+
+_SIGNAL_NUMBER = r"[1-9][0-9]?"
+_HOSTNAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?"  # the kernel takes 64 bytes: uname(2)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class RunRequest:
 
 def parse_signal(text: str) -> int:
     """``SIGTERM``, ``TERM`` or a number of signal(7); `UsageError` otherwise."""
-    if _SIGNAL_NUMBER.fullmatch(text) and int(text) <= 64:
+    if re.fullmatch(_SIGNAL_NUMBER, text) and int(text) <= 64:
         return int(text)
     name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
     try:
@@ -87,7 +89,7 @@ def parse_signal(text: str) -> int:
 
 def check_name(name: str) -> str:
     """A container's name, or `UsageError` in Docker's words."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise UsageError(
             f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", code="bad-container-name"
         )
@@ -126,7 +128,7 @@ def resolve_spec(
     ``inherited``: mounts of other containers; ``image_volumes``: the image's own are made too."""
     check_identity(request.user_namespace, identity)
     hostname = request.hostname or container_id[:12]
-    if not _HOSTNAME.fullmatch(hostname):
+    if not re.fullmatch(_HOSTNAME, hostname):
         raise UsageError(
             f"invalid hostname format: {hostname}", code="bad-hostname", remedy="letters, digits, '-', '_' and '.', at most 64"
         )
@@ -149,7 +151,19 @@ def resolve_spec(
     if any("\0" in text for text in (*arguments, *variables, *variables.values(), str(directory))):
         raise UsageError("a program's arguments, variables and directory cannot hold the character NUL", code="bad-arguments")
     exposed = tuple(dict.fromkeys((*config.exposed_ports, *request.networking.exposed)))
-    ports = resolve_ports(request.publish, exposed=exposed, publish_all=request.publish_all)
+    ports: tuple[PortRequest, ...] = ()
+    if request.publish or request.publish_all:
+        from contain.container.ports import resolve_ports
+
+        ports = resolve_ports(request.publish, exposed=exposed, publish_all=request.publish_all)
+    mounts: tuple[Mount, ...] = ()
+    declared = config.volumes if image_volumes else ()
+    if request.mounts or declared or inherited:
+        from contain.container.mounts import resolve_mounts
+
+        mounts = resolve_mounts(
+            request.mounts, declared=declared, inherited=inherited, container_id=container_id, home=store or HostPath("/")
+        )
     return ContainerSpec(
         container_id=container_id,
         name=name,
@@ -162,13 +176,7 @@ def resolve_spec(
         working_directory=directory,
         identity=identity,
         hostname=hostname,
-        mounts=resolve_mounts(
-            request.mounts,
-            declared=config.volumes if image_volumes else (),
-            inherited=inherited,
-            container_id=container_id,
-            home=store or HostPath("/"),
-        ),
+        mounts=mounts,
         network=request.network,
         limits=request.limits,
         read_only=request.read_only,

@@ -27,7 +27,6 @@ from contain.container.logs import Log
 from contain.container.loop import Loop
 from contain.container.networking import as_recorded
 from contain.container.plan import HOST_ROOT, Workspace
-from contain.container.probing import watching_health
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
 from contain.container.run import ExitState, Running, finish, open_workspace, start
@@ -168,10 +167,20 @@ def _supervise(
         _started(spec, records, record, home, streams.inner, window) as running,
         started(running.launched),
         Loop() if beside is None else contextlib.nullcontext(beside) as loop,
-        watching_health(loop, spec, records, record.container_id),
+        _watching_health(loop, spec, records, record.container_id),
     ):
         streams.copy(running.launched, beside=loop)
         return finish(running)
+
+
+def _watching_health(
+    loop: Loop, spec: ContainerSpec, records: Records, container_id: str
+) -> contextlib.AbstractContextManager[object]:
+    if spec.health is None:
+        return contextlib.nullcontext()
+    from contain.container.probing import HealthMonitor
+
+    return HealthMonitor(loop, spec, records, container_id, spec.health)
 
 
 def supervise_here(
