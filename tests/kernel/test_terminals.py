@@ -308,6 +308,49 @@ def test_a_stopped_command_gives_the_terminal_back_and_takes_it_again(scene: Sce
     screen.expect(b"then 6 True")
 
 
+def test_the_terminal_is_as_before_when_the_program_is_killed(scene: Scene) -> None:
+    screen = shell(scene, "--name", "victim")
+    assert scene.run("kill", "victim").returncode == 0
+    assert screen.wait() == 137
+    assert screen.is_as_before()
+
+
+def supervisor_of(scene: Scene, name: str) -> int:
+    """A descriptor (pidfd_open(2)) of the process that stays with a container. Never any other process: it must be a program of this
+    scene's, by its command and its store, and not one of the screens."""
+    found = json.loads(scene.run("container", "inspect", name).stdout)[0]
+    number = int(found["State"]["Pid"])
+    wanted = f"CONTAIN_HOME={scene.environment['CONTAIN_HOME']}".encode()
+    while True:
+        number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+        assert number > 1, "no process of this scene's stays with the container"
+        assert number not in [os.getpid(), *(screen.process.pid for screen in scene.screens)]
+        descriptor = os.pidfd_open(number)
+        words = Path(f"/proc/{number}/cmdline").read_bytes()
+        if b"contain.cli.start" in words and wanted in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
+            return descriptor
+        os.close(descriptor)
+
+
+def test_the_terminal_is_as_before_when_the_supervisor_is_killed(scene: Scene) -> None:
+    screen = shell(scene, "--name", "orphan")
+    supervisor = supervisor_of(scene, "orphan")
+    signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+    os.close(supervisor)
+    assert screen.wait() != 0
+    assert screen.is_as_before()
+
+
+def test_the_caller_may_be_killed_and_the_container_goes_on(scene: Scene) -> None:
+    screen = shell(scene, "--name", "survivor")
+    screen.process.kill()
+    screen.wait()
+    again = scene.screen("attach", "survivor")
+    again.type(b"exit 2\r")
+    assert again.wait() == 2
+    assert again.is_as_before()
+
+
 def test_a_program_that_cannot_be_started_leaves_the_terminal_alone(scene: Scene) -> None:
     screen = scene.screen("run", "--rm", "-it", "--network=none", "small", "nope")
     assert screen.wait() == 127
