@@ -111,7 +111,8 @@ class ContainBackend:
                 digest = ready.image.digest
                 yield PreparedEnvironment(
                     name=settings.name,
-                    summary=render_summary(settings, ready),
+                    summary=render_summary(settings, ready)
+                    + ("" if can_limit("pids") else "; no limits: no control group for them"),
                     digest=digest,
                     build_seconds=build_seconds,
                     session=session,

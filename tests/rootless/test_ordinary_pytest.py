@@ -71,6 +71,7 @@ def test_each_test_has_its_own_container(kind: str, options: tuple[str, ...], re
     user = request.getfixturevalue(kind)
     done = run(user, *options)
     assert "2 failed, 6 passed, 1 error" in done.stdout, (done.stdout, done.stderr)
+    assert ("no limits: no control group" in done.stdout) == ("no process limits" in user.contain("doctor").stdout)
     assert "test_leaves_a_process" in done.stdout
     assert "left 1 process behind" in done.stdout
     assert "SIGKILL" in done.stdout or "signal 9" in done.stdout

@@ -303,6 +303,8 @@ def test_without_such_a_program_there_is_loopback_and_it_is_said_once(image: Ord
     first = image.contain("run", "--rm", "small", "sh", "-c", "ls /sys/class/net", env=path)
     assert (first.returncode, first.stdout) == (0, "lo\n")
     assert "neither pasta nor slirp4netns is installed" in first.stderr
+    doctor = image.contain("doctor").stdout
+    assert ("a container may start any number of processes" in first.stderr) == ("no process limits" in doctor)
     assert image.contain("run", "--rm", "small", "true", env=path).stderr == ""
     (image.store / "run/said/no-uplink").unlink()
     detached = image.contain("run", "-d", "--rm", "small", "true", env=path)

@@ -144,6 +144,18 @@ def has_tty_group() -> bool:
     return read_id_maps()[1].has(5)
 
 
+def warn_of_limits(home: HostPath) -> None:
+    """Say once that an ordinary user's containers have no limit of processes, where that is so. Call it while somebody reads what is
+    said."""
+    if is_rootless():
+        from contain.linux.cgroups import can_limit
+
+        if not can_limit("pids"):
+            warn_once(
+                home, "no-limits", "no control group is delegated to this user: a container may start any number of processes"
+            )
+
+
 def warn_once(home: HostPath, name: str, text: str) -> None:
     """Say on standard error what this user's containers have to do without: once for a store, not at each start."""
     place = home / "said"

@@ -14,7 +14,7 @@ from contain.container.confine import (
     rules_for,
     set_out_of_memory_score,
 )
-from contain.container.door import has_tty_group, verify_identity
+from contain.container.door import has_tty_group, verify_identity, warn_of_limits
 from contain.container.launch import Launched, launch
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.wiring import find_wiring
@@ -188,6 +188,8 @@ def start(
     hierarchies = select_hierarchies(every, used_controllers(spec.limits))
     spec = with_all_devices(spec)
     verify_identity(spec.identity)
+    if spec.limits.pids is not None:
+        warn_of_limits(home)
     if spec.user_namespace.mapping is IdMapping.HOST and is_rootless():
         raise NotSupported(
             "--userns=host as an ordinary user is not supported: all your containers would stand in one user namespace",

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from contain.container.attachments import Attachments
-from contain.container.door import note_inside
+from contain.container.door import note_inside, warn_of_limits
 from contain.container.launch import Launched
 from contain.container.logs import Log
 from contain.container.loop import Loop
@@ -250,6 +250,7 @@ def supervise_apart(
     """Leave a supervisor behind for a container that is held. ``first``: who is attached from the beginning; ``window``: rows and
     columns of his terminal."""
     warn_of_network(spec, home)
+    warn_of_limits(home)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
