@@ -462,3 +462,9 @@ def test_the_signal_of_the_end_is_sigterm(place: Place) -> None:
     spec = json.loads(place.contain("container", "inspect", identifier))[0]["Spec"]
     place.contain("rm", identifier)
     assert spec["stop_signal"] == 15
+
+
+def test_a_terminal_is_the_console_too(place: Place) -> None:
+    program = "stat -c %t:%T /dev/console; tty; test -t 1 && echo terminal >/dev/console"
+    shown = place.contain("run", "--rm", "-t", "--network", "none", "small", "sh", "-c", program).split()
+    assert shown == ["88:0", "/dev/pts/0", "terminal"]  # 136, in hexadecimal digits: a pseudo terminal
