@@ -51,6 +51,10 @@ def parse_networks(options: argparse.Namespace) -> dict[str, Any]:
     )
     if not any(getattr(options, name) for name in (*asked, "publish_all", "expose")):
         return {}
+    if options.network in (["none"], ["host"]) and not any(
+        getattr(options, name) for name in (*asked[1:], "publish_all", "expose")
+    ):
+        return {"network": Network(options.network[0])}
     from contain.container.endpoints import Asked, resolve_networks
     from contain.container.hosts import parse_add_host, parse_dns, parse_dns_option, parse_dns_search
     from contain.container.links import parse_link

@@ -99,6 +99,8 @@ def parse_variables(values: list[str]) -> tuple[tuple[str, str], ...]:
 
 def parse_mounts(options: argparse.Namespace) -> tuple[MountRequest, ...]:
     """``-v``, ``--mount`` and ``--tmpfs``."""
+    if not (options.volume or options.mount or options.tmpfs):
+        return ()
     from contain.container.mounts import parse_mount, parse_tmpfs, parse_volume
 
     return (

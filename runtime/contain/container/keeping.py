@@ -48,8 +48,6 @@ def parse_log_settings(driver: str | None, options: list[tuple[str, str]]) -> Lo
     Docker's ``json-file`` keeps everything until the disk is full unless told otherwise; here both drivers that keep anything keep what
     Docker's ``local`` does: five files of 20 MiB. ``max-size=-1`` keeps everything.
     """
-    from contain.declared import parse_size_bytes
-
     default = LogSettings()
     driver = driver or default.driver
     if driver in _DOCKERS_DRIVERS:
@@ -71,6 +69,8 @@ def parse_log_settings(driver: str | None, options: list[tuple[str, str]]) -> Lo
                 remedy="`none` takes no options" if driver == "none" else "there are max-size and max-file",
             )
         if name == "max-size":
+            from contain.declared import parse_size_bytes
+
             size = 0 if value == "-1" else parse_size_bytes(value, what="--log-opt max-size")
             if size < 0 or (size == 0 and value != "-1"):
                 raise UsageError("max-size should be a positive number", code="log-option", remedy="-1 keeps everything")

@@ -327,13 +327,6 @@ def _find_joined(spec: ContainerSpec, home: HostPath, store: HostPath | None) ->
     return Networking(spec, home=home, joined=joined, joined_id=record.container_id)
 
 
-def as_recorded(spec: ContainerSpec, record: ContainerRecord) -> ContainerSpec:
-    """The spec with what may have changed since the container was started: its name and its networks."""
-    from contain.container.respecify import parse_spec
-
-    return replace(spec, name=record.name, networking=parse_spec(record.details).networking)
-
-
 def network_users(record: NamedNetwork, home: HostPath, containers: Sequence[ContainerRecord]) -> list[tuple[str, str]]:
     """Who is on a network at this moment: (name, id)."""
     running = {container.container_id: container.name for container in containers if container.state == "running"}

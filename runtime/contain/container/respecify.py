@@ -15,7 +15,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from contain.errors import Conflict
 from contain.spec import Confinement, ContainerSpec
-from contain.values import fields, is_value_class
+from contain.values import fields, is_value_class, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.container.records import ContainerRecord
 
 
 @cache
@@ -74,3 +78,8 @@ def parse_spec(details: Mapping[str, Any]) -> ContainerSpec:
             remedy="make a new one with `contain run`",
         ) from error
     return spec
+
+
+def as_recorded(spec: ContainerSpec, record: ContainerRecord) -> ContainerSpec:
+    """The spec with what may have changed since the container was started: its name and its networks."""
+    return replace(spec, name=record.name, networking=parse_spec(record.details).networking)

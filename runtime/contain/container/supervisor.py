@@ -25,7 +25,6 @@ from contain.container.door import note_inside, warn_of_limits
 from contain.container.launch import Launched
 from contain.container.logs import Log
 from contain.container.loop import Loop
-from contain.container.networking import as_recorded
 from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
@@ -343,6 +342,8 @@ class _Keeper:
             try:
                 if not self._back_off(delay_seconds):
                     raise _NobodyWantsIt
+                from contain.container.respecify import as_recorded
+
                 self._spec = as_recorded(self._spec, self._records.read(self._record.container_id))
                 state = self._run(null, self._running, None, None)
             except _NobodyWantsIt:
