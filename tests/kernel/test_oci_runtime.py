@@ -355,6 +355,20 @@ def test_a_hook_that_fails_or_takes_too_long_undoes_the_container(runtime: Runti
         assert runtime("list", "--quiet") == ""
 
 
+def test_a_hook_that_does_not_read_a_long_state_holds_nobody(runtime: Runtime) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        config["annotations"] = {"long": "x" * 200_000}
+        config["hooks"] = {"prestart": [{"path": "/bin/true"}], "startContainer": [{"path": "/bin/true"}]}
+
+    assert runtime.run("true", edit=edit) == ""
+
+
+def test_a_container_that_is_held_is_not_started(runtime: Runtime) -> None:
+    runtime.create("sleep", "100")
+    runtime("pause", "one")
+    assert "resume it first" in runtime("start", "one", status=1)
+
+
 def test_mounts_masks_and_read_only_paths(runtime: Runtime, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contain.errors import Conflict, ContainError, HostError, UsageError
 from contain.oci_runtime.groups import Groups, freeze, kill_all, limit_groups, processes_in, remove_groups
 from contain.oci_runtime.hooks import run_hooks
-from contain.oci_runtime.records import CREATING, PAUSED, RUNNING, STOPPED, Place, Record, is_alive, read_start_time
+from contain.oci_runtime.records import CREATED, CREATING, RUNNING, STOPPED, Place, Record, is_alive, is_paused, read_start_time
 from contain.oci_runtime.state import can_be_signalled, render_state
 from contain.runtime_spec.configuration import parse_document
 from contain.runtime_spec.document import render_json
@@ -76,7 +76,7 @@ def kill(place: Place, number: int, *, every: bool = False) -> None:
             if process != first:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
-    if status == PAUSED and number == signal.SIGKILL:
+    if number == signal.SIGKILL and is_paused(record):
         with contextlib.suppress(HostError):
             freeze(groups, held=False)  # a frozen process of version 1 takes no signal
 
@@ -116,7 +116,7 @@ def delete(place: Place, *, force: bool = False) -> None:
                 )
             _send(record, signal.SIGKILL)
             with contextlib.suppress(HostError):
-                if status == PAUSED:
+                if is_paused(record):
                     freeze(groups, held=False)
             _wait_for_end(record)
         kill_all(groups, signal.SIGKILL)
@@ -136,8 +136,8 @@ def pause(place: Place, *, held: bool) -> None:
     """Hold every process of a container, or let them go on. Raises `Conflict`."""
     record = place.read_record()
     status = place.read_status(record)
-    allowed = (RUNNING, "created") if held else (PAUSED,)
-    if status not in allowed:
+    allowed = status in (RUNNING, CREATED) if held else is_paused(record)
+    if not allowed:
         raise Conflict(
             f"container not running: it is {status}" if held else f"container not paused: it is {status}",
             code="bundle-state-conflict",

@@ -32,6 +32,7 @@ from contain.oci_runtime.records import (
     Place,
     Record,
     is_alive,
+    is_paused,
     read_start_time,
 )
 from contain.oci_runtime.state import render_state
@@ -324,6 +325,8 @@ def start(place: Place) -> None:
                 else f"cannot start an already {status} container"
             )
             raise Conflict(why, code="bundle-state-conflict")
+        if is_paused(record):
+            raise Conflict("cannot start a paused container: resume it first", code="bundle-state-conflict")
         path = place.path(START_SOCKET)
         try:
             connection = _connect(path, socket.SOCK_SEQPACKET)

@@ -7,6 +7,7 @@ nothing may be imported any more: this module imports all it needs.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from contain.runtime_spec.configuration import Hook
 
 _ERROR_LIMIT_BYTES = 4096
 _POLL_SECONDS = 0.005
+_PIPE_BYTES, _F_SETPIPE_SZ = 65536, 1031  # pipe(7), fcntl(2)
 
 
 class HookFailed(ContainError):
@@ -46,6 +48,8 @@ def _run(hook: Hook, state: bytes) -> str | None:
         _become(hook, ready, said)
     os.close(ready)
     os.close(said)
+    if len(state) > _PIPE_BYTES:  # so that a hook that does not read holds nobody
+        fcntl.fcntl(told, _F_SETPIPE_SZ, len(state))
     before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     with contextlib.suppress(BrokenPipeError):
         os.write(
