@@ -142,7 +142,11 @@ COMMANDS = {
     ),
     "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
     "oci": Command(
-        module="oci", function="oci", summary="An OCI runtime for Docker, podman and containerd", group=_SYSTEM, needs_root=False
+        module="oci",
+        function="oci",
+        summary="An OCI runtime for Docker, podman and containerd",
+        group=_SYSTEM,
+        needs_root=False,
     ),
     "image prune": Command(module="pruning", function="image_prune", summary="Remove images without a name", group=_IMAGES),
     "info": Command(module="system_info", function="info", summary="This engine and this machine", group=_SYSTEM),
@@ -162,9 +166,7 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "container": {name: (name,) for name, row in COMMANDS.items() if row.group == _CONTAINERS and " " not in name}
     | {"ls": ("ps",), "list": ("ps",), "inspect": ("inspect", "--type=container"), "diff": ("container diff",)}
     | {"prune": ("container prune",), "ps": ("ps",), "remove": ("rm",)},
-    "image": {
-        name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag")
-    }
+    "image": {name: (name,) for name in ("build", "import", "save", "load", "history", "rollback", "pull", "push", "tag")}
     | {"prune": ("image prune",), "remove": ("rmi",)}
     | {"ls": ("images",), "list": ("images",), "rm": ("rmi",), "inspect": ("inspect", "--type=image")},
     "volume": {
