@@ -12,15 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from contain.container.identity import add_groups, home_of, parse_identity, read_account_files
-from contain.container.resolve import RunRequest, check_name, resolve_spec
-from contain.container.run import ExitState, new_container_id
 from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
-from contain.oci import Image, ImageConfig, Platform
 from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
 from contain.reference import Reference, parse_reference
-from contain.spec import ContainerSpec, Limits, Mount, Network
+from contain.spec import Limits, Network
 from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -32,14 +28,27 @@ if TYPE_CHECKING:
     from contain.container.execute import ExecRequest
     from contain.container.joined import Joined
     from contain.container.records import ContainerRecord, Records
+    from contain.container.resolve import RunRequest
+    from contain.container.run import ExitState
     from contain.container.sessions import Session
     from contain.container.volumes import Volumes
     from contain.declared import EnvironmentSettings
     from contain.environment import Environment, EnvironmentDiff
+    from contain.oci import Image, ImageConfig, Platform
     from contain.registry.push import Pushed
+    from contain.spec import ContainerSpec, Mount
     from contain.store import PruneReport, Store, StoredImage
 
 __all__ = ["Completed", "Engine", "ReadyImage", "RunRequest"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "RunRequest":  # what asks for a container brings more along than what only looks at one
+        from contain.container.resolve import RunRequest
+
+        return RunRequest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 HOST_IMAGE = "host"
 _PROBE_LIMIT_BYTES = 16 << 20
@@ -416,7 +425,7 @@ class Engine:
 
     def import_image(self, archive: BinaryIO, name: str) -> Image:
         """``contain import``: any root file system as a tar archive becomes an image of one layer."""
-        from contain.oci import Descriptor
+        from contain.oci import Descriptor, ImageConfig
         from contain.oci.image import MEDIA_LAYER, History
         from contain.registry.platform import host_platform
         from contain.store import DEFAULT_EPOCH_SECONDS
@@ -488,6 +497,10 @@ class Engine:
 
         ``recorded``: what it writes is kept with its record; otherwise thrown away.
         """
+        from contain.container.identity import add_groups, home_of, parse_identity, read_account_files
+        from contain.container.resolve import check_name, resolve_spec
+        from contain.container.run import new_container_id
+
         ready = self.image(request.image) if ready is None else ready
         passwd, group = read_account_files(ready.trees)
         identity = parse_identity(request.user or ready.config.user, passwd, group)
@@ -713,6 +726,8 @@ class Engine:
 
     def environment_request(self, settings: EnvironmentSettings, ready: ReadyImage) -> RunRequest:
         """How a container of a declared environment is run."""
+        from contain.container.resolve import RunRequest
+
         passed = tuple((name, os.environ[name]) for name in settings.pass_env if name in os.environ)
         limits = Limits(memory_bytes=settings.memory_bytes, cpus=settings.cpus)
         if settings.pids_limit is not None:
@@ -730,6 +745,7 @@ class Engine:
 
         Names of environments are looked up in the ``pyproject.toml`` of ``directory`` (default: the present one) first.
         """
+        from contain.container.resolve import RunRequest
         from contain.declared import find_environment, read_environments
         from contain.environment import load_environment
 
