@@ -189,6 +189,20 @@ def read_names(data: bytes) -> None:
         parse_challenges([text])
 
 
+def read_domain_message(data: bytes) -> None:
+    """A DNS query of a container; what is answered is never longer than its limit, and an answer is never answered."""
+    from contain.container import domain_messages as messages
+
+    try:
+        query = messages.parse_query(data)
+    except messages.BadMessage:
+        assert len(messages.render_refusal(data, messages.FORMAT_ERROR)) <= 12
+        return
+    rows = [messages.encode_address("192.0.2.1")] * 40
+    assert len(messages.render_answer(data, query, rows)) <= max(query.limit_bytes, query.end + 11)
+    messages.is_answer(data, data, query.end)
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
@@ -202,6 +216,7 @@ TARGETS: dict[str, Target] = {
         read_manifest,
         read_config,
         read_names,
+        read_domain_message,
     )
 }
 
@@ -267,6 +282,10 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "read_manifest": (MANIFEST, MANIFEST.replace(b'"layers"', b'"manifests"')),
     "read_config": (CONFIG,),
     "read_names": (b"docker.io/library/a:1@" + _DIGEST.encode(), b'Bearer realm="x",service=y', b"linux/arm/v7"),
+    "read_domain_message": (
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x05front\x00\x00\x01\x00\x01",
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x02db\x00\x00\x1c\x00\x01\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00",
+    ),
 }
 
 

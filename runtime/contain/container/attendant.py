@@ -23,10 +23,6 @@ from collections.abc import Callable
 
 from contain.container.etc_files import RESOLVER_ADDRESS
 from contain.container.launch import describe_failure, die_with_parent, raise_failure, reset_signals
-from contain.container.loop import Loop
-from contain.container.names import LeaseFiles
-from contain.container.relay import open_relay
-from contain.container.resolving import Resolver
 from contain.errors import InternalError
 from contain.linux import network, nftables, rtnetlink, syscalls
 from contain.linux.leases import Owner, dotted, is_alive, myself
@@ -35,6 +31,10 @@ from contain.linux.resolver import read_upstream
 from contain.linux.rtnetlink import NETLINK_NETFILTER, NetlinkSocket
 from contain.paths import HostPath
 from contain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.container.names import LeaseFiles
 
 RESOLVER_TABLE = "contain-resolver"
 _MOST_DESCRIPTORS = 65536
@@ -134,11 +134,17 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
         return
     if not duties.is_needed:
         return
+    # Only now, when nobody waits for this process any more.
+    from contain.container.loop import Loop
+    from contain.container.names import LeaseFiles
+
     with Loop() as loop:
         loop.watch(watched, lambda: os._exit(0))
         kept: list[object] = []
         files = LeaseFiles(duties.run_home)
         if streams is not None and datagrams is not None:
+            from contain.container.resolving import Resolver
+
             kept.append(
                 Resolver(
                     loop,
@@ -149,6 +155,8 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
                     streams=streams,
                 )
             )
+        if duties.relayed:
+            from contain.container.relay import open_relay
         each = max((most_descriptors - _DESCRIPTORS_FOR_NAMES) // max(len(duties.relayed), 1), 64)
         for number, port in duties.relayed:
             target = _target(files, duties.container_id, port)

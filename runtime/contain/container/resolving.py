@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -58,8 +57,7 @@ def answer_here(
     addresses = {messages.A: found.addresses, messages.AAAA: found.addresses6}.get(query.kind, ())
     if query.kind == messages.ANY:
         addresses = (*found.addresses, *found.addresses6)
-    turned = list(addresses)
-    random.shuffle(turned)  # who has several of one name gets work on all of them
+    turned = sorted(addresses, key=lambda _: os.urandom(4))  # who has several of one name gets work on all of them
     return messages.render_answer(data, query, [messages.encode_address(each) for each in turned], limit_bytes=limit_bytes)
 
 

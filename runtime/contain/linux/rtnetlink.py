@@ -420,6 +420,8 @@ class NetlinkSocket:
         Raises `HostError` for the first request that failed; the kernel has then still looked at the ones after it. A request
         with neither ACK nor DUMP in its flags is not waited for, but an error about it ends the exchange at once.
         """
+        if not requests:
+            return []
         for _ in range(_DUMP_ATTEMPTS):
             replies = self._exchange(requests)
             if replies is not None:
