@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contain.container.trial import Trial
 from contain.host import Finding
 from contain.linux.forwarding import Finding as Obstacle
+from contain.linux.obstacles import NO_UPPER
 from contain.linux.uplink import UplinkProgram
 from contain.linux.usernamespace import MORE_IDS
 from contain.values import dataclass
@@ -75,7 +76,7 @@ def judge(findings: Sequence[Finding], answers: Answers) -> tuple[Finding, ...]:
         rows.append(_network(answers.uplink))
     else:
         rows += _bridge(answers.bridge)
-    rows.append(Finding(name="store", state="good", found=f"{answers.store} ({answers.store_kind or 'unknown file system'})"))
+    rows.append(_store(answers))
     return tuple(rows)
 
 
@@ -96,6 +97,18 @@ def _ids(trial: Trial) -> Finding:
         return Finding(name="ids", state="good", found=f"{trial.ids} inside a container")
     found = "one: images with files of several owners, and their other users, are refused"
     return Finding(name="ids", state="limited", found=found, remedy=MORE_IDS)
+
+
+def _store(answers: Answers) -> Finding:
+    found = f"{answers.store} ({answers.store_kind or 'unknown file system'})"
+    if answers.store_kind not in NO_UPPER:
+        return Finding(name="store", state="good", found=found)
+    return Finding(
+        name="store",
+        state="limited",
+        found=f"{found}: no overlay can be written onto it; `run --rm` and tests keep what they write in memory, all else is refused",
+        remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume",
+    )
 
 
 def _network(uplink: UplinkProgram) -> Finding:

@@ -18,7 +18,7 @@ from contain.container.door import has_tty_group, verify_identity, warn_of_limit
 from contain.container.launch import Launched, launch
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.wiring import find_wiring
-from contain.container.workspaces import hold_directory, workspaces
+from contain.container.workspaces import hold_directory, needs_memory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
     EVERY,
@@ -42,6 +42,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange
+
+_SCRATCH_BYTES = 2 << 30  # of memory, used as it is written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +266,13 @@ def finish(running: Running) -> ExitState:
     return exit_state(status, read_counters(running.cgroup), running.spec.limits.memory_bytes)
 
 
+def keep_in_memory(workspace: Workspace) -> Workspace:
+    """The same with a place in memory for what the container writes."""
+    scratch = workspace.directory / "scratch"
+    scratch.mkdir()
+    return replace(workspace, scratch=scratch, scratch_bytes=_SCRATCH_BYTES, scratch_inodes=1_000_000)
+
+
 def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: HostPath | None = None) -> ExitState:
     """Run a container in the foreground on the caller's descriptors until its program ends. Everything is cleaned up afterwards.
 
@@ -272,5 +281,7 @@ def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: Host
     home = run_home() if home is None else home
     with open_workspace(spec, home) as plain:
         workspace = replace(plain, volatile=True)
+        if spec.upper is None and needs_memory(plain.directory):
+            workspace = keep_in_memory(workspace)
         with start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
             return finish(running)

@@ -28,12 +28,12 @@ from contain.container.loop import Loop
 from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
-from contain.container.run import ExitState, Running, finish, open_workspace, start
+from contain.container.run import ExitState, Running, finish, keep_in_memory, open_workspace, start
 from contain.container.states import State
 from contain.container.streams import JoinedStreams
 from contain.container.wake import drain, open_wake
 from contain.container.wiring import warn_of_network
-from contain.container.workspaces import memory_takes_attributes
+from contain.container.workspaces import memory_takes_attributes, needs_memory
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
@@ -43,7 +43,6 @@ from contain.values import replace
 GRACE_SECONDS = 10.0
 _ASKED_IN_EARNEST = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_HOST_SCRATCH_BYTES = 2 << 30
 
 
 class StartFailed(ContainError):
@@ -87,12 +86,11 @@ def _forward_signals(launched: Launched) -> Iterator[None]:
 
 def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
     """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root.
-    Not one that is started again, which finds what it wrote."""
-    if HOST_ROOT in spec.layers and spec.restart.name == "no" and memory_takes_attributes():
-        scratch = workspace.directory / "scratch"
-        scratch.mkdir()
-        workspace = replace(workspace, scratch=scratch, scratch_bytes=_HOST_SCRATCH_BYTES, scratch_inodes=1_000_000)
-        return replace(spec, upper=None), workspace
+    Not one that is started again, which finds what it wrote. So does one that is removed at its end (``volatile``), where the store's
+    file system leaves no other way."""
+    in_memory = HOST_ROOT in spec.layers and spec.restart.name == "no" and memory_takes_attributes()
+    if in_memory or (workspace.volatile and needs_memory(workspace.directory)):
+        return replace(spec, upper=None), keep_in_memory(workspace)
     return spec, workspace
 
 

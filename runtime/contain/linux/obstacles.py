@@ -20,6 +20,8 @@ _OUTER_REMEDIES = {
     "": "start the outer container with --privileged; or with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
     "--security-opt systempaths=unconfined",
 }
+NO_UPPER = ("overlay", "nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "vfat", "exfat")
+"""Kinds of file systems onto which the kernel writes no overlay."""
 _PLACES = {"kubernetes": "a pod", "podman": "a podman container", "docker": "a Docker container"}
 _APPARMOR_REMEDY = (
     "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; or run as root; or an AppArmor profile with `userns,` for this "
@@ -172,7 +174,7 @@ def explain_overlay(number: int, directory: str) -> Obstacle | None:
     if number == errno.ENODEV:
         return Obstacle(cause="the kernel has no overlay file system", remedy="as the machine's root: modprobe overlay")
     kind = filesystem_of(directory)
-    if number == errno.EINVAL and kind in ("overlay", "nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "vfat", "exfat"):
+    if number == errno.EINVAL and kind in NO_UPPER:
         return Obstacle(
             cause=f"the store is on a file system of the kind {kind}, onto which the kernel writes no overlay",
             remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume",
