@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import pytest_contain.inside
-from contain.container.run import ExitState, new_container_id
+from contain.container.ended import ExitState
+from contain.container.run import new_container_id
 from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.linux.cgroups import probe_hierarchies

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from contain.build.checking import CheckReport
     from contain.build.request import BuildRequest, BuildResult
     from contain.build.verify.report import Verification
+    from contain.container.ended import ExitState
     from contain.container.execute import ExecRequest
     from contain.container.joined import Joined
     from contain.container.records import ContainerRecord, Records
     from contain.container.resolve import RunRequest
-    from contain.container.run import ExitState
     from contain.container.sessions import Session
     from contain.container.volumes import Volumes
     from contain.declared import EnvironmentSettings

@@ -17,8 +17,8 @@ from contain.errors import NotSupported, UsageError
 from contain.values import replace
 
 if TYPE_CHECKING:
+    from contain.container.ended import ExitState
     from contain.container.mounts import MountRequest, VolumesFrom
-    from contain.container.run import ExitState
     from contain.engine import Engine, ReadyImage, RunRequest
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from contain.container.attachments import PACKET_BYTES, SOCKET_NAME
 from contain.container.detach_keys import KeyWatch
-from contain.container.run import ExitState
+from contain.container.ended import ExitState
 from contain.container.terminal import raw_mode, window_size, write_all
 from contain.errors import Conflict
 from contain.paths import HostPath

@@ -29,7 +29,7 @@ from contain.values import asdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contain.container.run import ExitState
+    from contain.container.ended import ExitState
 
 SOCKET_NAME = "attach"
 PACKET_BYTES = 32768

@@ -15,6 +15,7 @@ from typing import Any
 
 from contain.container.attachments import Attachments, open_pair
 from contain.container.confine import filter_for
+from contain.container.ended import ExitState, exit_state
 from contain.container.joined import Joined
 from contain.container.launch import (
     SAID_BYTES,
@@ -33,7 +34,6 @@ from contain.container.left_behind import leave_behind
 from contain.container.plan import DEFAULT_UMASK, plan_giving_up
 from contain.container.records import ContainerRecord, open_process
 from contain.container.respecify import parse_confinement
-from contain.container.run import ExitState, exit_state
 from contain.container.streams import JoinedStreams, may_be_handed_over, writer_to
 from contain.container.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError

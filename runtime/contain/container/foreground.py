@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from contain.container.attach import AttachEnd, attach, connect
 from contain.container.attachments import open_pair
+from contain.container.ended import ExitState
 from contain.container.joined import Joined
 from contain.container.lifecycle import signal_container
 from contain.container.records import ContainerRecord, Records
-from contain.container.run import ExitState
 from contain.container.supervisor import handling_signals, supervise_apart
 from contain.container.terminal import window_size
 from contain.errors import ContainError, NotFound

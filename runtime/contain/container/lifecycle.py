@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
+from contain.container.ended import ExitState
 from contain.container.joined import Joined
 from contain.container.plan import HOST_ROOT
 from contain.container.processes import decide_for
@@ -24,7 +25,6 @@ from contain.container.records import (
     restart_policy_of,
 )
 from contain.container.restarts import should_come_back
-from contain.container.run import ExitState
 from contain.container.states import Action, Event, State, Step, decide
 from contain.container.supervisor import GRACE_SECONDS, supervise_apart, supervise_here
 from contain.container.wake import wake

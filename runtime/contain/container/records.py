@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from contain.container.ended import ExitState
 from contain.container.happenings import attributes_of, changes
-from contain.container.run import ExitState
 from contain.container.states import Event, State, decide
 from contain.errors import Conflict, NotFound
 from contain.linux import syscalls

@@ -15,6 +15,7 @@ from contain.container.confine import (
     set_out_of_memory_score,
 )
 from contain.container.door import has_tty_group, verify_identity, warn_of_limits
+from contain.container.ended import ExitState, exit_state
 from contain.container.launch import Launched, launch
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
 from contain.container.wiring import find_wiring
@@ -23,7 +24,6 @@ from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
     EVERY,
     Cgroup,
-    CgroupCounters,
     make_cgroup,
     probe_hierarchies,
     read_counters,
@@ -46,42 +46,9 @@ if TYPE_CHECKING:
 _SCRATCH_BYTES = 2 << 30  # of memory, used as it is written
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitState:
-    """How a container's first process ended. ``status`` is what ``docker run`` would exit with."""
-
-    status: int
-    signal: int | None = None
-    out_of_memory: bool = False
-    memory_limit_bytes: int | None = None
-    pids_limit_hits: int = 0
-
-    def describe(self) -> str:
-        """For people: why it ended, if not by itself."""
-        if self.out_of_memory:
-            limit = f" of {self.memory_limit_bytes >> 20} MiB" if self.memory_limit_bytes else ""
-            return f"killed: the memory limit{limit} was reached"
-        if self.signal is not None:
-            return f"killed by signal {self.signal}"
-        return f"exit status {self.status}"
-
-
 def new_container_id() -> str:
     """64 random hexadecimal digits, as Docker's."""
     return os.urandom(32).hex()
-
-
-def exit_state(wait_status: int, counters: CgroupCounters, memory_limit_bytes: int | None) -> ExitState:
-    """From a wait status and the counters to what is reported."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    number = -code if code < 0 else None
-    return ExitState(
-        status=128 + number if number is not None else code,
-        signal=number,
-        out_of_memory=counters.out_of_memory_kills > 0 and (number == 9 or code == 137),
-        memory_limit_bytes=memory_limit_bytes,
-        pids_limit_hits=counters.pids_limit_hits,
-    )
 
 
 def make_skeleton(directory: HostPath, spec: ContainerSpec, links: tuple[tuple[str, str], ...] = ()) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from contain.container.ended import ExitState, exit_state
 from contain.container.etc_files import render_hosts
 from contain.container.records import Records, begun, boot_id, ended, failed, lost, new_record, open_process, stays_ended
 from contain.container.respecify import parse_spec
-from contain.container.run import ExitState, exit_state, new_container_id
+from contain.container.run import new_container_id
 from contain.errors import Conflict, NotFound
 from contain.linux import syscalls
 from contain.linux.cgroups import CgroupCounters
