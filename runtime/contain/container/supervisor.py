@@ -29,12 +29,12 @@ from contain.container.loop import Loop
 from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
 from contain.container.restarts import next_delay, should_restart
-from contain.container.run import Running, finish, open_workspace, start
+from contain.container.run import Running, finish, keep_in_memory, open_workspace, start
 from contain.container.states import State
 from contain.container.streams import JoinedStreams
 from contain.container.wake import drain, open_wake
 from contain.container.wiring import warn_of_network
-from contain.container.workspaces import memory_takes_attributes
+from contain.container.workspaces import memory_takes_attributes, needs_memory
 from contain.errors import ContainError, NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
