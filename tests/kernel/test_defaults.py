@@ -1,6 +1,7 @@
 """What a container has when nothing is asked, looked at from inside, row by row of the table "Defaults" in docs/security.md.
 
-One container collects what it sees; each check judges one row. A row without a check, and a check without a row, is an error.
+One container collects what it sees; each check judges one row. A row without a check, and a check without a row, is an error. It has no
+network but its loopback: what a network of its own is like has tests of its own.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ def seen(place: Place) -> Seen:
         "limits": [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"],
         "pids": ["/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/unified/pids.max"],
     }
-    found: Seen = json.loads(place.python(PROBE, json.dumps(asked)))
+    found: Seen = json.loads(place.python(PROBE, json.dumps(asked), "--network", "none"))
     return found
 
 
@@ -438,6 +439,8 @@ def test_a_container_has_what_the_table_of_defaults_says(seen: Seen, name: str) 
 
 
 def test_each_row_of_the_table_is_checked_and_each_check_is_a_row() -> None:
+    if not DOCUMENT.exists():
+        pytest.skip("the documents are not here")
     text = DOCUMENT.read_text(encoding="utf-8")
     table = text.split("<!-- defaults: begin -->")[1].split("<!-- defaults: end -->")[0]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
