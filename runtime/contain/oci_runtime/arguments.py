@@ -15,8 +15,6 @@ GLOBAL: dict[str, str] = {
     "log-format": TEXT,
     "log-level": TEXT,
     "cgroup-manager": TEXT,
-    "rootless": TEXT,
-    "criu": TEXT,
     "debug": FLAG,
     "systemd-cgroup": FLAG,
     "help": FLAG,

@@ -200,7 +200,7 @@ class _Runtime:
     def ps(self) -> int:
         from contain.oci_runtime.control import processes_of
 
-        found = processes_of(self._place(1, 1 << 20, "ps"))
+        found = processes_of(self._place(command="ps"))
         if self.own.text("format", "table") == "json":
             print(render_json(found))
             return 0
@@ -308,37 +308,38 @@ def run_oci(words: list[str]) -> int:
         if not command or common.flag("help") or own.flag("help"):
             print(_usage(), end="")
             return 0 if common.flag("help") or own.flag("help") else 1
-        if common.flag("systemd-cgroup") or common.text("cgroup-manager", "cgroupfs") not in ("cgroupfs", "disabled"):
+        if common.flag("systemd-cgroup") or common.text("cgroup-manager", "cgroupfs") != "cgroupfs":
             from contain.errors import NotSupported
 
             raise NotSupported(
-                "--systemd-cgroup is not supported",
+                "--systemd-cgroup and --cgroup-manager other than cgroupfs are not supported",
                 code="bundle-not-supported",
                 remedy="let the engine manage groups itself: Docker's native.cgroupdriver=cgroupfs, podman's --cgroup-manager cgroupfs",
             )
         status: int = getattr(_Runtime(common, own, operands), command)()
         sys.stdout.flush()
     except ContainError as error:
-        return _tell(common, str(error))
+        return _tell(common, str(error), f"{error.message}{f' ({error.remedy})' if error.remedy else ''}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        return _tell(common, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        return _tell(common, message, message)
     except KeyboardInterrupt:
         return 130
     return status
 
 
-def _tell(common: Options, message: str) -> int:
-    """To standard error, and to the engine's log file in its form. The exit status."""
+def _tell(common: Options, message: str, line: str) -> int:
+    """The message to standard error, and on one line to the engine's log file in its form. The exit status."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     path = common.text("log")
     if path:
         if common.text("log-format", "text") == "json":
-            line = render_json({"level": "error", "msg": message, "time": stamp})
+            line = render_json({"level": "error", "msg": line, "time": stamp})
         else:
-            line = f"time={render_json(stamp)} level=error msg={render_json(message)}"
+            line = f"time={render_json(stamp)} level=error msg={render_json(line)}"
         try:
             with open(path, "a") as file:
                 file.write(f"{line}\n")
