@@ -29,9 +29,11 @@ from contain.container.ended import ExitState
 from contain.container.run import new_container_id
 from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
-from contain.linux.cgroups import probe_hierarchies
+from contain.linux.cgroups import can_limit, probe_hierarchies
+from contain.linux.usernamespace import is_rootless
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 from contain.store import Store
+from contain.values import replace
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +44,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a checkout (or a part of one) of moby/buildkit, whose Dockerfile test data is to be tried"
         " (default: $CONTAIN_BUILDKIT_CORPUS; without it those tests are skipped)",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``contain unshare pytest`` what is marked ``root`` runs, but for what only the machine's own root has."""
+    if is_rootless():
+        for item in items:
+            if item.get_closest_marker("machine") is not None:
+                item.add_marker(
+                    pytest.mark.skip(reason="needs the machine's own root: control groups, devices, or / as a whole")
+                )
 
 
 @pytest.fixture
@@ -356,6 +368,8 @@ def ground(tmp_path: Path, small_tree: Path) -> Iterator[Ground]:
 @pytest.fixture
 def suite(ground: Ground) -> Iterator[Suite]:
     """A test session whose sandboxes may take 64 MiB of memory, where the machine can limit that, and 40 processes."""
-    limited = any("memory" in hierarchy.controllers for hierarchy in probe_hierarchies())
-    with ground.open_suite(limits=Limits(memory_bytes=64 << 20 if limited else None, pids=40)) as made:
+    limits = Limits(memory_bytes=64 << 20 if can_limit("memory") else None)
+    if can_limit("pids"):
+        limits = replace(limits, pids=40)
+    with ground.open_suite(limits=limits) as made:
         yield made

@@ -128,6 +128,7 @@ def project(
     return pytester
 
 
+@pytest.mark.machine
 def test_hostile_tests_fail_alone_with_the_true_reason(project: pytest.Pytester) -> None:
     project.makepyfile(test_hostile=HOSTILE)
     result = project.runpytest_subprocess("--in-container", "-v", "--contain-timeout=20", "-n2", timeout=200)
@@ -167,6 +168,7 @@ def test_an_image_without_python_is_refused_by_name(project: pytest.Pytester) ->
     assert "has no Python on its PATH" in result.stderr.str()
 
 
+@pytest.mark.machine
 def test_the_container_fixture_runs_programs_and_shows_them_when_the_test_fails(project: pytest.Pytester) -> None:
     project.makepyfile(
         """

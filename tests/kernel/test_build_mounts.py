@@ -412,6 +412,7 @@ def test_a_directory_for_a_file_of_the_image_is_refused(context: Path, store: St
         assert caught.value.code == "mount-target-kind"
 
 
+@pytest.mark.machine
 def test_a_directory_of_this_machine_s_root_is_mounted_and_the_whole_of_it_is_refused(context: Path, store: Store) -> None:
     text = "FROM host AS machine\nFROM busybox\nRUN --mount=from=machine,source={},target=/m cat /m/hostname > /out\n"
     assert read(run_build(text.format("/etc"), context, store), store, "/out") == Path("/etc/hostname").read_text()

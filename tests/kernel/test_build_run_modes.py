@@ -137,6 +137,7 @@ def test_nothing_is_carried_out_before_a_forbidden_step(context: Path, store: St
     assert output.text == ""
 
 
+@pytest.mark.machine
 def test_added_hosts_are_known_by_name(context: Path, store: Store) -> None:
     hosts = (("example", "192.0.2.7"), ("me", "host-gateway"))
     result = run_build("RUN grep -e example -e me$ /etc/hosts > /out; ip route > /route\n", context, store, extra_hosts=hosts)

@@ -181,6 +181,7 @@ def test_attach_passes_standard_input_on(contain: Contain) -> None:
     assert (done.returncode, done.stdout) == (4, "got one\n")
 
 
+@pytest.mark.machine
 def test_a_paused_container_stands_still_until_it_goes_on(contain: Contain) -> None:
     contain("run", "-d", "--name", "web", "small", "sh", "-c", "while :; do echo tick; (true); done")
     while "tick" not in contain("logs", "web"):
@@ -198,6 +199,7 @@ def test_a_paused_container_stands_still_until_it_goes_on(contain: Contain) -> N
         pass
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("verb", ["stop", "kill", "rm"])
 def test_a_paused_container_can_be_ended_and_leaves_nothing(contain: Contain, verb: str) -> None:
     identifier = contain("run", "-d", "--name", "web", "small", "sleep", "1000").strip()
@@ -209,6 +211,7 @@ def test_a_paused_container_can_be_ended_and_leaves_nothing(contain: Contain, ve
     assert [place for place, _, _ in os.walk("/sys/fs/cgroup") if identifier in place] == []
 
 
+@pytest.mark.machine
 def test_a_paused_container_whose_supervisor_was_killed_does_not_stay(contain: Contain) -> None:
     supervisor = contain.start("run", "--name", "web", "small", "sh", "-c", "echo up; sleep 1000")
     wait_for(supervisor, b"up")
@@ -238,6 +241,7 @@ def test_top_shows_the_containers_processes_only(contain: Contain) -> None:
     assert "is not running" in contain("top", "web", status=1)
 
 
+@pytest.mark.machine
 def test_stats_shows_what_a_container_uses(contain: Contain) -> None:
     contain("run", "-d", "--name", "busy", "small", "sh", "-c", "while :; do :; done")
     contain("run", "-d", "--name", "idle", "-m", "64m", "small", "sleep", "1000")

@@ -326,6 +326,7 @@ def test_the_machines_own_root_can_be_the_image(ground: Ground) -> None:
     assert not os.path.exists("/contain-was-here")
 
 
+@pytest.mark.machine
 def test_a_directory_of_the_machines_own_root_can_be_removed_and_made_again(ground: Ground) -> None:
     tree = ground.directory / "tree"
     tree.mkdir()
@@ -431,6 +432,7 @@ def wait_for(condition: str, check: Callable[[], bool], seconds: float = 5) -> N
         time.sleep(0.02)
 
 
+@pytest.mark.machine
 def test_a_caller_killed_in_the_middle_takes_its_processes_along_and_the_next_sweep_takes_the_rest(ground: Ground) -> None:
     with start_elsewhere(ground, "(sleep 1000 &); echo ready; sleep 1000") as (caller, identifier):
         assert any("process" in item for item in ground.leftovers())
@@ -455,6 +457,7 @@ def test_ctrl_c_leaves_nothing(ground: Ground) -> None:
         ground.check_nothing_is_left()
 
 
+@pytest.mark.machine
 @pytest.mark.root
 def test_empty_groups_of_a_deleted_store_go_and_groups_with_processes_stay() -> None:
     hierarchies = probe_hierarchies()

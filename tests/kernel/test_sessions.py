@@ -101,6 +101,7 @@ def test_the_working_directory_and_the_user_are_the_images(ground: Ground) -> No
     assert second.count("0" * 16) >= 4  # inheritable, permitted, effective, ambient
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_the_machines_own_root_can_be_the_image_wherever_the_writes_go(ground: Ground, on_disk: bool) -> None:
     tree = ground.directory / "tree"
@@ -208,6 +209,7 @@ def left_after(ground: Ground, seconds: float) -> list[str]:
     return left
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_two_seconds_after_its_owner_was_killed_nothing_is_left(ground: Ground, number: signal.Signals) -> None:
     with owner_elsewhere(ground) as (owner, _):
@@ -216,6 +218,7 @@ def test_two_seconds_after_its_owner_was_killed_nothing_is_left(ground: Ground, 
         assert left_after(ground, 2) == []
 
 
+@pytest.mark.machine
 def test_a_killed_keeper_takes_its_processes_along_and_the_next_sweep_takes_the_rest(ground: Ground) -> None:
     with owner_elsewhere(ground) as (_, keeper):
         os.kill(keeper, signal.SIGKILL)

@@ -235,6 +235,7 @@ def test_what_an_upper_layer_took_away_is_not_copied(tmp_path: Path, layer: Path
     assert sorted(path.name for path in (home / "volumes/vol/_data").iterdir()) == ["fifo", "link", "two"]
 
 
+@pytest.mark.machine
 def test_device_nodes_of_an_image_do_not_get_into_a_volume(tmp_path: Path, layer: Path) -> None:
     os.mknod(layer / "data/null", 0o020666, os.makedev(1, 3))
     os.mknod(layer / "data/disk", 0o060666, os.makedev(7, 200))

@@ -538,6 +538,7 @@ def test_cve_2021_3602_the_hosts_environment_stays_outside(ground: Ground, monke
 # -- found here ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("path", ["/dev/full", "/proc/keys", "/proc/self/fd/0"])
 def test_mode_and_owner_of_the_hosts_devices_cannot_be_changed(ground: Ground, path: str) -> None:
     devices = ("/dev/full", "/dev/null", "/dev/zero", "/dev/tty")
