@@ -134,6 +134,7 @@ def podman(place: Path) -> Iterator[Engine]:
     words = [client, "--root", str(place / "root"), "--runroot", str(place / "run"), "--cgroup-manager", "cgroupfs"]
     words += ["--runtime", str(runtime_program(place))]
     # its own defaults are above what a machine without CAP_SYS_RESOURCE lets it set
+    groups = {path for path in Path("/sys/fs/cgroup").glob("*/libpod_parent") if path.is_dir()}
     engine = Engine("podman", words, ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"], [])
     try:
         engine("import", str(image_archive(place)), "web")
@@ -141,6 +142,12 @@ def podman(place: Path) -> Iterator[Engine]:
     finally:
         engine("rm", "--all", "--force", "--time", "0", status=None)
         engine("volume", "rm", "--all", "--force", status=None)
+        for path in set(Path("/sys/fs/cgroup").glob("*/libpod_parent")) - groups:
+            for below in sorted(path.rglob("*/"), reverse=True):
+                with contextlib.suppress(OSError):
+                    below.rmdir()
+            with contextlib.suppress(OSError):
+                path.rmdir()
         unmount_below(place)
 
 
