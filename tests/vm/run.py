@@ -42,7 +42,10 @@ SKIPPED = 77
 LAYOUTS = ("v2", "v2-in-container", "v2-delegated", "v1", "hybrid", "split", "none")
 SUITES = ("bookworm", "trixie", "bullseye")
 DEFAULT_LAYOUTS = ("v2", "v2-in-container", "v1", "hybrid")
-DEFAULT_TESTS = ("tests/kernel/test_containers.py", "tests/kernel/test_sessions.py", "tests/kernel/test_user_namespaces.py")
+DEFAULT_TESTS = (
+    *("tests/kernel/test_containers.py", "tests/kernel/test_sessions.py", "tests/kernel/test_user_namespaces.py"),
+    "tests/kernel/test_defaults.py",
+)
 ABOUT_GROUPS = "memory or limit or fork_bomb or processors or killed or sees or bridge or no_device"  # all for v2 only
 MODULES = (
     *("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "overlay", "tun", "veth", "bridge", "dummy"),
