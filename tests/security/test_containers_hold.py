@@ -287,7 +287,7 @@ def test_cve_2021_30465_and_2024_45310_a_link_that_flips_during_set_up_leads_now
     (shared / "link").symlink_to(f"/../../../../../../..{outside}")
     inner = Bind(source=mounted, target=PurePosixPath("/shared/place/deep/er"))
     with flipping(shared / "place", shared / "link"):
-        for number in range(12):
+        for number in range(24):
             over = (Bind(source=mounted, target=PurePosixPath("/shared/place")),) if number % 3 == 0 else ()
             attempt(ground, "true", mounts=(Bind(source=shared, target=PurePosixPath("/shared")), *over, inner))
             for made in ("place", "link"):  # so that there is again something to be made
