@@ -256,7 +256,16 @@ def test_a_program_that_cannot_be_executed_is_told_in_the_words_that_engines_rea
     for name, text in (("script", "#!/missing\n"), ("noise", "\x7fELF?")):
         (runtime.rootfs / name).write_text(text)
         (runtime.rootfs / name).chmod(0o755)
-    assert said in runtime.run(program, status=1)
+    runtime.configure(program)
+    assert said in runtime("create", "--bundle", str(runtime.bundle), "one", status=1)
+
+
+def test_what_only_the_execution_tells_is_an_error_of_start(runtime: Runtime) -> None:
+    (runtime.rootfs / "text").write_text("neither a script nor a program\n")
+    (runtime.rootfs / "text").chmod(0o755)
+    runtime.create("/text")
+    assert 'exec: "/text": exec format error' in runtime("start", "one", status=1)
+    runtime.until("stopped")
 
 
 def test_rights_are_what_the_bundle_says(runtime: Runtime) -> None:

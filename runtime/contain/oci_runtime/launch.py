@@ -40,6 +40,7 @@ from contain.linux.perform_bundle import BundlePerformer
 from contain.linux.springboard import open_springboard
 from contain.oci_runtime.hooks import HookFailed, run_hooks
 from contain.oci_runtime.plan import BundlePlan, IdentityPlan
+from contain.oci_runtime.programs import ProgramNotStarted, add_home, environment_of, find_program
 from contain.oci_runtime.records import WAITING_NAME
 from contain.runtime_spec.configuration import NAMESPACE_FILES, NAMESPACES, Configuration, Hook
 from contain.runtime_spec.document import parse_json, render_json
@@ -52,12 +53,6 @@ GOING = b"going"  # the last word before a program is executed
 _SHOWN_LIMIT = 4000
 _NEWUSER, _NEWPID, _NEWTIME, _NEWCGROUP = NAMESPACES["user"], NAMESPACES["pid"], NAMESPACES["time"], NAMESPACES["cgroup"]
 _NSFS_TYPE = 0xB703  # NS_GET_NSTYPE, ioctl_ns(2)
-
-
-class ProgramNotStarted(ContainError):
-    """The container's program cannot be executed. The words are those that other engines read for their exit status."""
-
-    code = "bundle-program"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,56 +264,6 @@ def _keep_only(kept: int, *others: int) -> list[int]:
     return list(range(first, first + len(others)))
 
 
-def find_program(process: Process, environment: dict[str, str]) -> str:
-    """The path that execvp(3) would take. Raises `ProgramNotStarted` in the words of other runtimes."""
-    name = process.arguments[0]
-    if not name:
-        raise ProgramNotStarted('exec: "": executable file not found in $PATH')
-    if "/" in name:
-        candidates = [name]
-    else:
-        candidates = [f"{place or '.'}/{name}" for place in environment.get("PATH", "").split(":") if environment.get("PATH")]
-    why = ""
-    for candidate in candidates:
-        try:
-            found = os.stat(candidate)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.ELOOP) or "/" in name:
-                why = why or f"stat {candidate}: {os.strerror(error.errno or 0).lower()}"
-            continue
-        if found.st_mode & 0o170000 == 0o040000:
-            why = why or "is a directory"
-        elif not os.access(candidate, os.X_OK, effective_ids=True):
-            why = why or "permission denied"
-        else:
-            return candidate
-    raise ProgramNotStarted(f'exec: "{name}": {why or "executable file not found in $PATH"}')
-
-
-def _environment(process: Process, extra: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in (*process.environment, *extra):
-        name, _, value = pair.partition("=")
-        found[name] = value
-    return found
-
-
-def _add_home(environment: dict[str, str]) -> None:
-    """HOME from the container's own /etc/passwd where nobody said it, as other runtimes do; read with a limit (CVE-2022-36109)."""
-    if environment.get("HOME"):
-        return
-    environment["HOME"] = "/"
-    with contextlib.suppress(OSError):
-        descriptor = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        text = os.read(descriptor, 1 << 20).decode(errors="replace")
-        os.close(descriptor)
-        for line in text.splitlines():
-            fields = line.split(":")
-            if len(fields) >= 6 and fields[2] == str(os.geteuid()) and fields[5]:
-                environment["HOME"] = fields[5]
-                return
-
-
 def _execute(springboard: int, channel: socket.socket, path: str, process: Process, environment: dict[str, str]) -> None:
     """Become the program, over the springboard; an error comes from it over the channel (see `raise_not_executed`)."""
     os.set_inheritable(channel.fileno(), True)  # the springboard closes it
@@ -371,8 +316,8 @@ def _first_process(
         operation = None
         path, environment = "", {}
         if process is not None:
-            environment = _environment(process, around.environment)
-            _add_home(environment)
+            environment = environment_of(process, around.environment)
+            add_home(environment)
             path = find_program(process, environment)
         syscalls.set_process_name(WAITING_NAME)
         for operation in plan.identity.drop:
@@ -566,8 +511,8 @@ def launch_further(
             for operation in (*before_identity, *identity.become):
                 performer.perform_bundle(operation)
             operation = None
-            environment = _environment(process, around.environment)
-            _add_home(environment)
+            environment = environment_of(process, around.environment)
+            add_home(environment)
             path = find_program(process, environment)
             for operation in identity.drop:
                 performer.perform_bundle(operation)
