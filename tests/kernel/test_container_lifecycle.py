@@ -506,5 +506,5 @@ def test_of_several_who_remove_one_image_one_does(contain: Contain, _round: int)
 def test_nothing_is_lost_when_processes_are_killed_at_random_moments() -> None:
     """A small version of ``nox -s faults``."""
     script = Path(__file__).parents[1] / "faults/run.py"
-    done = subprocess.run([sys.executable, script, "--kills", "25"], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, script, "--kills", "25"], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
