@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import pytest_contain.inside
-from contain.container.ended import ExitState
+from contain.container.lifecycle.ended import ExitState
 from contain.container.run import new_container_id
-from contain.container.sessions import Sandbox, SandboxVerdict, Session, open_session
+from contain.container.session.session import Sandbox, SandboxVerdict, Session, open_session
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.linux.cgroups import can_limit, probe_hierarchies
 from contain.linux.usernamespace import is_rootless

@@ -1,6 +1,6 @@
 """What one container is, with nothing left open: the value between "what was asked" and "what is done".
 
-A `ContainerSpec` has no defaults that depend on the machine or the image: `contain.container.resolve` filled them in.
+A `ContainerSpec` has no defaults that depend on the machine or the image: `contain.container.request.resolve` filled them in.
 """
 
 from __future__ import annotations

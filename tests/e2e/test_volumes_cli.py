@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from contain.container.volumes import ANONYMOUS_LABEL
+from contain.container.files.volumes import ANONYMOUS_LABEL
 
 pytestmark = [
     pytest.mark.root,

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from contain.container.supervisor import GRACE_SECONDS
+from contain.container.lifecycle.supervisor import GRACE_SECONDS
 from contain.linux.cgroups import probe_hierarchies
 from contain.linux.seccomp_policy import NEWEST
 from contain.linux.syscall_table import syscall_table

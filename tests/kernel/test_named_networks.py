@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from contain.container.names import LeaseFiles
+from contain.container.network.names import LeaseFiles
 from contain.errors import Conflict
 from contain.linux import network, nftables, rtnetlink
 from contain.linux.bridges import bridge_home, bridge_homes, bridge_names

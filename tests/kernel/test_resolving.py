@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-from contain.container import domain_messages as messages
-from contain.container import resolving
-from contain.container.loop import Loop
-from contain.container.names import LeaseFiles
-from contain.container.relay import DatagramRelay, StreamRelay
-from contain.container.resolving import Resolver
+from contain.container.lifecycle.loop import Loop
+from contain.container.network import domain_messages as messages
+from contain.container.network import resolving
+from contain.container.network.names import LeaseFiles
+from contain.container.network.relay import DatagramRelay, StreamRelay
+from contain.container.network.resolving import Resolver
 from contain.linux.leases import BridgeSettings, Lease, NetworkRecord, Owner, Pool, encode_record, number_of
 
 WEB = "a" * 64

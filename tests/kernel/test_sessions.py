@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contain.container.sessions import open_session
+from contain.container.session.session import open_session
 from contain.container.workspaces import sweep
 from contain.errors import ContainError, HostError, WorkerLost
 from contain.linux.cgroups import probe_hierarchies
@@ -168,7 +168,7 @@ def test_sandboxes_are_made_ahead_and_each_is_used_once(suite: Suite) -> None:
 OWNER = """
 import os, pickle, sys, time
 from pathlib import Path
-from contain.container.sessions import open_session
+from contain.container.session.session import open_session
 spec = pickle.load(sys.stdin.buffer)
 null = os.open(os.devnull, os.O_RDWR)
 with open_session(spec, scratch_bytes=1 << 24, home=Path(sys.argv[1])) as session:

@@ -366,8 +366,8 @@ def test_exec_is_held_by_the_same_rules_and_ids(ground: Ground, forbidden: list[
 
 @needs_translation
 def test_cp_puts_files_where_only_the_containers_own_ids_exist(ground: Ground) -> None:
-    from contain.container.copy_root import open_root
-    from contain.container.copying import copy_in, copy_out
+    from contain.container.files.copy_root import open_root
+    from contain.container.files.copying import copy_in, copy_out
     from tests.security.attacks import detached, output_of
 
     source = ground.directory / "source"

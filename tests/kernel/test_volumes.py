@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from contain.container.mounts import resolve_mounts
-from contain.container.records import describe_spec
-from contain.container.volumes import Volumes
+from contain.container.files.volumes import Volumes
+from contain.container.lifecycle.records import describe_spec
+from contain.container.request.mounts import resolve_mounts
 from contain.errors import Conflict, NotFound, UsageError
 from contain.paths import ContainerPath
 from contain.spec import ContainerSpec, Identity, Limits, Network, Volume

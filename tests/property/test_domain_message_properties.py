@@ -7,10 +7,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.container import domain_messages as messages
-from contain.container.domain_messages import BadMessage
-from contain.container.names import LeaseFiles, parse_reverse
-from contain.container.resolving import answer_here
+from contain.container.network import domain_messages as messages
+from contain.container.network.domain_messages import BadMessage
+from contain.container.network.names import LeaseFiles, parse_reverse
+from contain.container.network.resolving import answer_here
 
 FILES = LeaseFiles(Path("/nonexistent"))
 NAMES = st.from_regex(r"[a-z0-9]{1,20}(\.[a-z0-9]{1,20}){0,3}", fullmatch=True)

@@ -191,7 +191,7 @@ def read_names(data: bytes) -> None:
 
 def read_domain_message(data: bytes) -> None:
     """A DNS query of a container; what is answered is never longer than its limit, and an answer is never answered."""
-    from contain.container import domain_messages as messages
+    from contain.container.network import domain_messages as messages
 
     try:
         query = messages.parse_query(data)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from contain.container.execute import ExecRequest, execute
 from contain.container.launch import Launched
-from contain.container.lifecycle import remove_container, run_detached
-from contain.container.records import ContainerRecord, Records
+from contain.container.lifecycle.records import ContainerRecord, Records
+from contain.container.lifecycle.verbs import remove_container, run_detached
 from contain.errors import ContainError
 from contain.spec import Identity
 

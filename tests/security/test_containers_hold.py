@@ -19,8 +19,8 @@ import pytest
 
 import contain
 import pytest_contain
-from contain.container.identity import resolve_identity
-from contain.container.resolve import RunRequest, resolve_spec
+from contain.container.request.identity import resolve_identity
+from contain.container.request.resolve import RunRequest, resolve_spec
 from contain.container.run import open_workspace, run, start
 from contain.errors import ContainError, UsageError
 from contain.oci import ImageConfig, Platform

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contain.container.contents import Trees, commit_layer, export_pieces
-from contain.container.copy_root import open_root
-from contain.container.copying import copy_in, copy_out
-from contain.container.records import ContainerRecord, Records
+from contain.container.files.contents import Trees, commit_layer, export_pieces
+from contain.container.files.copy_root import open_root
+from contain.container.files.copying import copy_in, copy_out
+from contain.container.lifecycle.records import ContainerRecord, Records
 from contain.errors import ContainError
 from tests.security.attacks import detached, flipping, output_of, untouched
 

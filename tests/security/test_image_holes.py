@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from contain.container.records import describe_spec
-from contain.container.resolve import RunRequest, resolve_spec
-from contain.container.volumes import Volumes
+from contain.container.files.volumes import Volumes
+from contain.container.lifecycle.records import describe_spec
+from contain.container.request.resolve import RunRequest, resolve_spec
 from contain.errors import ContainError, UsageError
 from contain.oci import ImageConfig, Platform
 from contain.oci.image import MEDIA_CONFIG, MEDIA_LAYER, MEDIA_MANIFEST

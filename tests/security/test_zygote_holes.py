@@ -20,7 +20,7 @@ from pytest_contain.channel import Channel, Decoder
 from pytest_contain.lane import Child
 
 if TYPE_CHECKING:
-    from contain.container.sessions import Sandbox
+    from contain.container.session.session import Sandbox
     from tests.conftest import Ground, Suite
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="starts containers: needs root")

@@ -44,7 +44,7 @@ def perform_workdir(bench: Workbench, stage: Stage, step: WorkdirStep, number: i
 def _owner(user: str, trees: tuple[HostPath, ...]) -> tuple[int, int]:
     if not user:
         return 0, 0
-    from contain.container.identity import parse_identity, read_account_files
+    from contain.container.request.identity import parse_identity, read_account_files
 
     identity = parse_identity(user, *read_account_files(trees))
     return identity.user_id, identity.group_id

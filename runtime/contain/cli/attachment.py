@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from contain.errors import UsageError
 
 if TYPE_CHECKING:
-    from contain.container.joined import Joined
+    from contain.container.terminal.joined import Joined
 
 _STREAMS = ("stdin", "stdout", "stderr")
 
@@ -38,8 +38,8 @@ def add_attachment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_joined(options: argparse.Namespace, *, stdin: bool) -> Joined:
     """``--attach``, ``--detach-keys``, ``--sig-proxy``. Raises `UsageError`."""
-    from contain.container.detach_keys import parse_detach_keys
-    from contain.container.joined import Joined
+    from contain.container.terminal.detach_keys import parse_detach_keys
+    from contain.container.terminal.joined import Joined
 
     streams = [str(name).lower() for name in getattr(options, "attach", None) or ()]
     for name in streams:

@@ -219,8 +219,8 @@ def live_names() -> Names:
     home = store_home()
 
     def containers(states: Sequence[str]) -> Sequence[str]:
+        from contain.container.lifecycle.records import Records
         from contain.container.processes import is_paused
-        from contain.container.records import Records
 
         records = Records(home).all()
         return [
@@ -237,12 +237,12 @@ def live_names() -> Names:
             return sorted(parse_reference(name).familiar for row in store.images() for name in row.names)
 
     def volumes() -> Sequence[str]:
-        from contain.container.volumes import Volumes
+        from contain.container.files.volumes import Volumes
 
         return [record.name for record in Volumes(home).all() if not record.anonymous]
 
     def networks() -> Sequence[str]:
-        from contain.container.networks import Networks
+        from contain.container.network.networks import Networks
 
         return ["bridge", "host", "none", *(network.name for network in Networks(home).all())]
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from contain.cli.listing import parse_time
 from contain.cli.output import render_age, render_size
-from contain.container.records import ContainerRecord
+from contain.container.lifecycle.records import ContainerRecord
 from contain.errors import NotSupported, UsageError
 from contain.values import dataclass
 

@@ -14,7 +14,7 @@ from contain.cli.output import render_table
 from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord, Records
+    from contain.container.lifecycle.records import ContainerRecord, Records
     from contain.engine import Engine
     from contain.linux.leases import NetworkRecord
 
@@ -99,7 +99,7 @@ def ps(options: argparse.Namespace) -> int:
 def _health_word(records: Records, record: ContainerRecord) -> str:
     if record.state != "running" or not record.details.get("health"):
         return ""
-    from contain.container.health import read_health
+    from contain.container.lifecycle.health import read_health
 
     health = read_health(records.place(record.container_id))
     return "starting" if health is None else health.status
@@ -138,7 +138,7 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def write_raw(stream: str, text: str) -> None:
     """What a container printed, to the standard stream of the same name, byte for byte."""
-    from contain.container.logs import to_bytes
+    from contain.container.lifecycle.logs import to_bytes
 
     target = sys.stderr if stream == "stderr" else sys.stdout
     target.flush()
@@ -149,7 +149,7 @@ def write_raw(stream: str, text: str) -> None:
 def logs(options: argparse.Namespace) -> int:
     """Standard output to standard output, standard error to standard error."""
     from contain.cli.container_listing import Piece, join_lines, parse_moment, parse_tail, render_moment
-    from contain.container.logs import read_log_batches
+    from contain.container.lifecycle.logs import read_log_batches
     from contain.engine import Engine
 
     now = time.time()
@@ -196,7 +196,7 @@ def add_grace_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_grace(options: argparse.Namespace) -> tuple[float | None, int | None]:
     """The grace time in seconds (below 0: no end; None: the container's own), and a signal or None."""
-    from contain.container.resolve import parse_signal
+    from contain.container.request.resolve import parse_signal
 
     seconds = None if options.timeout is None else float(options.timeout)
     return seconds, None if options.signal is None else parse_signal(options.signal)
@@ -210,7 +210,7 @@ def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stop(options: argparse.Namespace) -> int:
     """The stop signal, then SIGKILL."""
-    from contain.container.lifecycle import stop_container
+    from contain.container.lifecycle.verbs import stop_container
     from contain.engine import Engine
 
     seconds, number = parse_grace(options)
@@ -230,8 +230,8 @@ def add_kill_arguments(parser: argparse.ArgumentParser) -> None:
 
 def kill(options: argparse.Namespace) -> int:
     """A signal to the first process."""
-    from contain.container.lifecycle import signal_container
-    from contain.container.resolve import parse_signal
+    from contain.container.lifecycle.verbs import signal_container
+    from contain.container.request.resolve import parse_signal
     from contain.engine import Engine
 
     number = parse_signal(options.signal)
@@ -247,7 +247,7 @@ def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wait(options: argparse.Namespace) -> int:
     """Print each exit status when it has ended. 1 if one of them could not be told."""
-    from contain.container.lifecycle import wait_for_status
+    from contain.container.lifecycle.verbs import wait_for_status
     from contain.engine import Engine
 
     failed = 0
@@ -277,7 +277,7 @@ def add_rm_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rm(options: argparse.Namespace) -> int:
     """Record, log, and what it wrote."""
-    from contain.container.lifecycle import remove_container
+    from contain.container.lifecycle.verbs import remove_container
     from contain.engine import Engine
 
     with Engine.open() as engine:

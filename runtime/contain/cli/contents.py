@@ -16,7 +16,7 @@ def add_container_diff_arguments(parser: argparse.ArgumentParser) -> None:
 
 def container_diff(options: argparse.Namespace) -> int:
     """``A``, ``C`` or ``D`` and a path, a line each."""
-    from contain.container.contents import read_changes, trees_of
+    from contain.container.files.contents import read_changes, trees_of
     from contain.engine import Engine
 
     with Engine.open() as engine:
@@ -34,7 +34,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """A tar archive of the whole root."""
-    from contain.container.contents import export_pieces, trees_of
+    from contain.container.files.contents import export_pieces, trees_of
     from contain.engine import Engine
     from contain.store.durable import replaced
 
@@ -98,9 +98,9 @@ def add_cp_arguments(parser: argparse.ArgumentParser) -> None:
 def cp(options: argparse.Namespace) -> int:
     """Says how much it was, on a terminal."""
     from contain.cli.output import render_size
-    from contain.container.copy_root import open_root
-    from contain.container.copy_rules import check_addresses, parse_address
-    from contain.container.copying import copy_in, copy_out
+    from contain.container.files.copy_root import open_root
+    from contain.container.files.copy_rules import check_addresses, parse_address
+    from contain.container.files.copying import copy_in, copy_out
     from contain.engine import Engine
 
     source, target = parse_address(options.source), parse_address(options.target)

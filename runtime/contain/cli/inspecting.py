@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord
+    from contain.container.lifecycle.records import ContainerRecord
     from contain.engine import Engine
     from contain.paths import HostPath
 
@@ -99,9 +99,9 @@ def describe_container(engine: Engine, record: ContainerRecord, *, sizes: bool =
     from contain.cli.inspection import container_document
     from contain.cli.networks import describe_network
     from contain.container.effective import read_effective
-    from contain.container.health import Health, describe_health, read_health
-    from contain.container.mounts import describe_mounts
+    from contain.container.lifecycle.health import Health, describe_health, read_health
     from contain.container.processes import is_paused
+    from contain.container.request.mounts import describe_mounts
 
     records = engine.records
     place = records.place(record.container_id)

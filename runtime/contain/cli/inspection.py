@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from contain.container.idmapping import render_user_namespace
+from contain.container.request.idmapping import render_user_namespace
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord
+    from contain.container.lifecycle.records import ContainerRecord
     from contain.oci import ImageConfig
     from contain.paths import HostPath
 

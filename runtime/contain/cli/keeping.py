@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from contain.errors import ContainError, UsageError
 
 if TYPE_CHECKING:
-    from contain.container.keeping import Keeping
+    from contain.container.request.keeping import Keeping
 
 _DURATIONS = ("health_interval", "health_timeout", "health_start_period", "health_start_interval")
 
@@ -53,9 +53,9 @@ def _seconds(options: argparse.Namespace, name: str) -> float | None:
 def parse_keeping(options: argparse.Namespace) -> Keeping:
     """What was asked. Raises `UsageError`, `NotSupported`."""
     from contain.cli.arguments import parse_pairs
-    from contain.container.health import HealthRequest
-    from contain.container.keeping import Keeping, parse_log_settings, verify_keeping
-    from contain.container.restarts import parse_restart
+    from contain.container.lifecycle.health import HealthRequest
+    from contain.container.lifecycle.restarts import parse_restart
+    from contain.container.request.keeping import Keeping, parse_log_settings, verify_keeping
 
     if options.stop_timeout is not None and options.stop_timeout < -1:
         raise UsageError("--stop-timeout is a number of seconds, or -1", code="bad-arguments")

@@ -22,7 +22,7 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start(options: argparse.Namespace) -> int:
     """As it was made, with what it wrote before."""
-    from contain.container.lifecycle import start_detached, start_foreground
+    from contain.container.lifecycle.verbs import start_detached, start_foreground
     from contain.engine import Engine
 
     attached = options.attach or options.interactive
@@ -52,7 +52,7 @@ def add_restart_arguments(parser: argparse.ArgumentParser) -> None:
 def restart(options: argparse.Namespace) -> int:
     """Stop it if it runs, and start it."""
     from contain.cli.containers import parse_grace
-    from contain.container.lifecycle import restart_container
+    from contain.container.lifecycle.verbs import restart_container
     from contain.engine import Engine
 
     seconds, number = parse_grace(options)
@@ -72,7 +72,7 @@ def add_rename_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rename(options: argparse.Namespace) -> int:
     """Its host name and id stay."""
-    from contain.container.resolve import check_name
+    from contain.container.request.resolve import check_name
     from contain.engine import Engine
 
     if not options.name:
@@ -81,7 +81,7 @@ def rename(options: argparse.Namespace) -> int:
         record = engine.records.find(options.container)
         engine.records.rename(record, check_name(options.name))
         if record.state == "running":
-            from contain.container.connecting import rename as rename_on_networks
+            from contain.container.network.connecting import rename as rename_on_networks
 
             rename_on_networks(record.container_id, options.name, home=engine.run_home)
     return 0
@@ -97,9 +97,9 @@ def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 def attach(options: argparse.Namespace) -> int:
     """What it prints from now on, and what is typed; ends with its exit status."""
-    from contain.container.foreground import attach_to
+    from contain.container.lifecycle.states import Event
     from contain.container.processes import decide_for
-    from contain.container.states import Event
+    from contain.container.terminal.foreground import attach_to
     from contain.engine import Engine
 
     joined = parse_joined(options, stdin=not options.no_stdin)
@@ -127,7 +127,7 @@ def add_system_start_arguments(parser: argparse.ArgumentParser) -> None:
 
 def system_start(options: argparse.Namespace) -> int:
     """Print the name of each container that was started. 1 if one of them could not be."""
-    from contain.container.lifecycle import come_back
+    from contain.container.lifecycle.verbs import come_back
     from contain.engine import Engine
 
     del options

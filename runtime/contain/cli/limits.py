@@ -48,7 +48,7 @@ def add_first_limit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cpus(text: str) -> float:
-    from contain.container.asked import bad_value
+    from contain.container.request.asked import bad_value
 
     whole, _, rest = text.partition(".")
     if not (whole + rest).isdigit() or not (whole + rest).isascii():
@@ -74,7 +74,7 @@ def parse_limits(options: argparse.Namespace) -> Limits:
 
 def parse_given_limits(options: argparse.Namespace) -> Limits:
     """The limits that are named; the limit of processes as it was said, below 1 for none, or the default."""
-    from contain.container import asked
+    from contain.container.request import asked
 
     def size(name: str, flag: str) -> int | None:
         text = getattr(options, name, None)
@@ -121,7 +121,7 @@ def parse_given_limits(options: argparse.Namespace) -> Limits:
 
 
 def _online(kind: str) -> frozenset[int]:
-    from contain.container.asked import parse_list
+    from contain.container.request.asked import parse_list
 
     try:
         with open(f"/sys/devices/system/{kind}/online") as file:

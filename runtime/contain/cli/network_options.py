@@ -55,10 +55,10 @@ def parse_networks(options: argparse.Namespace) -> dict[str, Any]:
         getattr(options, name) for name in (*asked[1:], "publish_all", "expose")
     ):
         return {"network": Network(options.network[0])}
-    from contain.container.endpoints import Asked, resolve_networks
-    from contain.container.hosts import parse_add_host, parse_dns, parse_dns_option, parse_dns_search
-    from contain.container.links import parse_link
-    from contain.container.ports import parse_expose, parse_publish
+    from contain.container.network.endpoints import Asked, resolve_networks
+    from contain.container.network.hosts import parse_add_host, parse_dns, parse_dns_option, parse_dns_search
+    from contain.container.network.links import parse_link
+    from contain.container.network.ports import parse_expose, parse_publish
 
     publish = tuple(request for value in options.publish for request in parse_publish(value))
     kind, container, endpoints = resolve_networks(

@@ -17,8 +17,8 @@ from contain.errors import Conflict, ContainError, NotFound, NotSupported, Usage
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.container.networks import NamedNetwork
-    from contain.container.records import ContainerRecord
+    from contain.container.lifecycle.records import ContainerRecord
+    from contain.container.network.networks import NamedNetwork
     from contain.engine import Engine
     from contain.linux.leases import NetworkRecord, Pool
 
@@ -56,7 +56,7 @@ def predefined_id(name: str) -> str:
 
 def list_networks(engine: Engine) -> list[SeenNetwork]:
     """All of them, by name."""
-    from contain.container.networks import DRIVERS, PREDEFINED, Networks
+    from contain.container.network.networks import DRIVERS, PREDEFINED, Networks
     from contain.linux.bridges import bridge_home
     from contain.linux.leases import Ledger
 
@@ -102,7 +102,7 @@ def _users(
 
 def find_network(engine: Engine, text: str) -> SeenNetwork:
     """By name, id or unique beginning of an id. `NotFound` in Docker's words."""
-    from contain.container.networks import no_such_network
+    from contain.container.network.networks import no_such_network
 
     known = list_networks(engine)
     for seen in known:
@@ -140,7 +140,7 @@ def add_network_create_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_create(options: argparse.Namespace) -> int:
     """Print the id."""
-    from contain.container.networks import NetworkRequest, Networks
+    from contain.container.network.networks import NetworkRequest, Networks
     from contain.engine import Engine
 
     if options.driver in ("host", "null", "none"):
@@ -194,9 +194,9 @@ def add_network_connect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_connect(options: argparse.Namespace) -> int:
     """Docker prints nothing."""
-    from contain.container.connecting import connect
-    from contain.container.endpoints import check_address, check_alias
-    from contain.container.links import parse_link
+    from contain.container.network.connecting import connect
+    from contain.container.network.endpoints import check_address, check_alias
+    from contain.container.network.links import parse_link
     from contain.engine import Engine
     from contain.spec import Endpoint
 
@@ -228,7 +228,7 @@ def add_network_disconnect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_disconnect(options: argparse.Namespace) -> int:
     """Docker prints nothing."""
-    from contain.container.connecting import disconnect
+    from contain.container.network.connecting import disconnect
     from contain.engine import Engine
 
     with Engine.open() as engine:
@@ -427,8 +427,8 @@ def add_network_rm_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _remove(engine: Engine, record: NamedNetwork) -> None:
-    from contain.container.networking import network_users
-    from contain.container.networks import Networks
+    from contain.container.network.networking import network_users
+    from contain.container.network.networks import Networks
     from contain.container.workspaces import sweep
     from contain.linux.bridges import bridge_home
     from contain.linux.network import forget_bridge
@@ -472,7 +472,7 @@ def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_prune(options: argparse.Namespace) -> int:
     """Those that no running container is on."""
-    from contain.container.networks import Networks
+    from contain.container.network.networks import Networks
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS)

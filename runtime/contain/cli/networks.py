@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from contain.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord
+    from contain.container.lifecycle.records import ContainerRecord
     from contain.linux.leases import Lease, NetworkRecord, PublishedPort
     from contain.paths import HostPath
 
@@ -157,7 +157,7 @@ def _describe_place(
     }
     if lease is None or network is None:
         return described
-    from contain.container.names import names_of
+    from contain.container.network.names import names_of
     from contain.linux.bridges import hardware_address_of, render_hardware_address
     from contain.linux.leases import dotted, text_of
 

@@ -13,8 +13,8 @@ from contain.cli.output import render_size, render_table
 from contain.errors import Conflict, HostError, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from contain.container.lifecycle.records import ContainerRecord, Records
     from contain.container.processes import ProcessRow, Usage
-    from contain.container.records import ContainerRecord, Records
 
 _SAMPLE_SECONDS = 0.5
 _CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and nothing behind it

@@ -63,7 +63,7 @@ def add_container_prune_arguments(parser: argparse.ArgumentParser) -> None:
 def container_prune(options: argparse.Namespace) -> int:
     """All that do not run."""
     from contain.cli.inspecting import tree_bytes
-    from contain.container.lifecycle import remove_container
+    from contain.container.lifecycle.verbs import remove_container
     from contain.engine import Engine
 
     until, labels = parse_prune_filters(options.filter, now=time.time())

@@ -1,5 +1,5 @@
 """Flags of ``run`` and ``create`` that say what the program gets from its surroundings, and what holds it. What each means is decided
-in `contain.container.asked`; here files that are named are read.
+in `contain.container.request.asked`; here files that are named are read.
 
 Source: docker/cli ``docs/reference/commandline/container_run.md``, ``opts/file.go``; podman ``podman-run.1.md`` for what is only there.
 """
@@ -18,7 +18,7 @@ from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.spec import SHARED_MEMORY_BYTES, ResourceLimit
 
 if TYPE_CHECKING:
-    from contain.container.asked import Surroundings
+    from contain.container.request.asked import Surroundings
     from contain.spec import Device
 
 _MOST_PROFILE_BYTES = 1 << 20
@@ -55,7 +55,7 @@ class _Refuse(argparse.Action):
     """Refuses its flag, by name, whatever its value is."""
 
     def __call__(self, *given: object, **named: object) -> None:
-        from contain.container.asked import refused
+        from contain.container.request.asked import refused
 
         flag = str(given[3] if len(given) > 3 else named["option_string"])  # parser, namespace, values, flag
         _, why, remedy = _REFUSED[flag]
@@ -137,15 +137,15 @@ def _devices(values: list[str]) -> tuple[Device, ...]:
     """The devices; a directory stands for those in it."""
     if not values:
         return ()
-    from contain.container.asked import parse_device
     from contain.container.confine import expand_device
+    from contain.container.request.asked import parse_device
 
     return tuple(each for value in values for each in expand_device(parse_device(value)))
 
 
 def parse_surroundings(options: argparse.Namespace) -> Surroundings:
     """What was asked of the program's surroundings. Raises `UsageError`, `NotSupported`."""
-    from contain.container import asked
+    from contain.container.request import asked
     from contain.spec import Sharing
 
     texts = _profiles(options.security_opt)
@@ -241,7 +241,7 @@ def parse_capabilities(options: argparse.Namespace) -> frozenset[str]:
     """``--cap-add``, ``--cap-drop``, ``--privileged``."""
     if not options.cap_add and not options.cap_drop and not options.privileged:
         return DEFAULT_CAPABILITIES
-    from contain.container.asked import parse_capabilities as decide
+    from contain.container.request.asked import parse_capabilities as decide
 
     kept = decide(options.cap_add, options.cap_drop, privileged=options.privileged)
     everything = options.privileged or any(name.upper().removeprefix("CAP_") == "ALL" for name in options.cap_add)

@@ -17,8 +17,8 @@ from contain.errors import NotSupported, UsageError
 from contain.values import replace
 
 if TYPE_CHECKING:
-    from contain.container.ended import ExitState
-    from contain.container.mounts import MountRequest, VolumesFrom
+    from contain.container.lifecycle.ended import ExitState
+    from contain.container.request.mounts import MountRequest, VolumesFrom
     from contain.engine import Engine, ReadyImage, RunRequest
 
 
@@ -101,7 +101,7 @@ def parse_mounts(options: argparse.Namespace) -> tuple[MountRequest, ...]:
     """``-v``, ``--mount`` and ``--tmpfs``."""
     if not (options.volume or options.mount or options.tmpfs):
         return ()
-    from contain.container.mounts import parse_mount, parse_tmpfs, parse_volume
+    from contain.container.request.mounts import parse_mount, parse_tmpfs, parse_volume
 
     return (
         *map(parse_volume, options.volume),
@@ -114,7 +114,7 @@ def parse_volumes_from(values: list[str]) -> tuple[VolumesFrom, ...]:
     """``--volumes-from``."""
     if not values:
         return ()
-    from contain.container.mounts import parse_volumes_from
+    from contain.container.request.mounts import parse_volumes_from
 
     return tuple(map(parse_volumes_from, values))
 
@@ -201,7 +201,7 @@ def _id_file(path: str, engine: Engine) -> Iterator[str]:
 
 def _remove_namesake(engine: Engine, request: RunRequest) -> None:
     """podman's ``--replace``."""
-    from contain.container.lifecycle import remove_container
+    from contain.container.lifecycle.verbs import remove_container
 
     if request.name is None:
         raise UsageError("cannot replace container without --name being set", code="bad-arguments")
@@ -221,7 +221,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         parse_surroundings,
         read_env_files,
     )
-    from contain.container.idmapping import parse_user_namespace
+    from contain.container.request.idmapping import parse_user_namespace
     from contain.engine import RunRequest
 
     resource_limits, shared_memory_bytes = parse_resources(options)
@@ -273,8 +273,8 @@ def exec_(options: argparse.Namespace) -> int:
     """The exit status is the program's."""
     from contain.cli.restrictions import read_env_files
     from contain.container.execute import execute, execute_apart, execute_on_terminal
+    from contain.container.lifecycle.states import Event
     from contain.container.processes import decide_for
-    from contain.container.states import Event
     from contain.engine import Engine
 
     if not options.arguments:

@@ -9,7 +9,7 @@ from contain.cli.containers import each_container
 from contain.errors import Conflict, UsageError
 
 if TYPE_CHECKING:
-    from contain.container.records import ContainerRecord
+    from contain.container.lifecycle.records import ContainerRecord
     from contain.spec import Limits
 
 
@@ -47,7 +47,7 @@ def merge_limits(known: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]
 def update(options: argparse.Namespace) -> int:
     """Takes effect at once where it runs, and at each later start."""
     from contain.cli.limits import parse_given_limits
-    from contain.container.restarts import parse_restart
+    from contain.container.lifecycle.restarts import parse_restart
     from contain.engine import Engine
     from contain.linux.cgroups import update_limits
     from contain.spec import Limits

@@ -15,7 +15,7 @@ from contain.cli.output import render_size, render_table
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
 if TYPE_CHECKING:
-    from contain.container.volumes import VolumeRecord
+    from contain.container.files.volumes import VolumeRecord
 
 HEADINGS = {"Driver": "DRIVER", "Name": "VOLUME NAME"}
 _FILTERS = ("dangling", "driver", "label", "name")
@@ -39,7 +39,7 @@ def parse_labels(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 def volume_create(options: argparse.Namespace) -> int:
     """Print the name."""
-    from contain.container.mounts import check_driver
+    from contain.container.request.mounts import check_driver
     from contain.engine import Engine
 
     check_driver(options.driver)

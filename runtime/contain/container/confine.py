@@ -134,7 +134,7 @@ def rules_for(spec: ContainerSpec, default: tuple[DeviceRule, ...]) -> tuple[Dev
 
 def find_shared_ipc(spec: ContainerSpec, store: HostPath | None) -> int:
     """The first process of the container whose IPC namespace is to be shared. Raises `Conflict`, in Docker's words, `NotSupported`."""
-    from contain.container.records import Records
+    from contain.container.lifecycle.records import Records
 
     if spec.user_namespace.mapping is IdMapping.AUTO or store is None:
         raise NotSupported("--ipc container: with --userns=auto is not supported: ids differ", code="flag-not-supported")

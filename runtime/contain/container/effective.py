@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import Any
 
-from contain.container.records import ContainerRecord
+from contain.container.lifecycle.records import ContainerRecord
 from contain.linux.capabilities import CAPABILITY_NUMBERS
 from contain.linux.cgroups import EVERY, PARENT, probe_hierarchies, unescape_mount
 

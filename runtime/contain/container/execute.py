@@ -13,10 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from contain.container.attachments import Attachments, open_pair
 from contain.container.confine import filter_for
-from contain.container.ended import ExitState, exit_state
-from contain.container.joined import Joined
 from contain.container.launch import (
     SAID_BYTES,
     Launched,
@@ -30,12 +27,15 @@ from contain.container.launch import (
     raise_refused,
     reset_signals,
 )
-from contain.container.left_behind import leave_behind
+from contain.container.lifecycle.ended import ExitState, exit_state
+from contain.container.lifecycle.left_behind import leave_behind
+from contain.container.lifecycle.records import ContainerRecord, open_process
+from contain.container.lifecycle.respecify import parse_confinement
 from contain.container.plan import DEFAULT_UMASK, plan_giving_up
-from contain.container.records import ContainerRecord, open_process
-from contain.container.respecify import parse_confinement
-from contain.container.streams import JoinedStreams, may_be_handed_over, writer_to
-from contain.container.terminal import set_window_size, window_size
+from contain.container.terminal.attachments import Attachments, open_pair
+from contain.container.terminal.joined import Joined
+from contain.container.terminal.streams import JoinedStreams, may_be_handed_over, writer_to
+from contain.container.terminal.terminal import set_window_size, window_size
 from contain.errors import Conflict, InternalError
 from contain.linux import syscalls
 from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
@@ -312,7 +312,7 @@ def execute_on_terminal(
     record: ContainerRecord, request: ExecRequest, *, joined: Joined, told: Told = _tell_nobody
 ) -> ExitState | None:
     """Run a program with a terminal in a running container; None when the caller let go of it, and it goes on."""
-    from contain.container.attach import attach
+    from contain.container.terminal.attach import attach
 
     stdin, stdout, stderr = joined.descriptors
     ours, theirs = open_pair()

@@ -30,7 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from contain.container.plan import LaunchPlan
-from contain.container.terminal import set_window_size
+from contain.container.terminal.terminal import set_window_size
 from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace

@@ -405,7 +405,7 @@ def plan_launch(
     spec, outside = plan_outside(spec, workspace)
     staged = tuple(outside)
     if spec.user_namespace.mapping is IdMapping.AUTO:
-        from contain.container.staging import plan_staging
+        from contain.container.files.staging import plan_staging
 
         spec, workspace, staged = plan_staging(spec, workspace, outside)
     return LaunchPlan(

@@ -11,8 +11,8 @@ import os
 import time
 from pathlib import Path
 
-from contain.container.records import ContainerRecord
-from contain.container.states import Event, State, Step, decide
+from contain.container.lifecycle.records import ContainerRecord
+from contain.container.lifecycle.states import Event, State, Step, decide
 from contain.errors import Conflict, HostError
 from contain.linux.cgroups import PARENT, probe_hierarchies
 from contain.linux.freezer import freeze, is_frozen, probe_freezer, thaw

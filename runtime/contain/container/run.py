@@ -15,10 +15,10 @@ from contain.container.confine import (
     set_out_of_memory_score,
 )
 from contain.container.door import has_tty_group, verify_identity, warn_of_limits
-from contain.container.ended import ExitState, exit_state
 from contain.container.launch import Launched, launch
+from contain.container.lifecycle.ended import ExitState, exit_state
+from contain.container.network.wiring import find_wiring
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
-from contain.container.wiring import find_wiring
 from contain.container.workspaces import hold_directory, needs_memory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
@@ -61,7 +61,7 @@ def make_skeleton(directory: HostPath, spec: ContainerSpec, links: tuple[tuple[s
         else:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
     if links:
-        from contain.container.host_view import make_links
+        from contain.container.files.host_view import make_links
 
         make_links(directory, links)
 
@@ -167,7 +167,7 @@ def start(
         )
     links: tuple[tuple[str, str], ...] = ()
     if HOST_ROOT in spec.layers:
-        from contain.container.host_view import divide_host_root
+        from contain.container.files.host_view import divide_host_root
 
         spec, links = divide_host_root(spec)
     if not workspace.skeleton.exists():

@@ -15,14 +15,14 @@ from contain.progress import Progress, Silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contain.container.resolve import RunRequest
+    from contain.container.request.resolve import RunRequest
 
 __all__ = ["Completed", "Engine", "ReadyImage", "RunRequest"]
 
 
 def __getattr__(name: str) -> object:
     if name == "RunRequest":  # what asks for a container brings more along than what only looks at one
-        from contain.container.resolve import RunRequest
+        from contain.container.request.resolve import RunRequest
 
         return RunRequest
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

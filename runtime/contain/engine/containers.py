@@ -12,13 +12,13 @@ from contain.spec import Network
 from contain.values import replace
 
 if TYPE_CHECKING:
-    from contain.container.ended import ExitState
     from contain.container.execute import ExecRequest
-    from contain.container.joined import Joined
-    from contain.container.records import ContainerRecord
-    from contain.container.resolve import RunRequest
-    from contain.container.sessions import Session
-    from contain.container.volumes import Volumes
+    from contain.container.files.volumes import Volumes
+    from contain.container.lifecycle.ended import ExitState
+    from contain.container.lifecycle.records import ContainerRecord
+    from contain.container.request.resolve import RunRequest
+    from contain.container.session.session import Session
+    from contain.container.terminal.joined import Joined
     from contain.oci import Image
     from contain.spec import ContainerSpec, Mount
 from contain.engine.images import Images
@@ -29,12 +29,12 @@ class Containers(Images):
     """What can be done to containers, and to the images they are made of."""
 
     def specify(self, request: RunRequest, ready: ReadyImage | None = None, *, recorded: bool = True) -> ContainerSpec:
-        """From what was asked to a spec. Decided by `contain.container.resolve.resolve_spec`.
+        """From what was asked to a spec. Decided by `contain.container.request.resolve.resolve_spec`.
 
         ``recorded``: what it writes is kept with its record; otherwise thrown away.
         """
-        from contain.container.identity import add_groups, home_of, parse_identity, read_account_files
-        from contain.container.resolve import check_name, resolve_spec
+        from contain.container.request.identity import add_groups, home_of, parse_identity, read_account_files
+        from contain.container.request.resolve import check_name, resolve_spec
         from contain.container.run import new_container_id
 
         ready = self.image(request.image) if ready is None else ready
@@ -47,7 +47,7 @@ class Containers(Images):
             request = replace(request, surroundings=replace(around, ipc_container=whose))
         container_id = request.container_id or new_container_id()
         if request.networking.endpoints or request.networking.container:
-            from contain.container.networking import settle
+            from contain.container.network.networking import settle
 
             request = replace(request, networking=settle(request.networking, self.home))
         return resolve_spec(
@@ -69,7 +69,7 @@ class Containers(Images):
         """What ``--volumes-from`` brings; of two containers with the same target, the later one's."""
         if not request.volumes_from:
             return ()
-        from contain.container.mounts import inherit_mounts
+        from contain.container.request.mounts import inherit_mounts
 
         found: dict[str, Mount] = {}
         for each in request.volumes_from:
@@ -80,13 +80,13 @@ class Containers(Images):
     @property
     def volumes(self) -> Volumes:
         """The volumes of the store."""
-        from contain.container.volumes import Volumes
+        from contain.container.files.volumes import Volumes
 
         return Volumes(self.home)
 
     def volume_users(self) -> dict[str, list[str]]:
         """Which containers, by id, have which volume, by name."""
-        from contain.container.volumes import volume_users
+        from contain.container.files.volumes import volume_users
 
         return volume_users([(record.container_id, record.details) for record in self.records.all()])
 
@@ -111,8 +111,8 @@ class Containers(Images):
         self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool, joined: Joined | None = None
     ) -> ExitState | None:
         """``contain run`` in the foreground, on the caller's standard descriptors; None if they were let go of before its end."""
-        from contain.container.joined import Joined
-        from contain.container.lifecycle import run_foreground
+        from contain.container.lifecycle.verbs import run_foreground
+        from contain.container.terminal.joined import Joined
 
         return run_foreground(
             self.specify(request, ready),
@@ -124,13 +124,13 @@ class Containers(Images):
 
     def run_detached(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> str:
         """``contain run -d``: the id of the container, once its program runs."""
-        from contain.container.lifecycle import run_detached
+        from contain.container.lifecycle.verbs import run_detached
 
         return run_detached(self.specify(request, ready), store_home=self.home, home=self.run_home, remove=remove)
 
     def create(self, request: RunRequest, ready: ReadyImage | None = None, *, remove: bool) -> str:
         """``contain create``: the id of a container that can be started."""
-        from contain.container.lifecycle import create_container
+        from contain.container.lifecycle.verbs import create_container
 
         return create_container(self.specify(request, ready), store_home=self.home, remove=remove)
 
@@ -144,9 +144,9 @@ class Containers(Images):
         changes: Sequence[str] = (),
         pause: bool = True,
     ) -> Image:
-        """``contain commit``: what a container wrote as one more layer on its image. Decided by `contain.container.contents` and
+        """``contain commit``: what a container wrote as one more layer on its image. Decided by `contain.container.files.contents` and
         `contain.container.instructions`."""
-        from contain.container.contents import commit_layer, held_still, history_of, plan_commit, trees_of
+        from contain.container.files.contents import commit_layer, held_still, history_of, plan_commit, trees_of
         from contain.container.instructions import apply_change
         from contain.oci import Descriptor
         from contain.oci.image import MEDIA_LAYER
@@ -207,7 +207,7 @@ class Containers(Images):
     ) -> ExecRequest:
         """What ``contain exec`` will run: the container's own user, variables and directory under the given ones."""
         from contain.container.execute import ExecRequest
-        from contain.container.identity import resolve_identity
+        from contain.container.request.identity import resolve_identity
         from contain.spec import Identity
 
         details = record.details
@@ -229,8 +229,8 @@ class Containers(Images):
 
     @contextlib.contextmanager
     def test_session(self, request: RunRequest, ready: ReadyImage, *, scratch_bytes: int) -> Iterator[Session]:
-        """The containers of one test suite in one image: `contain.container.sessions.open_session`."""
-        from contain.container.sessions import open_session
+        """The containers of one test suite in one image: `contain.container.session.session.open_session`."""
+        from contain.container.session.session import open_session
 
         request = replace(request, network=Network.NONE, arguments=request.arguments or ("worker",))
         spec = self.specify(request, ready, recorded=False)

@@ -13,7 +13,7 @@ from contain.spec import Limits, Network
 from contain.values import replace
 
 if TYPE_CHECKING:
-    from contain.container.resolve import RunRequest
+    from contain.container.request.resolve import RunRequest
     from contain.declared import EnvironmentSettings
     from contain.environment import Environment, EnvironmentDiff
 from contain.engine.containers import Containers
@@ -46,7 +46,7 @@ class Environments(Containers):
 
     def environment_request(self, settings: EnvironmentSettings, ready: ReadyImage) -> RunRequest:
         """How a container of a declared environment is run."""
-        from contain.container.resolve import RunRequest
+        from contain.container.request.resolve import RunRequest
 
         passed = tuple((name, os.environ[name]) for name in settings.pass_env if name in os.environ)
         limits = Limits(memory_bytes=settings.memory_bytes, cpus=settings.cpus)
@@ -65,7 +65,7 @@ class Environments(Containers):
 
         Names of environments are looked up in the ``pyproject.toml`` of ``directory`` (default: the present one) first.
         """
-        from contain.container.resolve import RunRequest
+        from contain.container.request.resolve import RunRequest
         from contain.declared import find_environment, read_environments
         from contain.environment import load_environment
 

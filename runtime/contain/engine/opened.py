@@ -10,8 +10,8 @@ from contain.progress import Progress
 from contain.values import dataclass
 
 if TYPE_CHECKING:
-    from contain.container.ended import ExitState
-    from contain.container.records import Records
+    from contain.container.lifecycle.ended import ExitState
+    from contain.container.lifecycle.records import Records
     from contain.oci import Image, ImageConfig
     from contain.store import Store
 
@@ -61,6 +61,6 @@ class Opened:
     @property
     def records(self) -> Records:
         """The containers on record."""
-        from contain.container.records import Records
+        from contain.container.lifecycle.records import Records
 
         return Records(self.home)

@@ -109,7 +109,7 @@ def uplink_mtu_bytes(routes: Sequence[Route], links: Sequence[Link]) -> int:
 
 def plan_forwardings(record: NetworkRecord, *, ipv6: bool = False) -> tuple[nftables.Forwarding, ...]:
     """What the lease file says of published ports of one IP version, as the firewall is to have it. Of IPv6, only what comes from
-    outside the machine to a container that has IPv6: the rest is carried by a process (`contain.container.relay`)."""
+    outside the machine to a container that has IPv6: the rest is carried by a process (`contain.container.network.relay`)."""
     return tuple(
         nftables.Forwarding(
             protocol=port.protocol,

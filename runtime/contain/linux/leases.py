@@ -2,7 +2,7 @@
 
 Decides (pure) which subnet and which address are free; keeps the decision in ``network.json`` below the bridge's directory, under a
 lock. Never talks to the kernel about networks: `contain.linux.network` does, and writes the lease before it makes a link. The file is
-also what names are resolved from (`contain.container.names`), so a lease says by which names its container is known.
+also what names are resolved from (`contain.container.network.names`), so a lease says by which names its container is known.
 
 The lock is flock(2) itself, not the filelock library, whose import (50 ms) would cost more than attaching a container.
 """

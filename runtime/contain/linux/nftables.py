@@ -422,7 +422,8 @@ def _plan_source_nat(own: _Table, rules: BridgeRules) -> Iterator[Request]:
 
 
 def _plan_published_chains(own: _Table, rules: BridgeRules) -> Iterator[Request]:
-    """What this machine itself sends to its IPv6 addresses is not translated: a process carries it (`contain.container.relay`)."""
+    """What this machine itself sends to its IPv6 addresses is not translated: a process carries it
+    (`contain.container.network.relay`)."""
     bridge = rules.bridge
     if rules.family == _FAMILY_IPV6:
         yield own.chain(_PUBLISHED)

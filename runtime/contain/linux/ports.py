@@ -3,7 +3,7 @@
 What arrives at IPv4 addresses never reaches these sockets: the firewall sends it on to the container before
 (`contain.linux.nftables`). They are there so that a port has one owner, among containers of any store, Docker's and all other
 programs, and so that the kernel takes it back when the supervisor dies, however it dies. Those at IPv6 addresses listen, and the
-container's attendant process serves them (`contain.container.relay`). Never talks to the firewall and keeps no records.
+container's attendant process serves them (`contain.container.network.relay`). Never talks to the firewall and keeps no records.
 """
 
 from __future__ import annotations

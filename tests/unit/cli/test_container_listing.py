@@ -16,7 +16,7 @@ from contain.cli.container_listing import (
     render_moment,
     select_containers,
 )
-from contain.container.records import ContainerRecord
+from contain.container.lifecycle.records import ContainerRecord
 from contain.errors import NotSupported, UsageError
 
 

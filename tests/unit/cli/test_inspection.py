@@ -11,7 +11,7 @@ import pytest
 from contain.cli.inspection import container_document, render_time, split_command
 from contain.cli.templates import render_template
 from contain.cli.updating import merge_limits, named_limits
-from contain.container.records import ContainerRecord
+from contain.container.lifecycle.records import ContainerRecord
 from contain.spec import Limits
 from contain.values import replace
 

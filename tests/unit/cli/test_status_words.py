@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from contain.cli.container_listing import Seen, parse_filters, render_status, select_containers
-from contain.container.records import ContainerRecord
+from contain.container.lifecycle.records import ContainerRecord
 from contain.errors import UsageError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from contain.container import asked
+from contain.container.request import asked
 from contain.errors import NotSupported, UsageError
 from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 from contain.spec import MASKED_PATHS, READ_ONLY_PATHS, BlockLimit, Confinement, Device, Limits, Sharing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contain.container.copy_rules import (
+from contain.container.files.copy_rules import (
     Address,
     Found,
     asks_for_directory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contain.container.detach_keys import KeyWatch, parse_detach_keys
+from contain.container.terminal.detach_keys import KeyWatch, parse_detach_keys
 from contain.errors import UsageError
 
 

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from contain.container import domain_messages as messages
-from contain.container.domain_messages import BadMessage
+from contain.container.network import domain_messages as messages
+from contain.container.network.domain_messages import BadMessage
 
 HEADER = struct.Struct(">HHHHHH")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from contain.container.endpoints import Asked, check_hardware_address, resolve_networks
-from contain.container.etc_files import render_resolver
-from contain.container.links import Linked, link_hosts, link_variables, parse_link
+from contain.container.network.endpoints import Asked, check_hardware_address, resolve_networks
+from contain.container.network.etc_files import render_resolver
+from contain.container.network.links import Linked, link_hosts, link_variables, parse_link
 from contain.errors import NotSupported, UsageError
 from contain.spec import Endpoint, Network
 

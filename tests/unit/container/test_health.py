@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.container.health import (
+from contain.container.lifecycle.health import (
     Health,
     HealthRequest,
     HealthResult,

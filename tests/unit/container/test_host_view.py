@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path, PurePosixPath
 
-from contain.container.host_view import Entry, plan_host_view
+from contain.container.files.host_view import Entry, plan_host_view
 from contain.spec import Bind, CopyOnWrite, Tmpfs
 
 D, F, L = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777

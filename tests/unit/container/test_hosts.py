@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contain.container.etc_files import render_resolver
-from contain.container.hosts import parse_add_host, parse_dns
+from contain.container.network.etc_files import render_resolver
+from contain.container.network.hosts import parse_add_host, parse_dns
 from contain.errors import NotSupported, UsageError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contain.container.identity import home_of, parse_identity, resolve_identity
+from contain.container.request.identity import home_of, parse_identity, resolve_identity
 from contain.errors import UsageError
 from contain.spec import Identity
 

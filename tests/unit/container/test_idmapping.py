@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from contain.container.idmapping import check_identity, parse_user_namespace, render_user_namespace
+from contain.container.lifecycle.records import describe_spec
 from contain.container.plan import Workspace, plan_launch
-from contain.container.records import describe_spec
+from contain.container.request.idmapping import check_identity, parse_user_namespace, render_user_namespace
 from contain.container.run import device_rules
 from contain.errors import NotSupported, UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from contain.container.launch import CommandNotStarted, describe_failure, raise_failure
-from contain.container.logs import Log, read_log
-from contain.container.records import ContainerRecord, Records
-from contain.container.streams import may_be_handed_over
+from contain.container.lifecycle.logs import Log, read_log
+from contain.container.lifecycle.records import ContainerRecord, Records
+from contain.container.terminal.streams import may_be_handed_over
 from contain.errors import HostError, InternalError
 from contain.linux.perform import ProgramNotStarted
 from contain.operations import MaskPath, SetHostname

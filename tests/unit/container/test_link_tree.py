@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contain.container.keeper import link_tree
+from contain.container.session.keeper import link_tree
 
 
 def test_links_are_repeated_and_never_followed(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contain.container.keeping import parse_log_settings
-from contain.container.logs import Log, LogFiles, read_log, to_bytes
-from contain.container.records import ContainerRecord, Records
+from contain.container.lifecycle.logs import Log, LogFiles, read_log, to_bytes
+from contain.container.lifecycle.records import ContainerRecord, Records
+from contain.container.request.keeping import parse_log_settings
 from contain.errors import NotSupported, UsageError
 from contain.spec import LogSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from contain.container.loop import Loop
-from contain.container.wake import drain, open_wake, wake
+from contain.container.lifecycle.loop import Loop
+from contain.container.lifecycle.wake import drain, open_wake, wake
 
 
 def test_what_can_be_read_is_told_and_what_is_forgotten_is_not() -> None:

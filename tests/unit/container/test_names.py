@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from contain.container import domain_messages as messages
-from contain.container.names import Found, LeaseFiles, is_closed, parse_reverse, resolve_name, resolve_pointer
-from contain.container.resolving import answer_here
+from contain.container.network import domain_messages as messages
+from contain.container.network.names import Found, LeaseFiles, is_closed, parse_reverse, resolve_name, resolve_pointer
+from contain.container.network.resolving import answer_here
 from contain.linux.leases import BridgeSettings, Lease, NetworkRecord, Owner, Pool, encode_record, number_of, number_of6
 from contain.values import replace
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contain.cli.network_verbs import SeenNetwork, network_document, network_row, parse_filters, select_networks
-from contain.container.networks import NamedNetwork, NetworkRequest, Networks, check_network_name, plan_network
+from contain.container.network.networks import NamedNetwork, NetworkRequest, Networks, check_network_name, plan_network
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, number_of, text_of
 

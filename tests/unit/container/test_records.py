@@ -12,10 +12,20 @@ from typing import Any
 
 import pytest
 
-from contain.container.ended import ExitState, exit_state
-from contain.container.etc_files import render_hosts
-from contain.container.records import Records, begun, boot_id, ended, failed, lost, new_record, open_process, stays_ended
-from contain.container.respecify import parse_spec
+from contain.container.lifecycle.ended import ExitState, exit_state
+from contain.container.lifecycle.records import (
+    Records,
+    begun,
+    boot_id,
+    ended,
+    failed,
+    lost,
+    new_record,
+    open_process,
+    stays_ended,
+)
+from contain.container.lifecycle.respecify import parse_spec
+from contain.container.network.etc_files import render_hosts
 from contain.container.run import new_container_id
 from contain.errors import Conflict, NotFound
 from contain.linux import syscalls

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contain.container.resolve import DEFAULT_PATH, RunRequest, check_name, parse_signal, resolve_command, resolve_spec
+from contain.container.request.resolve import DEFAULT_PATH, RunRequest, check_name, parse_signal, resolve_command, resolve_spec
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.oci import ImageConfig

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.container.restarts import next_delay, parse_restart, should_come_back, should_restart
+from contain.container.lifecycle.restarts import next_delay, parse_restart, should_come_back, should_restart
 from contain.errors import UsageError
 from contain.spec import RestartPolicy
 

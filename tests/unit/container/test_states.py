@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contain.container.states import COMMANDS, TABLE, Action, Event, State, decide, render_diagram, render_table
+from contain.container.lifecycle.states import COMMANDS, TABLE, Action, Event, State, decide, render_diagram, render_table
 from contain.errors import Conflict
 
 DOCUMENT = Path(__file__).parents[3] / "docs/lifecycle.md"

@@ -11,7 +11,8 @@ import pytest
 from contain.cli.arguments import Parser
 from contain.cli.run import add_run_arguments, parse_mounts
 from contain.cli.volumes import parse_filters, select_volumes
-from contain.container.mounts import (
+from contain.container.files.volumes import ANONYMOUS_LABEL, VolumeRecord, volume_users
+from contain.container.request.mounts import (
     MountRequest,
     VolumesFrom,
     anonymous_name,
@@ -24,7 +25,6 @@ from contain.container.mounts import (
     parse_volumes_from,
     resolve_mounts,
 )
-from contain.container.volumes import ANONYMOUS_LABEL, VolumeRecord, volume_users
 from contain.errors import NotSupported, UsageError
 from contain.spec import Bind, Mount, Tmpfs, Volume
 

@@ -132,6 +132,6 @@ def _write_documents(step: CopyStep, writer: UpperWriter, options: CopyOptions) 
 def _owner(step: CopyStep, trees: tuple[HostPath, ...]) -> tuple[int, int] | None:
     if step.chown is None:
         return None
-    from contain.container.identity import read_account_files
+    from contain.container.request.identity import read_account_files
 
     return parse_owner(step.chown, *read_account_files(trees), span=step.instruction.span_of("--chown"))

@@ -219,7 +219,7 @@ def perform_run(spec: ContainerSpec, step: RunStep, log: OutputLog, *, skeletons
 
     Raises `BuildStepFailed` with the command's place and the end of its output.
     """
-    from contain.container.host_view import verify_root_can_be_written
+    from contain.container.files.host_view import verify_root_can_be_written
     from contain.container.launch import CommandNotStarted
     from contain.container.run import finish, open_workspace, start
 

@@ -122,7 +122,7 @@ def _attempt(
     sources: Sequence[MountSource | None],
     constraints: Constraints,
 ) -> Work[CommittedLayer | None]:
-    from contain.container.identity import home_of, parse_identity, read_account_files
+    from contain.container.request.identity import home_of, parse_identity, read_account_files
     from contain.container.run import new_container_id
     from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 

@@ -1,0 +1,80 @@
+"""An ordinary user's way out: a program beside the container (`contain.linux.uplink`), or loopback only where there is none."""
+
+from __future__ import annotations
+
+from contain.container.door import warn_once
+from contain.container.network.etc_files import write_etc
+from contain.container.plan import Workspace
+from contain.errors import HostError, NotSupported
+from contain.linux.ports import hold_ports
+from contain.linux.uplink import (
+    ADDRESS,
+    NAME_SERVER,
+    UplinkProgram,
+    find_uplink_program,
+    open_uplink,
+    own_address,
+    write_uplink_lease,
+)
+from contain.paths import HostPath
+from contain.spec import DEFAULT_NETWORK, ContainerSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+
+class Uplinked:
+    """A `contain.container.network.wiring.Wiring`. Raises `NotSupported` for named networks, `HostError` for ports without a
+    program."""
+
+    joined: tuple[int, ...] = ()
+    configure = None
+
+    def __init__(self, spec: ContainerSpec, *, home: HostPath) -> None:
+        _refuse_named_networks(spec)
+        self.spec, self._program = spec, find_uplink_program()
+        if not self._program.path:
+            if spec.ports:
+                raise HostError(
+                    f"ports cannot be published for an ordinary user: {self._program.why}",
+                    code="no-uplink",
+                    remedy=self._program.remedy,
+                )
+            _warn(self._program, home)
+
+    def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
+        """See `contain.container.network.wiring.Wiring`."""
+        if not self._program.path:
+            write_etc(workspace, self.spec, None)
+            return {}
+        held = hold_ports(self.spec.ports)
+        ports = tuple(port for port in held.ports if not port.is_ipv6)
+        held.close()  # the program binds them itself
+        uplink = open_uplink(self._program, process_id, workspace.directory, ports)
+        cleanup.callback(uplink.close)
+        write_uplink_lease(workspace.directory, ports)
+        write_etc(workspace, self.spec, ADDRESS, own_address(), (NAME_SERVER,))
+        return {}
+
+
+def warn_without_uplink(home: HostPath) -> None:
+    """Say once that there is loopback only, where there is no program."""
+    program = find_uplink_program()
+    if not program.path:
+        _warn(program, home)
+
+
+def _warn(program: UplinkProgram, home: HostPath) -> None:
+    warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
+
+
+def _refuse_named_networks(spec: ContainerSpec) -> None:
+    """Where there is no bridge, there is one way out for all, and nobody else on it."""
+    named = [endpoint.network for endpoint in spec.networking.endpoints if endpoint.network != DEFAULT_NETWORK]
+    if named:
+        raise NotSupported(
+            f"the network {named[0]}: named networks need root",
+            code="network-not-supported",
+            remedy="run as root, or leave out --network",
+        )

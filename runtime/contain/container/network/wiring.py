@@ -1,0 +1,73 @@
+"""How a container gets at its network: over bridges, through an ordinary user's program, or not at all. Chooses; each way is a module
+of its own, and a container without a network needs none of them."""
+
+from __future__ import annotations
+
+from contain.container.network.etc_files import write_etc
+from contain.container.plan import Workspace
+from contain.linux.usernamespace import owns_network
+from contain.paths import HostPath
+from contain.spec import ContainerSpec, Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from typing import Protocol
+
+    class Wiring(Protocol):
+        """What a container that is about to start has of networks."""
+
+        @property
+        def spec(self) -> ContainerSpec:
+            """The container, with what its networks tell it."""
+
+        @property
+        def joined(self) -> tuple[int, ...]:
+            """Descriptors of the network namespace that is shared, and of the user namespace that it belongs to; the caller closes
+            them."""
+
+        @property
+        def configure(self) -> Callable[[str, str, int, str], None] | None:
+            """Sets up an interface from within."""
+
+        def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
+            """Put the container with this first process on its networks; what the first process is to be told. ``cleanup`` undoes
+            it."""
+
+
+class Unwired:
+    """Loopback only, or the machine's own network: nothing to do but the files of /etc."""
+
+    joined: tuple[int, ...] = ()
+    configure = None
+
+    def __init__(self, spec: ContainerSpec) -> None:
+        self.spec = spec
+
+    def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:  # noqa: ARG002
+        """See `Wiring`."""
+        write_etc(workspace, self.spec, None)
+        return {}
+
+
+def find_wiring(spec: ContainerSpec, *, home: HostPath, store: HostPath | None) -> Wiring:
+    """The way of this container on this machine, as it is at this moment. Raises `NotFound`, `Conflict`, `NotSupported`,
+    `UsageError`, `HostError`."""
+    if spec.network in (Network.NONE, Network.HOST):
+        return Unwired(spec)
+    if spec.network is Network.BRIDGE and not owns_network():
+        from contain.container.network.uplinked import Uplinked
+
+        return Uplinked(spec, home=home)
+    from contain.container.network.networking import find
+
+    return find(spec, home=home, store=store)
+
+
+def warn_of_network(spec: ContainerSpec, home: HostPath) -> None:
+    """Say once that a container has its loopback only, where that is so. Call it while somebody reads what is said."""
+    if spec.network is Network.BRIDGE and not owns_network():
+        from contain.container.network.uplinked import warn_without_uplink
+
+        warn_without_uplink(home)

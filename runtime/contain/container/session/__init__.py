@@ -1,0 +1,1 @@
+"""A test session's containers: the worker, and sandboxes made ahead of need."""

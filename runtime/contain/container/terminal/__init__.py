@@ -1,0 +1,1 @@
+"""The caller's streams, terminal and signals, and a container's."""
