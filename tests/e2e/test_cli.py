@@ -128,7 +128,7 @@ def test_help_names_every_command(cli: CommandLine, arguments: tuple[str, ...]) 
 def every_command() -> list[str]:
     from contain.cli.arguments import COMMANDS
 
-    return list(COMMANDS)
+    return [name for name in COMMANDS if name != "oci"]  # another program's command line
 
 
 @pytest.mark.parametrize("name", every_command())
@@ -144,18 +144,14 @@ def test_every_command_refuses_flags_that_it_does_not_know(cli: CommandLine, nam
     done = cli(*name.split(), "--no-such-flag", "x", "y")
     assert "unknown flag: --no-such-flag" in clear(done)
     assert f"contain {name} --help" in done.stderr
-    assert done.returncode == {"run": 125, "diff": 2, "capture": 2}.get(name, 1)
+    assert done.returncode == {"run": 125, "diff": 2, "capture": 2, "unshare": 127}.get(name, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "flag"),
     [
-        ("run", "--privileged"), ("run", "--ip"), ("run", "--network-alias"), ("run", "--restart=always"), ("run", "--detach-keys"),
-        ("run", "--stop-timeout"), ("run", "--security-opt"), ("run", "--cidfile"), ("run", "--volume-driver"),
-        ("run", "--sysctl"), ("run", "--init"), ("run", "--gpus"), ("run", "--platform"), ("exec", "--privileged"), ("exec", "-d"),
-        ("ps", "-s"), ("ps", "--size"), ("logs", "--details"), ("attach", "--detach-keys"), ("start", "--detach-keys"),
-        ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("inspect", "-s"),
-        ("rm", "-l"), ("prune", "-a"),
+        ("images", "--tree"), ("build", "--cgroup-parent"), ("build", "--squash"), ("rm", "-l"), ("save", "--platform"),
+        ("update", "--kernel-memory"),
     ],
 )  # fmt: skip
 def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine, name: str, flag: str) -> None:
@@ -168,8 +164,13 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
     [
         ("rnu", "'rnu' is not a contain command\nhint: did you mean 'run'?", 1),
         ("xyzzy", "'xyzzy' is not a contain command\nhint: `contain --help` lists them", 1),
-        ("network ls", "contain network is not supported yet", 1),
-        ("run --network mine host", "the network 'mine' is not supported yet", 125),
+        ("network inspect mine", "network mine not found", 1),
+        ("run --gpus all host", "--gpus is not supported", 125),
+        ("run --volume-driver x host", "--volume-driver is not supported", 125),
+        ("run --runtime x host", "--runtime is not supported", 125),
+        ("run --pid host host", "--pid is not supported", 125),
+        ("run --cgroup-parent x host", "--cgroup-parent is not supported", 125),
+        ("exec --privileged x true", "exec --privileged: what a container may do is decided when it is made", 1),
         ("container", "contain container needs one of: attach", 1),
         ("container frob", "no command 'frob'", 1),
         ("builder", "contain builder needs one of: build, prune", 1),
@@ -205,7 +206,7 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("build --push .", "an image without a name cannot be pushed", 1),
         ("build --build-context x .", "invalid --build-context 'x'", 1),
         ("build --build-context x=/nope .", "--build-context x: '/nope' is not a directory", 1),
-        ("diff a", '"contain diff" requires B', 2),
+        ("diff a", "No such container: a", 2),
         ("diff /nope /nope", "/nope", 2),
         ("capture", '"contain capture" requires X', 2),
         ("doctor x", "contain doctor takes no argument 'x'", 1),
@@ -218,15 +219,12 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("run -v /tmp:/../b x", "invalid volume specification", 125),
         ("run -v /tmp:/ x", "destination can't be '/'", 125),
         ("run --memory 1 x", "Minimum memory limit allowed is 6MB", 125),
-        ("run --memory much x", "'much' is not a size", 125),
+        ("run --memory much x", "invalid size: 'much'", 125),
         ("run --memory -5 x", "--memory", 125),
-        (f"run --memory {'9' * 400} x", "is not a size", 125),
-        ("run --cpus 0 x", "range of CPUs is from 0.01 to", 125),
-        ("run --cpus 10000 x", "range of CPUs is from 0.01 to", 125),
-        ("run --cpus nan x", "range of CPUs is from 0.01 to", 125),
+        (f"run --memory {'9' * 400} x", "invalid size", 125),
+        ("run --cpus 10000 x", "Range of CPUs is from 0.01 to", 125),
+        ("run --cpus nan x", "failed to parse nan as a rational number", 125),
         ("run --cpus many x", "--cpus", 125),
-        ("run --network nope x", "the network 'nope' is not supported yet", 125),
-        ("run --label x y", "invalid argument 'x' for --label", 125),
         ("run -e =x y", "invalid argument '=x' for --env", 125),
         ("run Upper", "repository name must be lowercase", 125),
         ("run a..b", "invalid reference format", 125),

@@ -56,6 +56,9 @@ class Surroundings:
     unset_all: bool = False
 
 
+_LONGEST_NUMBER = 40
+
+
 def bad_value(value: str, flag: str, why: str, *, code: str = "bad-limit", remedy: str = "") -> UsageError:
     """A flag's value that cannot be read, in Docker's words."""
     return UsageError(f'invalid argument "{value}" for "{flag}" flag: {why}', code=code, remedy=remedy)
@@ -72,8 +75,8 @@ def refused(flag: str, why: str, remedy: str = "") -> NotSupported:
 def parse_bytes(text: str, flag: str) -> int:
     """``512m``, ``1.5g``, ``1024``, ``64MiB``: binary units."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise bad_value(text, flag, f"invalid size: '{text}'")
+    if found is None or len(text) > _LONGEST_NUMBER:
+        raise bad_value(text[:_LONGEST_NUMBER], flag, f"invalid size: '{text[:_LONGEST_NUMBER]}'")
     return int(float(found[1]) * (1 << _UNITS[found[2].lower()]))
 
 

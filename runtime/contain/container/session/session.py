@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import contain
 from contain.container.door import has_tty_group, verify_identity
 from contain.container.files.host_view import divide_host_root
 from contain.container.launch import raise_failure
@@ -261,7 +262,7 @@ def open_session(
         on_disk=on_disk,
     )
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    source = str(Path(__file__).resolve().parents[2])
+    source = str(Path(contain.__file__).resolve().parents[1])
     start = f"import sys; sys.path.insert(0, {source!r}); from contain.container.session.keeper import main; main()"
     keeper = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", start, str(theirs.fileno())],
