@@ -301,3 +301,15 @@ def test_a_container_with_a_very_deep_directory_is_removed(contain: Contain) -> 
     contain("run", "--name", "deep", "small", "sh", "-c", script)
     contain("rm", "deep")
     assert os.listdir(contain.home / "containers") == []
+
+
+def test_system_prune_takes_what_nobody_uses_and_leaves_the_rest(contain: Contain) -> None:
+    running = contain("run", "-d", "--name", "kept", "small", "sleep", "100").strip()
+    ended = contain("create", "--name", "gone", "small", "true").strip()
+    contain("network", "create", "nobodys")
+    said = contain("system", "prune", "-f")
+    assert f"Deleted Containers:\n{ended}\n" in said
+    assert "Deleted Networks:\nnobodys\n" in said
+    assert "Total reclaimed space: " in said
+    assert contain("ps", "-aq", "--no-trunc").split() == [running]
+    assert contain("images", "-q").split() != []

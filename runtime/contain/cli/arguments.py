@@ -157,6 +157,7 @@ COMMANDS = {
         module="completion", function="completion", summary="Completion for a shell", group=_SYSTEM, needs_root=False
     ),
     "builder prune": Command(module="builder", function="builder_prune", summary="Remove build cache", group=_SYSTEM),
+    "system prune": Command(module="pruning", function="system_prune", summary="Remove all that is not used", group=_SYSTEM),
     "prune": Command(module="images", function="prune", summary="Remove what nothing refers to", group=_SYSTEM),
 }
 
@@ -179,7 +180,13 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
         "list": ("network ls",),
         "remove": ("network rm",),
     },
-    "system": {"prune": ("prune",), "events": ("events",), "info": ("info",), "df": ("system df",), "start": ("system start",)},
+    "system": {
+        "prune": ("system prune",),
+        "events": ("events",),
+        "info": ("info",),
+        "df": ("system df",),
+        "start": ("system start",),
+    },
 }
 """``contain NOUN VERB``: the command that it is, and arguments that the noun stands for."""
 

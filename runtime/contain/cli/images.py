@@ -10,6 +10,10 @@ import time
 from contain.cli.output import TerminalProgress, render_size, render_table
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contain.engine import Engine
+
 
 def add_images_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
@@ -231,7 +235,6 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
 def prune(options: argparse.Namespace) -> int:
     """What no name, container or cache row in use reaches."""
     from contain.engine import Engine
-    from contain.reference import parse_reference
 
     if not options.force and sys.stdin.isatty():
         sys.stdout.write(
@@ -242,10 +245,19 @@ def prune(options: argparse.Namespace) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 1
     with Engine.open() as engine:
-        report = engine.prune()
         volumes, freed_bytes = engine.prune_volumes() if options.volumes else ([], 0)
-    if volumes:
-        sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in volumes) + "\n")
+        if volumes:
+            sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in volumes) + "\n")
+        freed_bytes += prune_images(engine)
+    sys.stdout.write(f"Total reclaimed space: {render_size(freed_bytes)}\n")
+    return 0
+
+
+def prune_images(engine: Engine) -> int:
+    """Remove images without a name and say so; the bytes that are free now."""
+    from contain.reference import parse_reference
+
+    report = engine.prune()
     names: dict[str, list[str]] = {}
     for digest, name in report.former_names:
         names.setdefault(digest, []).append(parse_reference(name).familiar)
@@ -253,5 +265,4 @@ def prune(options: argparse.Namespace) -> int:
         sys.stdout.write(f"Deleted: {digest}\n")
         for name in names.get(digest, ()):
             sys.stdout.write(f"  {name} cannot be rolled back to it any more\n")
-    sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes + freed_bytes)}\n")
-    return 0
+    return report.freed_bytes

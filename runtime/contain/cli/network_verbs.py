@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -472,7 +472,6 @@ def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_prune(options: argparse.Namespace) -> int:
     """Those that no running container is on."""
-    from contain.container.network.networks import Networks
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS)
@@ -485,22 +484,33 @@ def network_prune(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 1
-    removed = []
     with Engine.open() as engine:
-        for record in Networks(engine.home).all():
-            labels = dict(record.labels)
-            if not all(_has_label(labels, text) for text in filters["label"]):
-                continue
-            if any(_has_label(labels, text) for text in filters["label!"]) or record.created_seconds > until:
-                continue
-            try:
-                _remove(engine, record)
-            except Conflict:
-                continue
-            removed.append(record.name)
+        prune_networks(
+            engine,
+            until,
+            lambda own: (
+                all(_has_label(own, text) for text in filters["label"])
+                and not any(_has_label(own, text) for text in filters["label!"])
+            ),
+        )
+    return 0
+
+
+def prune_networks(engine: Engine, until: float | None, passes: Callable[[dict[str, str]], bool]) -> None:
+    """Remove networks that no running container is on, made before ``until`` and with labels that pass, and say so."""
+    from contain.container.network.networks import Networks
+
+    removed = []
+    for record in Networks(engine.home).all():
+        if not passes(dict(record.labels)) or (until is not None and record.created_seconds > until):
+            continue
+        try:
+            _remove(engine, record)
+        except Conflict:
+            continue
+        removed.append(record.name)
     if removed:
         sys.stdout.write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-    return 0
 
 
 def _parse_until(values: Sequence[str]) -> float:
