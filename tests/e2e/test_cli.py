@@ -111,6 +111,35 @@ def test_ps_does_not_import_what_only_runs_containers() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+NOT_TO_START_A_CONTAINER = """
+    asyncio csv dataclasses hashlib inspect pyroute2 rich shutil subprocess tempfile tomllib urllib3 zstandard
+    contain.build.execute contain.container.lifecycle.probing contain.container.lifecycle.respecify contain.container.network.networking
+    contain.container.request.mounts contain.declared contain.dockerfile contain.linux.nftables contain.linux.seccomp
+    contain.store.store
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_starting_a_container_imports_what_it_needs_and_no_more(small_tree: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "small.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(small_tree, arcname=".")
+    environment = {**os.environ, "CONTAIN_HOME": str(tmp_path / "home")}
+
+    def contain(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "importtime", "-m", "contain.cli.start", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
+
+    contain("import", str(archive), "small")
+    run = ("run", "--rm", "--network", "none", "small", "true")
+    contain(*run)  # compiles the filter
+    lines = [line for line in contain(*run).stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert {"contain.container.launch", "sqlite3"} <= imported
+    assert imported & set(NOT_TO_START_A_CONTAINER.split()) == set()
+
+
 @pytest.mark.parametrize("argument", ["--version", "-v", "version"])
 def test_the_version_is_one_line(cli: CommandLine, argument: str) -> None:
     assert re.fullmatch(r"contain \d+\.\d+\S*\n", cli(argument).stdout)
