@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -146,3 +146,21 @@ def tree_bytes(place: HostPath) -> int:
                         seen.add(found.st_ino)
                         total += found.st_size
     return total
+
+
+def show_documents(names: Sequence[str], find: Callable[[str], dict[str, Any]], template: str | None) -> int:
+    """A JSON list of those that are there, or a template of each; an error for each that is not, and then status 1."""
+    found, status = [], 0
+    for name in names:
+        try:
+            found.append(find(name))
+        except NotFound as error:
+            sys.stderr.write(f"Error: {error}\n")
+            status = 1
+    if template in (None, "json"):
+        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
+    else:
+        from contain.cli.templates import render_rows
+
+        sys.stdout.write(render_rows(template, found, headings={}))
+    return status

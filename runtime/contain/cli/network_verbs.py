@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -398,23 +397,11 @@ def add_network_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_inspect(options: argparse.Namespace) -> int:
     """A JSON list of those that are there; an error for each that is not."""
+    from contain.cli.inspecting import show_documents
     from contain.engine import Engine
 
-    found, status = [], 0
     with Engine.open() as engine:
-        for name in options.networks:
-            try:
-                found.append(network_document(find_network(engine, name)))
-            except NotFound as error:
-                sys.stderr.write(f"Error: {error}\n")
-                status = 1
-    if options.format in (None, "json"):
-        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
-    else:
-        from contain.cli.templates import render_rows
-
-        sys.stdout.write(render_rows(options.format, found, headings={}))
-    return status
+        return show_documents(options.networks, lambda name: network_document(find_network(engine, name)), options.format)
 
 
 # rm, prune

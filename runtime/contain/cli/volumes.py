@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -165,23 +164,11 @@ def add_volume_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def volume_inspect(options: argparse.Namespace) -> int:
     """A JSON list of those that are there; an error for each that is not."""
+    from contain.cli.inspecting import show_documents
     from contain.engine import Engine
 
-    found, status = [], 0
     with Engine.open() as engine:
-        for name in options.volumes:
-            try:
-                found.append(volume_document(engine.volumes.find(name)))
-            except NotFound as error:
-                sys.stderr.write(f"Error: {error}\n")
-                status = 1
-    if options.format in (None, "json"):
-        sys.stdout.write(json.dumps(found, indent=4, ensure_ascii=False) + "\n")
-    else:
-        from contain.cli.templates import render_rows
-
-        sys.stdout.write(render_rows(options.format, found, headings={}))
-    return status
+        return show_documents(options.volumes, lambda name: volume_document(engine.volumes.find(name)), options.format)
 
 
 def add_volume_rm_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ brings it back.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contain.container.door import note_inside, warn_of_limits
 from contain.container.launch import Launched
 from contain.container.lifecycle.ended import ExitState
+from contain.container.lifecycle.left_behind import leave_behind
 from contain.container.lifecycle.logs import Log
 from contain.container.lifecycle.loop import Loop
 from contain.container.lifecycle.records import ContainerRecord, Records, begun, ended, failed, restart_policy_of, stays_ended
@@ -36,7 +36,7 @@ from contain.container.run import Running, finish, keep_in_memory, open_workspac
 from contain.container.terminal.attachments import Attachments
 from contain.container.terminal.streams import JoinedStreams
 from contain.container.workspaces import memory_takes_attributes, needs_memory
-from contain.errors import ContainError, NotFound
+from contain.errors import NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
 from contain.spec import ContainerSpec
@@ -45,16 +45,6 @@ from contain.values import replace
 GRACE_SECONDS = 10.0
 _ASKED_IN_EARNEST = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class StartFailed(ContainError):
-    """A detached container did not start: what its supervisor said, with its exit status."""
-
-    code = "container-set-up"
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_status = status
 
 
 class _NobodyWantsIt(Exception):
@@ -226,16 +216,6 @@ def _write_failed(records: Records, record: ContainerRecord) -> None:
         records.update(record.container_id, lambda written: failed(written, status, str(error).split("\n", 1)[0]))
 
 
-def _keep_only(*kept: int) -> None:
-    """Let go of what the caller had open, and of its directory: somebody may wait for the end of a pipe, or want to unmount."""
-    os.chdir("/")
-    first = 3
-    for descriptor in sorted(kept):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-
-
 def supervise_apart(
     spec: ContainerSpec,
     records: Records,
@@ -250,24 +230,22 @@ def supervise_apart(
     columns of his terminal."""
     warn_of_network(spec, home)
     warn_of_limits(home)
-    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        _keep_only(held, ready_write, *(() if first is None else (first.fileno(),)))
-        _supervise_detached(spec, records, record, home, ready_write, first, window)
-    os.close(ready_write)
-    os.close(held)
-    os.waitpid(child, 0)
-    with os.fdopen(ready_read, "rb") as file:
-        told = file.read()
-    if told != b"started":
-        failure: dict[str, str] = json.loads(told) if told else {"message": "the container's supervisor ended"}
-        raise StartFailed(failure["message"], int(failure.get("status", 125)))
+
+    def work(started: Callable[[], None]) -> None:
+        try:
+            note_inside(home)
+            with Loop() as loop:
+                keeper = _Keeper(spec, records, record, home, loop)
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                keeper.keep(null, started, first=first, window=window)
+        except BaseException:
+            records.remove(record.container_id) if record.remove else _write_failed(records, record)
+            raise
+
+    try:
+        leave_behind(work, kept=(held, *(() if first is None else (first.fileno(),))))
+    finally:
+        os.close(held)
     return spec.container_id
 
 
@@ -392,35 +370,3 @@ class _Keeper:
                 return False
             self._loop.turn()
         return not self._going_down
-
-
-def _supervise_detached(
-    spec: ContainerSpec,
-    records: Records,
-    record: ContainerRecord,
-    home: HostPath,
-    ready: int,
-    first: socket.socket | None,
-    window: tuple[int, int] | None,
-) -> None:
-    try:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for number in range(3):
-            os.dup2(null, number)
-        note_inside(home)
-
-        def started() -> None:
-            os.write(ready, b"started")
-            os.close(ready)
-
-        with Loop() as loop:
-            _Keeper(spec, records, record, home, loop).keep(null, started, first=first, window=window)
-    except BaseException as error:
-        if record.remove:
-            records.remove(record.container_id)
-        else:
-            _write_failed(records, record)
-        with contextlib.suppress(OSError):
-            os.write(ready, json.dumps({"message": str(error), "status": getattr(error, "exit_status", 125)}).encode())
-    finally:
-        os._exit(0)
