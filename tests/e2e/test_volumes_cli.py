@@ -284,9 +284,11 @@ def test_system_prune_takes_volumes_without_a_name_only_if_asked(cli: CommandLin
     made = cli.good("volume", "create").strip()
     cli.good("volume", "create", "data")
     cli.good("run", "--network=none", "--name", "one", "-v", "/x", "small", "true")
-    assert "Volumes" not in cli.good("system", "prune", "-f")
-    assert cli.good("system", "prune", "-f", "--volumes").startswith(f"Deleted Volumes:\n{made}\n\n")
+    assert "Volumes" not in cli.good("prune", "-f")
+    assert cli.good("prune", "-f", "--volumes").startswith(f"Deleted Volumes:\n{made}\n\n")
     assert len(cli.volumes()) == 2  # the container's, and the one with a name
+    assert "Deleted Volumes:\n" in cli.good("system", "prune", "-f", "--volumes")  # the container goes first
+    assert cli.volumes() == ["data"]
 
 
 # -- at once, and killed -------------------------------------------------------------------------------------------------------

@@ -468,7 +468,8 @@ class Records:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return ()
-        found = [record for record in map(self._load, (self.directory / name for name in names)) if record is not None]
+        places = [self.directory / name for name in names if "." not in name]  # another one is being made, or removed
+        found = [record for record in map(self._load, places) if record is not None]
         return tuple(sorted(found, key=lambda record: -record.created_seconds))
 
     def find(self, text: str) -> ContainerRecord:
