@@ -115,6 +115,12 @@ def test_many_that_start_one_container_at_once_start_it_once(contain: Contain) -
     assert contain("exec", "one", "cat", "/kept") == "started\n"
 
 
+def test_exec_in_a_directory_that_is_not_there_is_told_as_docker_does(contain: Contain) -> None:
+    contain("run", "-d", "--name", "one", "small", "sleep", "1000")
+    assert "chdir to /nowhere failed: no such file or directory" in contain("exec", "-w", "/nowhere", "one", "true", status=127)
+    assert "chdir to /bin/sh failed: not a directory" in contain("exec", "-w", "/bin/sh", "one", "true", status=126)
+
+
 def test_restart_stops_and_starts(contain: Contain) -> None:
     program = "echo up >>/kept; trap 'echo end >>/kept; exit 3' USR1; sleep 1000 & wait"
     contain("run", "-d", "--name", "web", "small", "sh", "-c", program)

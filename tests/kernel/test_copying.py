@@ -151,6 +151,14 @@ def test_out_again_into_a_directory_or_under_a_name(store: Scene, container: str
     )
 
 
+def test_the_whole_root_comes_out_without_what_the_kernel_mounts(store: Scene, container: str, work: Path) -> None:
+    store.ok("cp", "box:/", str(work / "all"))
+    assert (work / "all/etc/passwd").is_file()
+    assert [list((work / "all" / name).iterdir()) for name in ("proc", "sys", "dev")] == [[], [], []]
+    with tarfile.open(fileobj=io.BytesIO(store.ok("cp", "box:/", "-"))) as archive:
+        assert {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1} & {"proc", "sys", "dev"} == set()
+
+
 def test_links_at_the_end_are_copied_or_with_l_followed(store: Scene, container: str, work: Path) -> None:
     store.ok("cp", str(work / "d"), "box:/tmp/d")
     store.ok("cp", "box:/tmp/d/link", str(work / "as-link"))

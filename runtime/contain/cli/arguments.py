@@ -58,7 +58,7 @@ COMMANDS = {
     "exec": Command(module="run", function="exec_", summary="Run a program in a running container", group=_CONTAINERS),
     "ps": Command(module="containers", function="ps", summary="List containers", group=_CONTAINERS),
     "attach": Command(
-        module="lifecycle", function="attach", summary="Show what a container prints from now on", group=_CONTAINERS
+        module="lifecycle", function="attach", summary="Join a terminal to a running container", group=_CONTAINERS
     ),
     "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
     "port": Command(module="networks", function="port", summary="Show what a container publishes", group=_CONTAINERS),
@@ -80,7 +80,10 @@ COMMANDS = {
     "stats": Command(module="processes", function="stats", summary="What containers use", group=_CONTAINERS),
     "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
     "inspect": Command(
-        module="inspecting", function="inspect", summary="Everything known of containers or images", group=_CONTAINERS
+        module="inspecting",
+        function="inspect",
+        summary="Everything known of containers, images, networks or volumes",
+        group=_CONTAINERS,
     ),
     "stop": Command(module="containers", function="stop", summary="Stop containers", group=_CONTAINERS),
     "kill": Command(module="containers", function="kill", summary="Send a signal to containers", group=_CONTAINERS),

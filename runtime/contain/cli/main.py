@@ -22,14 +22,10 @@ _INTERRUPTED = 130
 def _usage() -> str:
     width = max(len(name) for name in COMMANDS)
     lines = ["Usage: contain COMMAND [OPTIONS]", "", "A daemonless container engine, and the environments of your tests.", ""]
-    group = ""
-    for name, command in COMMANDS.items():
-        if command.group != group:
-            group = command.group
-            lines += ["", f"{group}:"] if lines[-1] else [f"{group}:"]
-        lines.append(f"  {name:<{width}}  {command.summary}")
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items() if command.group == group]
+        lines += [f"{group}:", *rows, ""]
     lines += [
-        "",
         "Run 'contain COMMAND --help' for what a command takes.",
         f"Docker's groups work too: {', '.join(NOUNS)}.",
         "",
@@ -70,7 +66,9 @@ def _resolve(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Carry out one command line; the exit status. Errors of ours propagate."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0
     if arguments[0] == "__complete":

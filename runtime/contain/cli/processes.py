@@ -103,7 +103,8 @@ def _run_ps(words: list[str]) -> str:
             "there is no program ps on this machine", code="program-missing", remedy="leave out its options"
         ) from error
     if done.returncode:
-        raise UsageError(f"ps: {done.stderr.strip().splitlines()[:1] or done.returncode}", code="bad-arguments")
+        said = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}")
+        raise UsageError(f"ps: {said.removeprefix('error: ')}", code="bad-arguments")
     return done.stdout
 
 

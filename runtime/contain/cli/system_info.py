@@ -51,7 +51,9 @@ def _write(template: str, document: dict[str, Any]) -> int:
     return 0
 
 
-add_info_arguments = add_version_arguments
+def add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Docker's flag."""
+    parser.add_argument("-f", "--format", metavar="TEMPLATE", help="json, or a template such as '{{.ServerVersion}}'")
 
 
 def info(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from contain.errors import ContainError, HostError, InternalError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace
 from contain.linux.perform import GOING, Performer, ProgramNotStarted, not_executed
-from contain.operations import BecomeUser, ConfigureInterface, Operation, StartSession, render_operation
+from contain.operations import BecomeUser, ChangeDirectory, ConfigureInterface, Operation, StartSession, render_operation
 from contain.spec import IdMapping, Network
 from contain.values import dataclass, field
 
@@ -51,6 +51,7 @@ Configure = Callable[[str, str, int, str], None]
 """Sets up an interface from within: name, address, prefix, gateway."""
 
 _OUT_OF_THE_WAY = 200
+_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
 class CommandNotStarted(ContainError):
@@ -172,6 +173,8 @@ def raise_failure(data: bytes, program: str) -> None:
         raise CommandNotStarted(program, failure["errno"], failure["message"])
     if failure["kind"] == "host":
         raise HostError(failure["message"], remedy=failure["remedy"], code=failure["code"])
+    if failure["operation"].startswith(f"{ChangeDirectory.__name__} ") and failure["errno"] in _NO_DIRECTORY:
+        raise CommandNotStarted(program, failure["errno"], f"chdir to {failure['path']} failed: {failure['message'].lower()}")
     where = f" in step {failure['operation'][:300]}" if failure["operation"] else ""
     if failure["errno"]:
         from contain.linux.obstacles import explain_step

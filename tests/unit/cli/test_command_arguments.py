@@ -9,6 +9,7 @@ from contain.cli.arguments import Parser
 from contain.cli.build import add_build_arguments
 from contain.cli.build_runs import run_options as parse_run_options
 from contain.cli.images import add_history_arguments
+from contain.cli.main import run_command
 from contain.cli.run import add_run_arguments
 from contain.errors import UsageError
 
@@ -68,3 +69,24 @@ def test_a_secret_whose_file_is_not_there_is_said_before_anything_is_built(tmp_p
     with pytest.raises(UsageError, match="the secret 'a' cannot be read from") as caught:
         parse_run_options(build_options("--secret", f"id=a,src={tmp_path}/tokn", "."))
     assert caught.value.code == "secret-unreadable"
+
+
+def test_each_group_of_commands_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([]) == 0
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Images:", "Containers:", "Environments:", "System:"]
+
+
+@pytest.mark.parametrize("words", [(), ("volume",), ("container", "--help")])
+def test_help_of_a_word_is_that_words_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([*words[:1], "--help"]) == 0
+    asked = capsys.readouterr().out
+    assert run_command(["help", *words]) == 0
+    assert capsys.readouterr().out == asked
+
+
+def test_help_of_a_command_is_that_commands_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(["help", "completion"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: contain completion")

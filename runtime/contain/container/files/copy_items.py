@@ -56,13 +56,23 @@ def _content(descriptor: int, size_bytes: int) -> Iterator[bytes]:
         yield data
 
 
-def read_tree(seen: int, base: bytes, owners: Owners) -> Iterator[Item]:
+def read_tree(seen: int, base: bytes, owners: Owners, *, bare: frozenset[bytes] = frozenset()) -> Iterator[Item]:
     """What an O_PATH descriptor stands for, and all below it, parents first, names sorted. ``base``: its name in the stream; empty
-    for a directory of which only the contents count. Sockets are left out: no archive can hold one."""
-    yield from _read(seen, base, owners, {})
+    for a directory of which only the contents count. ``bare``: names directly in it that stay empty where something is mounted.
+    Sockets are left out: no archive can hold one."""
+    yield from _read(seen, base, owners, {}, bare=bare)
 
 
-def _read(seen: int, path: bytes, owners: Owners, first: dict[tuple[int, int], bytes], depth: int = 0) -> Iterator[Item]:
+def _read(
+    seen: int,
+    path: bytes,
+    owners: Owners,
+    first: dict[tuple[int, int], bytes],
+    depth: int = 0,
+    *,
+    bare: frozenset[bytes] = frozenset(),
+    empty_on_other_than: int | None = None,
+) -> Iterator[Item]:
     if depth > _DEEPEST:
         raise NotSupported(f"directories more than {_DEEPEST} deep: {os.fsdecode(path[:80])}...", code="copy-too-deep")
     found = os.fstat(seen)
@@ -83,6 +93,8 @@ def _read(seen: int, path: bytes, owners: Owners, first: dict[tuple[int, int], b
     if kind is TarKind.DIRECTORY:
         if path:
             yield Item(entry, iter(()))
+        if empty_on_other_than not in (None, found.st_dev):
+            return
         directory = open_seen(seen)
         try:
             for name in sorted(map(os.fsencode, os.listdir(directory))):
@@ -91,7 +103,9 @@ def _read(seen: int, path: bytes, owners: Owners, first: dict[tuple[int, int], b
                 except FileNotFoundError:
                     continue  # removed meanwhile
                 try:
-                    yield from _read(child, path + b"/" + name if path else name, owners, first, depth + 1)
+                    mounted = found.st_dev if name in bare else None
+                    below = path + b"/" + name if path else name
+                    yield from _read(child, below, owners, first, depth + 1, empty_on_other_than=mounted)
                 finally:
                     os.close(child)
         finally:

@@ -94,24 +94,21 @@ def open_root(records: Records, record: ContainerRecord, *, home: HostPath, writ
 def _running_root(record: ContainerRecord) -> Iterator[ContainerRoot]:
     from contain.container.execute import verify_own_root
 
-    process = open_process(record)
-    try:
-        verify_own_root(record)
-        descriptor = os.open(f"/proc/{record.process_id}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, open_process(record))
         try:
+            verify_own_root(record)
+            descriptor = os.open(f"/proc/{record.process_id}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
             users, groups = read_id_maps(str(record.process_id))
             os.close(open_process(record))  # it still runs, so all that was read was its own
-            yield ContainerRoot(
-                descriptor=descriptor,
-                owners=Owners(users=users, groups=groups),
-                read_only=bool(record.details.get("read_only")),
-            )
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError as error:
-        raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from error
-    finally:
-        os.close(process)
+        except FileNotFoundError as error:
+            raise Conflict(f"container {record.container_id[:12]} has just ended", code="not-running") from error
+        yield ContainerRoot(
+            descriptor=descriptor,
+            owners=Owners(users=users, groups=groups),
+            read_only=bool(record.details.get("read_only")),
+        )
 
 
 def plan_resting_root(spec: ContainerSpec, workspace: Workspace) -> tuple[Operation, ...]:

@@ -20,6 +20,7 @@ from contain.linux.idmap import creating_as
 from contain.store.tar_header import TarEntry
 
 _LINKS = 40
+_KERNELS = frozenset((b"proc", b"sys", b"dev"))  # mounted in every root that runs, and never what somebody wants of it
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -73,9 +74,10 @@ def copy_out(
                 seen = open_beneath(root.descriptor, path, os.O_PATH | os.O_CLOEXEC)
                 cleanup.callback(os.close, seen)
                 found = os.fstat(seen)
+        bare = _KERNELS if os.path.samestat(found, os.fstat(root.descriptor)) else frozenset()
         if not isinstance(target, str):
             size = 0
-            for piece in archive_pieces(read_tree(seen, base_name(path) or b".", root.owners)):
+            for piece in archive_pieces(read_tree(seen, base_name(path) or b".", root.owners, bare=bare)):
                 size += len(piece)
                 target.write(piece)
             target.flush()
@@ -94,7 +96,7 @@ def copy_out(
             keep_set_id=archive,
             warn=warn,
         )
-        writer.write(read_tree(seen, made, root.owners))
+        writer.write(read_tree(seen, made, root.owners, bare=bare))
         return writer.size_bytes
 
 
