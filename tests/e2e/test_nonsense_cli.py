@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -184,6 +185,32 @@ def test_who_says_too_little_is_told_what_is_missing(here: Callable[..., Told], 
     done = here(*name.split())
     assert "requires" in told(done) or "must provide" in done.stderr
     assert done.returncode == COMMANDS[name].error_status
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.endswith("prune")] + ["system prune"])
+def test_nothing_is_removed_where_nobody_says_yes(
+    here: Callable[..., Told], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer in ("", "n\n", "perhaps\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        done = here(*name.split())
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.endswith("Are you sure you want to continue? [y/N] ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_caller_may_close_its_streams(place: Place, closed: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "contain.cli.start", "volume", "create", "data"],
+        env=place.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if ">&-" in closed.split() else "data\n")
 
 
 @pytest.mark.parametrize(

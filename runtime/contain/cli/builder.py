@@ -91,6 +91,7 @@ def add_builder_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def builder_prune(options: argparse.Namespace) -> int:
     """What only the build cache has, the least recently used first."""
+    from contain.cli.pruning import confirmed
     from contain.container.workspaces import sweep
     from contain.declared import parse_size_bytes
     from contain.engine import Engine
@@ -107,12 +108,9 @@ def builder_prune(options: argparse.Namespace) -> int:
             keep_bytes = parse_size_bytes(options.keep_storage, what="--keep-storage")
         except UsageError as error:
             raise UsageError(error.message, code="bad-arguments", remedy="write 500MB, 10GB") from error
-    if not options.force and sys.stdin.isatty():
-        what = "all build cache that nobody is using" if options.all else "the build cache that was superseded"
-        sys.stdout.write(f"This removes {what}. Go on? [y/N] ")
-        sys.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return 1
+    what = "all build cache that nobody is using" if options.all else "the build cache that was superseded"
+    if not confirmed(f"This will remove {what}.", force=options.force):
+        return 1
     limited = options.keep_storage is not None
     with Engine.open() as engine:
         sweep(engine.run_home)  # what killed builds left takes space, too

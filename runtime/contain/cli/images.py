@@ -234,16 +234,15 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prune(options: argparse.Namespace) -> int:
     """What no name, container or cache row in use reaches."""
+    from contain.cli.pruning import confirmed
     from contain.engine import Engine
 
-    if not options.force and sys.stdin.isatty():
-        sys.stdout.write(
-            "This removes all images without a name, among them those that names pointed at before, and layers and cache that"
-            f" nothing uses{', and volumes without a name that no container has' if options.volumes else ''}. Go on? [y/N] "
-        )
-        sys.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return 1
+    what = (
+        "all images without a name, among them those that names pointed at before, and layers and cache that nothing uses"
+        f"{', and volumes without a name that no container has' if options.volumes else ''}"
+    )
+    if not confirmed(f"This will remove {what}.", force=options.force):
+        return 1
     with Engine.open() as engine:
         volumes, freed_bytes = engine.prune_volumes() if options.volumes else ([], 0)
         if volumes:

@@ -459,18 +459,13 @@ def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_prune(options: argparse.Namespace) -> int:
     """Those that no running container is on."""
+    from contain.cli.pruning import confirmed
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS)
     until = _parse_until(filters["until"])
-    if not options.force:
-        sys.stdout.write(
-            "WARNING! This will remove all custom networks not used by at least one container.\n"
-            "Are you sure you want to continue? [y/N] "
-        )
-        sys.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return 1
+    if not confirmed("This will remove all custom networks not used by at least one container.", force=options.force):
+        return 1
     with Engine.open() as engine:
         prune_networks(
             engine,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def confirmed(question: str, *, force: bool) -> bool:
-    """Whether somebody at a terminal says yes; without a terminal nobody is asked."""
-    if force or not sys.stdin.isatty():
+    """Whether somebody says yes; where nobody answers, that is a no, as with Docker: what is removed is gone."""
+    if force:
         return True
     sys.stdout.write(f"WARNING! {question}\nAre you sure you want to continue? [y/N] ")
     sys.stdout.flush()
@@ -70,7 +70,7 @@ def container_prune(options: argparse.Namespace) -> int:
 
     until, labels = parse_prune_filters(options.filter, now=time.time())
     if not confirmed("This will remove all stopped containers.", force=options.force):
-        return 0
+        return 1
     with Engine.open() as engine:
         freed = _prune_containers(engine, until, labels)
     sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
@@ -111,7 +111,7 @@ def image_prune(options: argparse.Namespace) -> int:
 
     what = "without at least one container associated to them" if options.all else "without a name"
     if not confirmed(f"This will remove all images {what}.", force=options.force):
-        return 0
+        return 1
     with Engine.open() as engine:
         if options.all:
             _untag_unused(engine)
@@ -160,7 +160,7 @@ def system_prune(options: argparse.Namespace) -> int:
     parts += ["all volumes without a name that no container has"] if options.volumes else []
     parts += [images, "layers and build cache that nothing uses"]
     if not confirmed("This will remove:" + "".join(f"\n  - {part}" for part in parts) + "\n", force=options.force):
-        return 0
+        return 1
     with Engine.open() as engine:
         freed = _prune_containers(engine, until, labels)
         prune_networks(engine, until, lambda own: passes_labels(own, labels))

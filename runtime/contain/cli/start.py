@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def program() -> NoReturn:
     """`contain.cli.main.main`, and then the end at once: to take a Python apart takes longer than to start a container."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_closed_streams()
     gc.set_threshold(100_000, 20, 50)  # what modules make at their import is no garbage, and one look at all of it takes 4 ms
     status = _answer_at_once(sys.argv[1:])
     if status is None:
@@ -25,6 +27,15 @@ def program() -> NoReturn:
         except (OSError, ValueError):
             pass
     os._exit(status)
+
+
+def _open_closed_streams() -> None:
+    """A caller's ``>&-``: the null device takes the place, or the next file that is opened would get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(opened, True)
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115 - it stays open
 
 
 def _answer_at_once(arguments: list[str]) -> int | None:

@@ -67,8 +67,8 @@ def info(options: argparse.Namespace) -> int:
     if options.format is not None:
         return _write(options.format, document)
     for name, value in document.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        sys.stdout.write(f"{name}: {shown}\n")
+        parts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else (value,)
+        sys.stdout.write(f"{name}: {', '.join(map(str, parts))}".rstrip() + "\n")
     return 0
 
 

@@ -214,19 +214,15 @@ def _wanted(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bo
 
 def volume_prune(options: argparse.Namespace) -> int:
     """Only volumes without a name, unless all were asked for."""
+    from contain.cli.pruning import confirmed
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS)
     everything = options.all or any(value.lower() in ("true", "1") for value in filters["all"])
-    if not options.force:
-        which = "all" if everything else "anonymous"
-        sys.stdout.write(
-            f"WARNING! This will remove {which} local volumes not used by at least one container.\n"
-            "Are you sure you want to continue? [y/N] "
-        )
-        sys.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return 1
+    which = "all" if everything else "anonymous"
+    question = f"This will remove {which} local volumes not used by at least one container."
+    if not confirmed(question, force=options.force):
+        return 1
     with Engine.open() as engine:
         removed, freed = engine.volumes.prune(engine.volume_users, everything=everything, wanted=_wanted(filters))
     if removed:
