@@ -643,7 +643,7 @@ class TestContainers:
         assert os.listdir(small.home / "run/work") == []
         assert small("rm", "web").returncode == 0
 
-    @pytest.mark.parametrize("command", ["build", "builder prune"])
+    @pytest.mark.parametrize("command", ["build", "builder prune -f"])
     def test_what_a_killed_build_left_goes_with_the_next_one(self, small: CommandLine, tmp_path: Path, command: str) -> None:
         (tmp_path / "Dockerfile").write_text("FROM small\nRUN touch /tmp/x && sleep 1000\n")
         (tmp_path / "next.df").write_text("FROM small\nRUN true\n")
