@@ -105,18 +105,20 @@ def test_who_watches_sees_it_at_once(scene: Scene) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as watching:
-        assert watching.stdout is not None
-        position = 0
-        while not position:  # until it has the journal open
-            for name in os.listdir(f"/proc/{watching.pid}/fd"):
-                if os.path.realpath(f"/proc/{watching.pid}/fd/{name}").endswith("/journal"):
-                    text = Path(f"/proc/{watching.pid}/fdinfo/{name}").read_text()
-                    position = int(text.split()[1])
-        scene.ok("create", "--network=none", "--name", "seen", "small", "true")
-        assert watching.stdout.readline() == "container create seen\n"
-        scene.ok("rm", "seen")
-        assert watching.stdout.readline() == "container destroy seen\n"
-        watching.kill()
+        try:
+            assert watching.stdout is not None
+            position = 0
+            while not position:  # until it has the journal open
+                for name in os.listdir(f"/proc/{watching.pid}/fd"):
+                    if os.path.realpath(f"/proc/{watching.pid}/fd/{name}").endswith("/journal"):
+                        text = Path(f"/proc/{watching.pid}/fdinfo/{name}").read_text()
+                        position = int(text.split()[1])
+            scene.ok("create", "--network=none", "--name", "seen", "small", "true")
+            assert watching.stdout.readline() == "container create seen\n"
+            scene.ok("rm", "seen")
+            assert watching.stdout.readline() == "container destroy seen\n"
+        finally:
+            watching.kill()
 
 
 def test_volumes_and_images_are_told_too(scene: Scene) -> None:
