@@ -20,6 +20,7 @@ class Command:
     summary: str
     group: str
     error_status: int = 1
+    until_interrupted: bool = False  # Ctrl-C is the usual end of it, and nothing that needs a word
     needs_root: bool = True  # files of several owners, mounts: an ordinary user gets a user namespace first
 
 
@@ -77,8 +78,12 @@ COMMANDS = {
     "pause": Command(module="processes", function="pause", summary="Hold all processes of containers still", group=_CONTAINERS),
     "unpause": Command(module="processes", function="unpause", summary="Let paused containers go on", group=_CONTAINERS),
     "top": Command(module="processes", function="top", summary="The processes of a container", group=_CONTAINERS),
-    "stats": Command(module="processes", function="stats", summary="What containers use", group=_CONTAINERS),
-    "logs": Command(module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS),
+    "stats": Command(
+        module="processes", function="stats", summary="What containers use", group=_CONTAINERS, until_interrupted=True
+    ),
+    "logs": Command(
+        module="containers", function="logs", summary="Show what a container printed", group=_CONTAINERS, until_interrupted=True
+    ),
     "inspect": Command(
         module="inspecting",
         function="inspect",
@@ -141,7 +146,12 @@ COMMANDS = {
         module="lifecycle", function="system_start", summary="Start the containers that are always to run", group=_SYSTEM
     ),
     "events": Command(
-        module="events", function="events", summary="What happens, as it happens", group=_SYSTEM, needs_root=False
+        module="events",
+        function="events",
+        summary="What happens, as it happens",
+        group=_SYSTEM,
+        needs_root=False,
+        until_interrupted=True,
     ),
     "system df": Command(module="builder", function="df", summary="How much space images and build cache take", group=_SYSTEM),
     "oci": Command(

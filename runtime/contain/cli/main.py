@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"Error: {error}\n")
         return _error_status(arguments) if error.exit_status == ContainError.exit_status else error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
+        sys.stderr.write("\n" if _ends_so(arguments) else "\ninterrupted\n")
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away: say nothing at exit either
@@ -129,6 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("hint: CONTAIN_DEBUG=1 shows where; please report it\n")
         return _error_status(arguments)
     return status
+
+
+def _ends_so(arguments: Sequence[str]) -> bool:
+    """Whether the command is one that somebody ends with Ctrl-C."""
+    try:
+        return COMMANDS[_resolve(arguments)[0]].until_interrupted
+    except (IndexError, ContainError):
+        return False
 
 
 def _error_status(arguments: Sequence[str]) -> int:

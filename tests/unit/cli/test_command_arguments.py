@@ -9,7 +9,7 @@ from contain.cli.arguments import Parser
 from contain.cli.build import add_build_arguments
 from contain.cli.build_runs import run_options as parse_run_options
 from contain.cli.images import add_history_arguments
-from contain.cli.main import run_command
+from contain.cli.main import main, run_command
 from contain.cli.run import add_run_arguments
 from contain.errors import UsageError
 
@@ -90,3 +90,18 @@ def test_help_of_a_command_is_that_commands_help(capsys: pytest.CaptureFixture[s
         run_command(["help", "completion"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: contain completion")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["container", "logs", "-f", "x"], "\n"), (["events"], "\n"), (["pull", "x"], "\ninterrupted\n")]
+)
+def test_ctrl_c_is_no_interruption_of_what_has_no_other_end(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("contain.cli.main.run_command", interrupted)
+    assert main(words) == 130
+    assert capsys.readouterr().err == said
