@@ -329,3 +329,14 @@ def test_a_container_killed_at_its_start_leaves_a_volume_whole_and_removable(cli
     cli("rm", "-f", *names)
     cli.good("volume", "rm", "data")
     assert [name for name in os.listdir(cli.home / "volumes") if name != ".lock"] == []
+
+
+def test_system_df_tells_of_containers_and_volumes(cli: CommandLine) -> None:
+    cli.good("run", "--network=none", "--name", "one", "-v", "data:/keep", "small", "sh", "-c", "head -c 2500 /dev/zero >/big")
+    cli.good("volume", "create", "idle")
+    (cli.home / "volumes/data/_data/x").write_text("x" * 1500)
+    (cli.home / "volumes/idle/_data/x").write_text("x" * 700)
+    rows = {line[:15].strip(): line[15:].split() for line in cli.good("system", "df").splitlines()}
+    assert list(rows) == ["TYPE", "Images", "Containers", "Local Volumes", "Build Cache"]
+    assert rows["Containers"] == ["1", "0", "2.5kB", "2.5kB"]
+    assert rows["Local Volumes"] == ["2", "1", "2.2kB", "700B"]
