@@ -298,8 +298,15 @@ class Parser(argparse.ArgumentParser):
         end = given.index("--") if "--" in given else len(given)
         if any(action.nargs == argparse.REMAINDER for action in self._actions):
             end = self._count_own(given[:end])
-        given[:end] = [word for text in given[:end] for word in self._read_word(text)]
-        self._given = given[:end]
+        words: list[str] = []
+        for text in given[:end]:
+            read = self._read_word(text)
+            if not read:  # what is said last counts: `--rm --rm=false`
+                taken_back = self._option_string_actions[text.partition("=")[0]].option_strings
+                words = [word for word in words if word not in taken_back]
+            words += read
+        given[:end] = words
+        self._given = words
         return super().parse_known_args(given, namespace)
 
     def _refuse_unknown(self) -> None:

@@ -37,6 +37,11 @@ def test_a_flag_without_a_value_may_be_given_true_or_false(said: str, meant: boo
     assert (options.no_cache, options.quiet) == (meant, meant)
 
 
+def test_of_true_and_false_the_last_one_counts() -> None:
+    assert [run_options(*words, "x").rm for words in (("--rm", "--rm=false"), ("--rm=false", "--rm"))] == [False, True]
+    assert not run_options("-d", "--detach=false", "x").detach
+
+
 def test_false_of_a_flag_that_has_an_opposite_is_the_opposite() -> None:
     assert build_options("--reproducible=false", ".").no_reproducible
     assert not build_options("--no-reproducible=false", ".").no_reproducible
