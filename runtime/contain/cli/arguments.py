@@ -215,6 +215,7 @@ REFUSED = {
     "trust": "signatures of that kind are not verified",
     "checkpoint": "processes cannot be frozen to disk",
     "search": "registries have no common way to search",
+    "compose": "compose files are not read",
 }
 """Docker's commands that there will not be, and why."""
 
@@ -349,7 +350,7 @@ class Parser(argparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (.*)", message)
         if unknown:
             flag = unknown[1].split()[0].split("=", 1)[0]
-            if flag.lstrip("-") in _NOT_YET.split():
+            if flag.startswith("-") and flag.lstrip("-") in _NOT_YET.split():
                 raise NotSupported(f"{self.prog} {flag} is not supported yet", code="flag-not-supported")
             if flag.startswith("-"):
                 raise UsageError(f"unknown flag: {flag}", code="unknown-flag", remedy=f"see `{self.prog} --help`")

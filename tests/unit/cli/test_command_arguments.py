@@ -8,6 +8,7 @@ import pytest
 from contain.cli.arguments import Parser
 from contain.cli.build import add_build_arguments
 from contain.cli.build_runs import run_options as parse_run_options
+from contain.cli.contents import add_cp_arguments
 from contain.cli.images import add_history_arguments
 from contain.cli.main import main, run_command
 from contain.cli.run import add_run_arguments
@@ -35,6 +36,14 @@ def test_flags_of_old_scripts_do_not_take_the_context_for_their_value(legacy: st
 def test_a_flag_without_a_value_may_be_given_true_or_false(said: str, meant: bool) -> None:
     options = build_options(f"--no-cache{said}", f"-q{said}", ".")
     assert (options.no_cache, options.quiet) == (meant, meant)
+
+
+@pytest.mark.parametrize("word", ["d", "platform"])
+def test_a_word_too_many_is_no_flag_whatever_its_name(word: str) -> None:
+    parser = Parser(prog="contain cp")
+    add_cp_arguments(parser)
+    with pytest.raises(UsageError, match=f"contain cp takes no argument '{word}'"):
+        parser.parse_args(["a", "b", word])
 
 
 def test_of_true_and_false_the_last_one_counts() -> None:
