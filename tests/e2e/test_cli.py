@@ -242,7 +242,7 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("ps x", "contain ps takes no argument 'x'", 1),
         ("run --pull never nope", "No such image: nope", 125),
         ("run -v d:/data x", "volume name is too short", 125),
-        ("run -v /nope:/b x", "bind source path does not exist: /nope", 125),
+        ("run --mount type=bind,src=/nope,dst=/b x", "bind source path does not exist: /nope", 125),
         ("run -v /tmp:b x", "invalid volume specification: '/tmp:b'", 125),
         ("run -v /tmp:/b:rx x", "invalid volume specification: '/tmp:/b:rx'", 125),
         ("run -v /tmp:/../b x", "invalid volume specification", 125),
@@ -692,6 +692,22 @@ class TestContainers:
         assert process.wait(timeout=20) == 0
         assert b"/dev/pts/0" in text
         assert b"got typed" in text
+
+    def test_a_reader_that_goes_away_ends_the_program_as_it_would_without_a_container(self, small: CommandLine) -> None:
+        command = [sys.executable, "-m", "contain.cli.start", "run", "--rm", "small", "sh", "-c", "while echo y; do :; done"]
+        reader, writer = os.pipe()
+        process = subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL, env=small.environment)
+        os.close(writer)
+        assert os.read(reader, 2) == b"y\n"
+        os.close(reader)
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+
+    def test_a_host_path_of_v_that_is_not_there_becomes_a_directory(self, small: CommandLine, tmp_path: Path) -> None:
+        assert small("run", "--rm", "-v", f"{tmp_path}/new/place:/d", "small", "touch", "/d/file").returncode == 0
+        assert (tmp_path / "new/place/file").exists()
 
     def test_a_terminal_that_is_none_is_said(self, small: CommandLine) -> None:
         assert "the input device is not a TTY" in clear(small("run", "--rm", "-it", "small", "true"))

@@ -42,20 +42,25 @@ def render_size(size_bytes: int) -> str:
 
 
 def render_age(seconds: float) -> str:
-    """``5 minutes``, ``2 hours``: how long, in the largest fitting unit."""
-    for unit, length in (
-        ("year", 31536000),
-        ("month", 2592000),
-        ("week", 604800),
-        ("day", 86400),
-        ("hour", 3600),
-        ("minute", 60),
+    """``5 minutes``, ``About an hour``: how long, in the largest fitting unit and Docker's words (docker/go-units, HumanDuration)."""
+    if seconds < 1:
+        return "Less than a second"
+    for unit, length, least in (
+        ("year", 31536000, 2 * 31536000),
+        ("month", 2592000, 60 * 86400),
+        ("week", 604800, 14 * 86400),
+        ("day", 86400, 48 * 3600),
+        ("hour", 3600, 2 * 3600),
     ):
-        if seconds >= 2 * length or (unit in ("minute", "hour") and seconds >= length):
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' if count != 1 else ''}"
-    count = max(0, int(seconds))
-    return f"{count} second{'s' if count != 1 else ''}"
+        if seconds >= least:
+            return f"{int(seconds // length)} {unit}s"
+    if seconds >= 3600:
+        return "About an hour"
+    if seconds >= 120:
+        return f"{int(seconds // 60)} minutes"
+    if seconds >= 60:
+        return "About a minute"
+    return "1 second" if seconds < 2 else f"{int(seconds)} seconds"
 
 
 class TerminalProgress:

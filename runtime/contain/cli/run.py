@@ -13,13 +13,20 @@ from contain.cli.arguments import parse_pairs
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.network_options import add_network_arguments, parse_networks
 from contain.cli.output import TerminalProgress
-from contain.errors import NotSupported, UsageError
+from contain.errors import HostError, NotSupported, UsageError
 from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.container.lifecycle.ended import ExitState
     from contain.container.request.mounts import MountRequest, VolumesFrom
     from contain.engine import Engine, ReadyImage, RunRequest
+
+
+class NoTerminal(UsageError):
+    """A terminal is to be joined, and there is none. Docker's client says this itself: status 1."""
+
+    code = "no-terminal"
+    exit_status = 1
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     if options.detach and options.rm and options.plan:
         raise UsageError("--plan excludes -d", code="bad-arguments")
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
-        raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
+        raise NoTerminal("the input device is not a TTY", remedy="leave out -t")
     joined = parse_joined(options, stdin=options.interactive)
     with _opened(options) as (engine, request, ready):
         if options.plan:
@@ -166,9 +173,30 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Engine, RunRequest, R
             ready = engine.image(options.image, pull=options.pull, platform=options.platform)
         finally:
             progress.close()
-        if options.replace and not getattr(options, "plan", False):
-            _remove_namesake(engine, request)
+        if not getattr(options, "plan", False):
+            if options.replace:
+                _remove_namesake(engine, request)
+            if options.volume:
+                _make_sources(request)
         yield engine, request, ready
+
+
+def _make_sources(request: RunRequest) -> None:
+    """The host directories of ``-v`` that are not there, as Docker makes them. Raises `HostError`."""
+    from contain.container.request.mounts import MountRequest
+
+    for mount in request.mounts:
+        if isinstance(mount, MountRequest) and mount.makes_source and not os.path.exists(mount.source):
+            try:
+                os.makedirs(mount.source, exist_ok=True)
+            except OSError as error:
+                raise HostError(
+                    "error while creating mount source path",
+                    path=mount.source,
+                    errno=error.errno or 0,
+                    code="bad-volume",
+                    remedy="create it first",
+                ) from error
 
 
 @contextlib.contextmanager
@@ -287,7 +315,7 @@ def exec_(options: argparse.Namespace) -> int:
         )
     joined = parse_joined(options, stdin=options.interactive)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
-        raise UsageError("the input device is not a TTY", code="no-terminal", remedy="leave out -t")
+        raise NoTerminal("the input device is not a TTY", remedy="leave out -t")
     with Engine.open() as engine:
         record = engine.records.find(options.container)
         decide_for(record, Event.EXEC)

@@ -120,7 +120,7 @@ def test_history_is_newest_first_and_only_real_layers_have_a_size() -> None:
     assert [(row["ID"], row["Size"], row["CreatedSince"]) for row in rows] == [
         (DIGEST[7:19], "2kB", "N/A"),
         ("<missing>", "0B", "N/A"),
-        ("<missing>", "1kB", "1 minute ago"),
+        ("<missing>", "1kB", "About a minute ago"),
     ]
     assert rows[0]["CreatedBy"] == "RUN " + "x" * 40 + "…"
     assert [row["Size"] for row in history_rows(made(*steps, layers=2), [1000, 2000], now=0, whole=True, human=False)] == [

@@ -50,8 +50,8 @@ def resolve(*requests: MountRequest | Mount, **options: Any) -> tuple[Mount, ...
         ("data:/d:cached", {"kind": "volume", "source": "data"}),
         ("data://d/./", {"kind": "volume", "source": "data"}),
         ("/d", {"kind": "volume", "yields": True}),
-        ("/etc:/d", {"kind": "bind", "source": "/etc"}),
-        ("/etc:/d:ro,rprivate", {"kind": "bind", "source": "/etc", "read_only": True}),
+        ("/etc:/d", {"kind": "bind", "source": "/etc", "makes_source": True}),
+        ("/etc:/d:ro,rprivate", {"kind": "bind", "source": "/etc", "read_only": True, "makes_source": True}),
     ],
 )
 def test_v_means_what_it_means_to_docker(text: str, meant: dict[str, Any]) -> None:
@@ -81,7 +81,6 @@ def test_v_means_what_it_means_to_docker(text: str, meant: dict[str, Any]) -> No
         ("x:/d", "volume name is too short"),
         ("a b:/d", "only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed"),
         ("a/b:/d", "If you intended to pass a host directory, use absolute path"),
-        ("/no/such:/d", "bind source path does not exist: /no/such"),
     ],
 )  # fmt: skip
 def test_nonsense_of_v_is_refused_in_dockers_words(text: str, words: str) -> None:
@@ -318,3 +317,8 @@ def test_filters_select_volumes() -> None:
         with pytest.raises(UsageError) as caught:
             names(nonsense)
         assert caught.value.code == "bad-filter"
+
+
+def test_v_makes_a_host_path_that_is_not_there_and_mount_does_not() -> None:
+    assert parse_volume("/no/such:/d").makes_source
+    assert not parse_volume("data:/d").makes_source

@@ -31,7 +31,7 @@ _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false"
 class MountRequest:
     """One mount as it was asked for. ``kind``: bind, volume or tmpfs. ``source``: a host path, or a volume's name, empty for one
     without a name. ``copy``: an empty volume gets what the image has at the target. ``yields``: gives way to any other mount of the
-    target, as the image's own volumes do."""
+    target, as the image's own volumes do. ``makes_source``: a host path that is not there becomes a directory."""
 
     kind: str
     target: ContainerPath
@@ -45,6 +45,7 @@ class MountRequest:
     user_id: int = 0
     group_id: int = 0
     executable: bool = False
+    makes_source: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +147,8 @@ def parse_volume(value: str) -> MountRequest:
     source, target = parts[0], _parse_target(parts[1], value)
     kind = "bind" if source[0] in "/.~" else "volume"
     mode = _parse_mode(parts[2], kind, value) if len(parts) == 3 else {}
-    source = _bind_source(source, f"the volume {value!r}") if kind == "bind" else check_volume_name(source)
-    return MountRequest(kind=kind, target=target, source=source, **mode)
+    source = str(Path(source).expanduser().absolute()) if kind == "bind" else check_volume_name(source)
+    return MountRequest(kind=kind, target=target, source=source, makes_source=kind == "bind", **mode)
 
 
 def parse_tmpfs(value: str) -> MountRequest:

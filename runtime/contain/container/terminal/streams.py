@@ -6,7 +6,6 @@ and through ``/proc/self/fd`` it could open such a file again for writing, or ch
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import stat
@@ -30,13 +29,8 @@ def may_be_handed_over(descriptor: int) -> bool:
 
 
 def writer_to(descriptor: int) -> Callable[[bytes], None]:
-    """What copies bytes to a descriptor; a reader that went away does not disturb the container."""
-
-    def write(data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            write_all(descriptor, data)
-
-    return write
+    """What copies bytes to a descriptor. Raises BrokenPipeError when its reader went away."""
+    return lambda data: write_all(descriptor, data)
 
 
 class JoinedStreams:
@@ -132,10 +126,15 @@ class JoinedStreams:
             for descriptor in ready:
                 if descriptor in outputs:
                     data = _read(descriptor)
-                    if data:
-                        self._put_out(outputs[descriptor], data)
-                    else:
+                    if not data:
                         del outputs[descriptor]
+                        continue
+                    try:
+                        self._put_out(outputs[descriptor], data)
+                    except BrokenPipeError:  # the program learns it as it would without a container, pipe(7)
+                        del outputs[descriptor]
+                        if descriptor != launched.terminal:
+                            self._close(descriptor)
             if others is not None:
                 for descriptor in {*ready, *writable}:
                     others.handle(descriptor)
