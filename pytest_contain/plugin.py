@@ -68,7 +68,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     if "contain_timeout" not in parser._inidict:
         parser.addini("contain_timeout", _TIMEOUT_HELP, default="0")
     parser.addini("contain_leftover", "A test that leaves processes running: fail (default), warn or ignore", default="fail")
-    if pluginmanager.is_blocked("xdist") or importlib.util.find_spec("xdist") is None:
+    alone = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD") and not pluginmanager.hasplugin("xdist")
+    if alone or pluginmanager.is_blocked("xdist") or importlib.util.find_spec("xdist") is None:
         group._addoption(
             "-n",
             "--numprocesses",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -110,9 +111,10 @@ def test_who_watches_sees_it_at_once(scene: Scene) -> None:
             position = 0
             while not position:  # until it has the journal open
                 for name in os.listdir(f"/proc/{watching.pid}/fd"):
-                    if os.path.realpath(f"/proc/{watching.pid}/fd/{name}").endswith("/journal"):
-                        text = Path(f"/proc/{watching.pid}/fdinfo/{name}").read_text()
-                        position = int(text.split()[1])
+                    with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                        if os.path.realpath(f"/proc/{watching.pid}/fd/{name}").endswith("/journal"):
+                            text = Path(f"/proc/{watching.pid}/fdinfo/{name}").read_text()
+                            position = int(text.split()[1])
             scene.ok("create", "--network=none", "--name", "seen", "small", "true")
             assert watching.stdout.readline() == "container create seen\n"
             scene.ok("rm", "seen")

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import contain
 from contain.oci_runtime.example import render_example
 from contain.oci_runtime.records import read_start_time
 
@@ -700,12 +701,13 @@ def test_run_with_a_terminal_serves_it(runtime: Runtime) -> None:
 
 
 def test_an_ordinary_user_runs_the_rootless_example() -> None:
-    sources = Path(__file__).resolve().parents[2] / "runtime"
-    program = (
-        f"import sys; sys.path.insert(0, {str(sources)!r}); sys.dont_write_bytecode = True\n"
-        "from contain.oci_runtime.program import program; program()"
-    )
     with tempfile.TemporaryDirectory() as name:
+        sources = Path(name) / "source"
+        shutil.copytree(Path(contain.__file__).parent, sources / "contain", ignore=shutil.ignore_patterns("__pycache__"))
+        program = (
+            f"import sys; sys.path.insert(0, {str(sources)!r}); sys.dont_write_bytecode = True\n"
+            "from contain.oci_runtime.program import program; program()"
+        )
         one = Runtime(Path(name))
         for place, _, _ in os.walk(name):
             os.chown(place, 1000, 1000)

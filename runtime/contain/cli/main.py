@@ -87,15 +87,15 @@ def run_command(arguments: Sequence[str]) -> int:
         from contain.host import refuse_other_systems
 
         refuse_other_systems()
-    if command.needs_root and needs_door():
-        from contain.container.door import enter_store
-
-        enter_store()
     module = importlib.import_module(f"contain.cli.{command.module}")
     parser = Parser(prog=f"contain {name}", description=command.summary)
     getattr(module, f"add_{command.function.rstrip('_')}_arguments")(parser)
     options = parser.parse_args(rest)
     options.command_line = rest
+    if command.needs_root and needs_door():
+        from contain.container.door import enter_store
+
+        enter_store()
     status: int = getattr(module, command.function)(options)
     return status
 

@@ -237,6 +237,8 @@ class Images(Opened):
         with contextlib.suppress(ContainError):
             reference = parse_reference(name)
             is_name = self.store.name_source(reference) is not None
+        if not is_name and not image.digest.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
+            raise NotFound(f"No such image: {name}", code="image-not-found", remedy="`contain images` lists them")  # just now
         if users and not force and (not is_name or len(names) <= 1):
             raise Conflict(
                 f"conflict: unable to remove {name}: container {users[0].container_id[:12]} is using it",

@@ -171,8 +171,9 @@ def test_a_machine_that_does_not_hand_controllers_down_refuses_limits_that_were_
 
 @pytest.mark.parametrize(("limits", "controller"), [(Limits(memory_bytes=1 << 30), "memory"), (Limits(cpus=1.0), "cpu")])
 def test_a_limit_whose_controller_is_missing_is_an_error_and_not_ignored(
-    tmp_path: Path, limits: Limits, controller: str
+    tmp_path: Path, limits: Limits, controller: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("contain.linux.cgroups.is_rootless", lambda: False)
     with pytest.raises(HostError, match=f"no '{controller}' control group controller") as caught:
         make_cgroup((hierarchy(tmp_path, 1, "pids", files=("pids.max",)),), "c", limits)
     assert caught.value.code == "cgroup-missing"
