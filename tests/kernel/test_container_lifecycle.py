@@ -101,7 +101,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Iterat
 def contain(shared: Contain) -> Iterator[Contain]:
     """Every container of the test is removed after it."""
     yield shared
-    names = [name for name in os.listdir(shared.home / "containers") if len(name) == 64]
+    names = [name for name in [path.name for path in (shared.home / "containers").glob("*")] if len(name) == 64]
     if names:
         shared("rm", "-f", *names)
 
