@@ -94,14 +94,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Iterat
     made = Contain(directory / "home")
     import_small(made, directory, small_tree)
     yield made
-    assert os.listdir(made.home / "run/work") == []
+    assert list((made.home / "run/work").glob("*")) == []
 
 
 @pytest.fixture
 def contain(shared: Contain) -> Iterator[Contain]:
     """Every container of the test is removed after it."""
     yield shared
-    names = [name for name in [path.name for path in (shared.home / "containers").glob("*")] if len(name) == 64]
+    names = [path.name for path in (shared.home / "containers").glob("*") if len(path.name) == 64]
     if names:
         shared("rm", "-f", *names)
 
