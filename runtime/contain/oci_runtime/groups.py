@@ -158,6 +158,8 @@ def make_groups(groups: Groups, resources: Resources, *, required: bool) -> Grou
             if not os.access(f"{directory}/{_join_file(groups)}", os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
         limit_groups(groups, resources)
+        if resources.kernel_memory_bytes is not None:
+            sys.stderr.write("warning: memory.kernel has no effect: no Linux has had such a limit since 5.16\n")
         if groups.version == 2 and resources.devices:
             from contain.linux.devices import attach_device_program
 
