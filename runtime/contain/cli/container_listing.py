@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
+from contain.cli.filters import has_label
 from contain.cli.listing import parse_time
 from contain.cli.output import render_age, render_size
 from contain.container.lifecycle.records import ContainerRecord
@@ -112,7 +113,7 @@ def select_containers(
         if (
             (everything or record.state in ("running", "restarting"))
             and all(any(map(test, filters[key])) for key, test in tests.items() if key in filters)
-            and all(_has_label(labels, value) for value in filters.get("label", ()))
+            and all(has_label(labels, value) for value in filters.get("label", ()))
             and ("network" not in filters or any(name in networks for name in each.networks))
             and all(record.created_seconds < moment for moment in before)
             and all(record.created_seconds > moment for moment in since)
@@ -145,11 +146,6 @@ def _has_mount(record: ContainerRecord, wanted: str) -> bool:
 
 def _stands_on(record: ContainerRecord, images: Sequence[str], name: str) -> bool:
     return record.image_name == name or record.image_digest in images
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, value = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == value)
 
 
 def render_status(seen: Seen, now: float) -> str:

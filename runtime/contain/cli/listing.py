@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from contain.cli.filters import has_label
 from contain.cli.output import render_age, render_size
 from contain.errors import NotSupported, UsageError
 from contain.oci import Image
@@ -100,7 +101,7 @@ def select_rows(
     for image in images:
         if filters.dangling is not None and filters.dangling == bool(image.names):
             continue
-        if not all(_has_label(image.labels, label) for label in filters.labels):
+        if not all(has_label(image.labels, label) for label in filters.labels):
             continue
         if any(image.created_seconds >= moment for moment in before) or any(
             image.created_seconds <= moment for moment in since
@@ -111,11 +112,6 @@ def select_rows(
             references = [name for name in references if name and any(_matches(name, text) for text in filters.references)]
         rows += [(image, reference) for reference in references]
     return tuple(rows)
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, value = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == value)
 
 
 def _matches(reference: Reference, pattern: str) -> bool:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
 from contain.cli.output import render_table
 from contain.cli.volumes import parse_labels
-from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
+from contain.errors import Conflict, ContainError, NotFound, NotSupported
 from contain.values import dataclass
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ HEADINGS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SC
 _OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "IPv4": "IPV4", "IPv6": "IPV6", "Internal": "INTERNAL", "Labels": "LABELS"}
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 _PRUNE_FILTERS = ("label", "label!", "until")
+CHOICES = {
+    "type": (("builtin", "custom"), "one of builtin, custom"),
+    "dangling": (("true", "1", "false", "0"), "one of true, 1, false, 0"),
+}
 _SHORT_ID = 12
 _REFUSED = ("aux-address", "config-from", "config-only", "ingress", "ipam-opt", "scope")
 
@@ -240,34 +244,6 @@ def network_disconnect(options: argparse.Namespace) -> int:
 # ls, inspect
 
 
-def parse_filters(values: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
-    """``KEY=VALUE`` texts. Raises `UsageError` (code ``bad-filter``)."""
-    found: dict[str, list[str]] = {key: [] for key in known}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"bad format of filter {text!r} (expected name=value)", code="bad-filter")
-        if key not in found:
-            raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy=f"there are {', '.join(known)}")
-        allowed = {"type": ("builtin", "custom"), "dangling": ("true", "1", "false", "0")}.get(key)
-        if allowed and value.lower() not in allowed:
-            raise UsageError(f"invalid filter '{key}={value}'", code="bad-filter", remedy=f"one of {', '.join(allowed)}")
-        found[key].append(value)
-    return found
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, value = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == value)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    try:
-        return pattern in name or re.search(pattern, name) is not None
-    except re.error as error:
-        raise UsageError(f"invalid filter 'name={pattern}'", code="bad-filter") from error
-
-
 def select_networks(networks: Sequence[SeenNetwork], filters: Mapping[str, Sequence[str]]) -> list[SeenNetwork]:
     """Those that the filters let through: all labels, any of several values of another key."""
 
@@ -278,10 +254,10 @@ def select_networks(networks: Sequence[SeenNetwork], filters: Mapping[str, Seque
             (not dangling or is_dangling in dangling)
             and (not filters["driver"] or seen.driver in filters["driver"])
             and (not filters["id"] or any(seen.network_id.startswith(text) for text in filters["id"]))
-            and (not filters["name"] or any(_matches(seen.name, text) for text in filters["name"]))
+            and (not filters["name"] or any(matches_name(seen.name, text) for text in filters["name"]))
             and (not filters["scope"] or "local" in filters["scope"])
             and (not filters["type"] or ("builtin" if seen.record is None else "custom") in filters["type"])
-            and all(_has_label(seen.labels, text) for text in filters["label"])
+            and all(has_label(seen.labels, text) for text in filters["label"])
         )
 
     return list(filter(passes, networks))
@@ -320,7 +296,7 @@ def network_ls(options: argparse.Namespace) -> int:
     """A table, sorted by name."""
     from contain.engine import Engine
 
-    filters = parse_filters(options.filter, _FILTERS)
+    filters = parse_filters(options.filter, _FILTERS, choices=CHOICES)
     with Engine.open() as engine:
         rows = [network_row(seen, whole=options.no_trunc) for seen in select_networks(list_networks(engine), filters)]
     if options.quiet:
@@ -462,23 +438,16 @@ def network_prune(options: argparse.Namespace) -> int:
     from contain.cli.pruning import confirmed
     from contain.engine import Engine
 
-    filters = parse_filters(options.filter, _PRUNE_FILTERS)
+    filters = parse_filters(options.filter, _PRUNE_FILTERS, choices=CHOICES)
     until = _parse_until(filters["until"])
     if not confirmed("This will remove all custom networks not used by at least one container.", force=options.force):
         return 1
     with Engine.open() as engine:
-        prune_networks(
-            engine,
-            until,
-            lambda own: (
-                all(_has_label(own, text) for text in filters["label"])
-                and not any(_has_label(own, text) for text in filters["label!"])
-            ),
-        )
+        prune_networks(engine, until, lambda own: passes_labels(own, filters["label"], filters["label!"]))
     return 0
 
 
-def prune_networks(engine: Engine, until: float | None, passes: Callable[[dict[str, str]], bool]) -> None:
+def prune_networks(engine: Engine, until: float | None, passes: Callable[[Mapping[str, str]], bool]) -> None:
     """Remove networks that no running container is on, made before ``until`` and with labels that pass, and say so."""
     from contain.container.network.networks import Networks
 

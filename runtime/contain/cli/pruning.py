@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from contain.cli.filters import passes_labels
 from contain.cli.output import render_size
 from contain.errors import ContainError, UsageError
 
@@ -28,32 +29,23 @@ def confirmed(question: str, *, force: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def parse_prune_filters(values: Sequence[str], *, now: float) -> tuple[float | None, list[tuple[bool, str]]]:
-    """``until=TIME`` as seconds since 1970, and labels, each with whether it must be there (``label=``) or not (``label!=``)."""
+def parse_prune_filters(values: Sequence[str], *, now: float) -> tuple[float | None, Callable[[Mapping[str, str]], bool]]:
+    """``until=TIME`` as seconds since 1970, and whether labels pass ``label=`` and ``label!=``."""
     from contain.cli.container_listing import parse_moment
 
-    until, labels = None, []
+    until: float | None = None
+    labels: dict[str, list[str]] = {"label": [], "label!": []}
     for text in values:
         key, equals, value = text.partition("=")
         if not equals or not value:
             raise UsageError(f"bad format of filter {text!r} (expected name=value)", code="bad-filter")
         if key == "until":
             until = parse_moment(value, flag="until", now=now)
-        elif key in ("label", "label!"):
-            labels.append((key == "label", value))
+        elif key in labels:
+            labels[key].append(value)
         else:
             raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy="there are label, label! and until")
-    return until, labels
-
-
-def passes_labels(labels: dict[str, str], wanted: Sequence[tuple[bool, str]]) -> bool:
-    """All that must be there are, and none of the others."""
-
-    def has(text: str) -> bool:
-        name, equals, value = text.partition("=")
-        return name in labels and (not equals or labels[name] == value)
-
-    return all(has(text) is there for there, text in wanted)
+    return until, lambda own: passes_labels(own, labels["label"], labels["label!"])
 
 
 def add_container_prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,16 +60,16 @@ def container_prune(options: argparse.Namespace) -> int:
     """All that do not run."""
     from contain.engine import Engine
 
-    until, labels = parse_prune_filters(options.filter, now=time.time())
+    until, passes = parse_prune_filters(options.filter, now=time.time())
     if not confirmed("This will remove all stopped containers.", force=options.force):
         return 1
     with Engine.open() as engine:
-        freed = _prune_containers(engine, until, labels)
+        freed = _prune_containers(engine, until, passes)
     sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
     return 0
 
 
-def _prune_containers(engine: Engine, until: float | None, labels: Sequence[tuple[bool, str]]) -> int:
+def _prune_containers(engine: Engine, until: float | None, passes: Callable[[Mapping[str, str]], bool]) -> int:
     """Remove those that do not run and say so; the bytes that they had written."""
     from contain.cli.inspecting import tree_bytes
     from contain.container.lifecycle.verbs import remove_container
@@ -86,7 +78,7 @@ def _prune_containers(engine: Engine, until: float | None, labels: Sequence[tupl
     for record in records.all():
         own = {str(name): str(value) for name, value in record.details.get("labels", ())}
         late = until is not None and record.created_seconds > until
-        if record.state not in ("created", "exited", "dead") or late or not passes_labels(own, labels):
+        if record.state not in ("created", "exited", "dead") or late or not passes(own):
             continue
         size = tree_bytes(records.place(record.container_id) / "upper")
         with suppress(ContainError):  # somebody starts it at this moment
@@ -154,7 +146,7 @@ def system_prune(options: argparse.Namespace) -> int:
     from contain.cli.network_verbs import prune_networks
     from contain.engine import Engine
 
-    until, labels = parse_prune_filters(options.filter, now=time.time())
+    until, passes = parse_prune_filters(options.filter, now=time.time())
     images = "all images without at least one container associated to them" if options.all else "all images without a name"
     parts = ["all stopped containers", "all networks not used by at least one container"]
     parts += ["all volumes without a name that no container has"] if options.volumes else []
@@ -162,8 +154,8 @@ def system_prune(options: argparse.Namespace) -> int:
     if not confirmed("This will remove:" + "".join(f"\n  - {part}" for part in parts) + "\n", force=options.force):
         return 1
     with Engine.open() as engine:
-        freed = _prune_containers(engine, until, labels)
-        prune_networks(engine, until, lambda own: passes_labels(own, labels))
+        freed = _prune_containers(engine, until, passes)
+        prune_networks(engine, until, passes)
         if options.volumes:
             volumes, volume_bytes = engine.prune_volumes()
             freed += volume_bytes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from contain.cli.arguments import parse_pairs
+from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
 from contain.cli.output import render_size, render_table
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 HEADINGS = {"Driver": "DRIVER", "Name": "VOLUME NAME"}
 _FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("all", "label", "label!")
+_BOOLEANS = (("true", "1", "false", "0"), "write true or false")
+CHOICES = {"dangling": _BOOLEANS, "all": _BOOLEANS}
 
 
 def add_volume_create_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,33 +54,6 @@ def volume_create(options: argparse.Namespace) -> int:
     return 0
 
 
-def parse_filters(values: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
-    """``KEY=VALUE`` texts. Raises `UsageError` (code ``bad-filter``)."""
-    found: dict[str, list[str]] = {key: [] for key in known}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"bad format of filter {text!r} (expected name=value)", code="bad-filter")
-        if key not in found:
-            raise UsageError(f"invalid filter {key!r}", code="bad-filter", remedy=f"there are {', '.join(known)}")
-        if key in ("dangling", "all") and value.lower() not in ("true", "1", "false", "0"):
-            raise UsageError(f"invalid filter '{key}={value}'", code="bad-filter", remedy="write true or false")
-        found[key].append(value)
-    return found
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, value = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == value)
-
-
-def _matches_name(name: str, pattern: str) -> bool:
-    try:
-        return pattern in name or re.search(pattern, name) is not None
-    except re.error as error:
-        raise UsageError(f"invalid filter 'name={pattern}'", code="bad-filter") from error
-
-
 def select_volumes(
     records: Sequence[VolumeRecord], filters: Mapping[str, Sequence[str]], users: Mapping[str, Sequence[str]]
 ) -> tuple[VolumeRecord, ...]:
@@ -90,8 +65,8 @@ def select_volumes(
         return (
             (not wanted or (record.name not in users) in wanted)
             and (not filters["driver"] or "local" in filters["driver"])
-            and (not filters["name"] or any(_matches_name(record.name, text) for text in filters["name"]))
-            and all(_has_label(labels, text) for text in filters["label"])
+            and (not filters["name"] or any(matches_name(record.name, text) for text in filters["name"]))
+            and all(has_label(labels, text) for text in filters["label"])
         )
 
     return tuple(filter(passes, records))
@@ -138,7 +113,7 @@ def volume_ls(options: argparse.Namespace) -> int:
     """A table, sorted by name."""
     from contain.engine import Engine
 
-    filters = parse_filters(options.filter, _FILTERS)
+    filters = parse_filters(options.filter, _FILTERS, choices=CHOICES)
     with Engine.open() as engine:
         users = engine.volume_users()
         records = select_volumes(engine.volumes.all(), filters, users)
@@ -204,10 +179,7 @@ def add_volume_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _wanted(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bool]:
     def wanted(record: VolumeRecord) -> bool:
-        labels = dict(record.labels)
-        return all(_has_label(labels, text) for text in filters["label"]) and not any(
-            _has_label(labels, text) for text in filters["label!"]
-        )
+        return passes_labels(dict(record.labels), filters["label"], filters["label!"])
 
     return wanted
 
@@ -217,7 +189,7 @@ def volume_prune(options: argparse.Namespace) -> int:
     from contain.cli.pruning import confirmed
     from contain.engine import Engine
 
-    filters = parse_filters(options.filter, _PRUNE_FILTERS)
+    filters = parse_filters(options.filter, _PRUNE_FILTERS, choices=CHOICES)
     everything = options.all or any(value.lower() in ("true", "1") for value in filters["all"])
     which = "all" if everything else "anonymous"
     question = f"This will remove {which} local volumes not used by at least one container."

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contain.cli.network_verbs import SeenNetwork, network_document, network_row, parse_filters, select_networks
+from contain.cli.filters import parse_filters
+from contain.cli.network_verbs import CHOICES, SeenNetwork, network_document, network_row, select_networks
 from contain.container.network.networks import NamedNetwork, NetworkRequest, Networks, check_network_name, plan_network
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, number_of, text_of
@@ -159,7 +160,7 @@ def test_filters_choose_as_dockers_do() -> None:
     known = ("dangling", "driver", "id", "label", "name", "scope", "type")
 
     def names(*filters: str) -> list[str]:
-        return [each.name for each in select_networks(networks, parse_filters(filters, known))]
+        return [each.name for each in select_networks(networks, parse_filters(filters, known, choices=CHOICES))]
 
     assert names() == ["host", "front", "back"]
     assert names("type=custom") == ["front", "back"]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from contain.cli.arguments import Parser
+from contain.cli.filters import parse_filters
 from contain.cli.run import add_run_arguments, parse_mounts
-from contain.cli.volumes import parse_filters, select_volumes
+from contain.cli.volumes import CHOICES, select_volumes
 from contain.container.files.volumes import ANONYMOUS_LABEL, VolumeRecord, volume_users
 from contain.container.request.mounts import (
     MountRequest,
@@ -307,7 +308,7 @@ def test_filters_select_volumes() -> None:
 
     def names(*filters: str) -> list[str]:
         known = ("dangling", "driver", "label", "name")
-        return [record.name for record in select_volumes(records, parse_filters(filters, known), users)]
+        return [record.name for record in select_volumes(records, parse_filters(filters, known, choices=CHOICES), users)]
 
     assert names() == names("driver=local") == names("name=data") == ["data", "web-data"]
     assert names("dangling=true") == names("name=^web") == names(f"label={ANONYMOUS_LABEL}") == ["web-data"]
