@@ -62,7 +62,7 @@ COMMANDS = {
         module="lifecycle", function="attach", summary="Join a terminal to a running container", group=_CONTAINERS
     ),
     "rename": Command(module="lifecycle", function="rename", summary="Give a container another name", group=_CONTAINERS),
-    "port": Command(module="networks", function="port", summary="Show what a container publishes", group=_CONTAINERS),
+    "port": Command(module="ports", function="port", summary="Show what a container publishes", group=_CONTAINERS),
     "container diff": Command(
         module="contents", function="container_diff", summary="What a container changed in its image", group=_CONTAINERS
     ),
@@ -107,20 +107,20 @@ COMMANDS = {
     "volume prune": Command(
         module="volumes", function="volume_prune", summary="Remove volumes that no container has", group=_CONTAINERS
     ),
-    "network create": Command(module="network_verbs", function="network_create", summary="Make a network", group=_CONTAINERS),
+    "network create": Command(module="networks", function="network_create", summary="Make a network", group=_CONTAINERS),
     "network connect": Command(
-        module="network_verbs", function="network_connect", summary="Put a container on a network", group=_CONTAINERS
+        module="networks", function="network_connect", summary="Put a container on a network", group=_CONTAINERS
     ),
     "network disconnect": Command(
-        module="network_verbs", function="network_disconnect", summary="Take a container off a network", group=_CONTAINERS
+        module="networks", function="network_disconnect", summary="Take a container off a network", group=_CONTAINERS
     ),
-    "network ls": Command(module="network_verbs", function="network_ls", summary="List networks", group=_CONTAINERS),
+    "network ls": Command(module="networks", function="network_ls", summary="List networks", group=_CONTAINERS),
     "network inspect": Command(
-        module="network_verbs", function="network_inspect", summary="Everything known of networks", group=_CONTAINERS
+        module="networks", function="network_inspect", summary="Everything known of networks", group=_CONTAINERS
     ),
-    "network rm": Command(module="network_verbs", function="network_rm", summary="Remove networks", group=_CONTAINERS),
+    "network rm": Command(module="networks", function="network_rm", summary="Remove networks", group=_CONTAINERS),
     "network prune": Command(
-        module="network_verbs", function="network_prune", summary="Remove networks that no container is on", group=_CONTAINERS
+        module="networks", function="network_prune", summary="Remove networks that no container is on", group=_CONTAINERS
     ),
     "diff": Command(
         module="environments",

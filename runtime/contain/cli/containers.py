@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from contain.cli.networks import exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.cli.output import render_table
+from contain.cli.ports import exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.errors import ContainError, NotFound
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _networks_meant(engine: Engine, wanted: tuple[str, ...]) -> list[str]:
     """The names of the networks that the filter ``network`` means, by name or id."""
     if not wanted:
         return []
-    from contain.cli.network_verbs import find_network
+    from contain.cli.networks import find_network
 
     found = []
     for text in wanted:

@@ -82,7 +82,7 @@ def _describe_image(engine: Engine, name: str) -> dict[str, Any]:
 
 
 def _describe_network(engine: Engine, name: str) -> dict[str, Any]:
-    from contain.cli.network_verbs import find_network, network_document
+    from contain.cli.networks import find_network, network_document
 
     return network_document(find_network(engine, name))
 
@@ -97,7 +97,7 @@ def describe_container(engine: Engine, record: ContainerRecord, *, sizes: bool =
     """One container in Docker's shape."""
     from contain.cli.container_listing import render_moment
     from contain.cli.inspection import container_document
-    from contain.cli.networks import describe_network
+    from contain.cli.ports import describe_network
     from contain.container.effective import read_effective
     from contain.container.lifecycle.health import Health, describe_health, read_health
     from contain.container.processes import is_paused

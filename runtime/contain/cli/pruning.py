@@ -143,7 +143,7 @@ def add_system_prune_arguments(parser: argparse.ArgumentParser) -> None:
 def system_prune(options: argparse.Namespace) -> int:
     """Stopped containers, networks and images that nobody uses, and what only they needed."""
     from contain.cli.images import prune_images
-    from contain.cli.network_verbs import prune_networks
+    from contain.cli.networks import prune_networks
     from contain.engine import Engine
 
     until, passes = parse_prune_filters(options.filter, now=time.time())

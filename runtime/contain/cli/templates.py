@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 from contain.cli.output import render_table
 from contain.cli.template_language import first_fields, parse_template, render_nodes
-from contain.errors import UsageError
 
 
 def render_rows(template: str, rows: Sequence[Mapping[str, object]], *, headings: Mapping[str, str]) -> str:
@@ -51,8 +50,3 @@ def check_template(template: str | None) -> None:
     """Raises what a template is refused with, before anything is done for it."""
     if template is not None and template not in ("json", "table"):
         parse_template(_unescape(template.removeprefix("table ")))
-
-
-def bad_choice(flag: str, value: str, choices: Sequence[str]) -> UsageError:
-    """For a flag that takes one of a few words."""
-    return UsageError(f"invalid argument {value!r} for {flag}: there are {', '.join(choices)}", code="bad-arguments")

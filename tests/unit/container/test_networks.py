@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contain.cli.filters import parse_filters
-from contain.cli.network_verbs import CHOICES, SeenNetwork, network_document, network_row, select_networks
+from contain.cli.networks import CHOICES, SeenNetwork, network_document, network_row, select_networks
 from contain.container.network.networks import NamedNetwork, NetworkRequest, Networks, check_network_name, plan_network
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, number_of, text_of

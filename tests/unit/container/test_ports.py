@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from contain.cli.networks import render_ports
+from contain.cli.ports import render_ports
 from contain.container.network.ports import parse_publish, resolve_ports
 from contain.errors import NotSupported, UsageError
 from contain.linux.leases import Lease, NetworkRecord, Owner, PublishedPort, decode_record, encode_record
