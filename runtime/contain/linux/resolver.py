@@ -67,16 +67,6 @@ def read_upstream() -> tuple[str, ...]:
     return plan_upstream(_text_of("/etc/resolv.conf"))
 
 
-def read_search() -> tuple[str, ...]:
-    """The search domains of this machine's file."""
-    found: tuple[str, ...] = ()
-    for line in _text_of("/etc/resolv.conf").splitlines():
-        words = line.split()
-        if words[:1] in (["search"], ["domain"]):
-            found = tuple(words[1:])
-    return found
-
-
 def read_resolver() -> ResolverConfiguration:
     """The resolv.conf for containers on the bridge of this host."""
     return plan_resolver(_text_of("/etc/resolv.conf"), _text_of("/run/systemd/resolve/resolv.conf"))

@@ -55,6 +55,18 @@ _BY_CAPABILITY = {
     "PERFMON": "perf_event_open",
 }
 
+ACTIONS = {
+    "SCMP_ACT_KILL": KILL_THREAD,
+    "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
+    "SCMP_ACT_KILL_THREAD": KILL_THREAD,
+    "SCMP_ACT_TRAP": TRAP,
+    "SCMP_ACT_ERRNO": ERRNO,
+    "SCMP_ACT_TRACE": TRACE,
+    "SCMP_ACT_ALLOW": ALLOW,
+    "SCMP_ACT_LOG": LOG,
+}
+"""What profiles and bundles call an action (libseccomp's names)."""
+
 
 class Operator(Enum):
     """How an argument is compared: without sign, as seccomp_rule_add(3) does."""

@@ -14,29 +14,15 @@ from typing import Any
 
 from contain.errors import NotSupported, UsageError
 from contain.linux.seccomp_policy import (
-    ALLOW,
+    ACTIONS,
     ERRNO,
-    KILL_PROCESS,
-    KILL_THREAD,
-    LOG,
     TRACE,
-    TRAP,
     Condition,
     Operator,
     Policy,
     Rule,
 )
 
-_ACTIONS = {
-    "SCMP_ACT_KILL": KILL_THREAD,
-    "SCMP_ACT_KILL_THREAD": KILL_THREAD,
-    "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
-    "SCMP_ACT_TRAP": TRAP,
-    "SCMP_ACT_ERRNO": ERRNO,
-    "SCMP_ACT_TRACE": TRACE,
-    "SCMP_ACT_LOG": LOG,
-    "SCMP_ACT_ALLOW": ALLOW,
-}
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Go's names, which includes and excludes use
 _TOP = {"defaultAction", "defaultErrnoRet", "defaultErrno", "archMap", "architectures", "syscalls", "flags", "comment"}
 _ROW = {"names", "name", "action", "errnoRet", "errno", "args", "includes", "excludes", "comment"}
@@ -92,9 +78,9 @@ def _action(name: Any, number: Any, text: Any, what: str) -> int:
         raise NotSupported(
             "the seccomp action SCMP_ACT_NOTIFY is not supported: nobody would answer", code="seccomp-profile-part"
         )
-    if not isinstance(name, str) or name not in _ACTIONS:
+    if not isinstance(name, str) or name not in ACTIONS:
         raise _refuse(f"{what} has the unknown action {name!r}")
-    action = _ACTIONS[name]
+    action = ACTIONS[name]
     if action not in (ERRNO, TRACE):
         return action
     if number is None and text is not None:  # podman's profiles say it by name as well

@@ -33,11 +33,6 @@ class IdMap:
     pieces: tuple[tuple[int, int, int], ...]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is the machine's own, or one that has all of its ids."""
-        return self.pieces == ((0, 0, _EVERY_ID),)
-
-    @property
     def count(self) -> int:
         """How many ids there are."""
         return sum(count for _, _, count in self.pieces)

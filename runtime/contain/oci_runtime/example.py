@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from contain.linux.capabilities import CAPABILITY_NUMBERS
+from contain.linux.seccomp_policy import ACTIONS
 from contain.runtime_spec.configuration import HOOKS, NAMESPACES, NEWEST_VERSION, OLDEST_VERSION
 from contain.runtime_spec.mounts import MOUNT_OPTIONS
-from contain.runtime_spec.seccomp import ACTIONS, FLAGS, OPERATORS
+from contain.runtime_spec.seccomp import FLAGS, OPERATORS
 
 _KEPT = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _MASKED = (

@@ -9,13 +9,9 @@ import errno
 from collections import Counter
 
 from contain.linux.seccomp_policy import (
-    ALLOW,
+    ACTIONS,
     ERRNO,
-    KILL_PROCESS,
-    KILL_THREAD,
-    LOG,
     TRACE,
-    TRAP,
     Condition,
     Operator,
     Policy,
@@ -23,16 +19,6 @@ from contain.linux.seccomp_policy import (
 )
 from contain.runtime_spec.reading import Table, refused
 
-ACTIONS = {
-    "SCMP_ACT_KILL": KILL_THREAD,
-    "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
-    "SCMP_ACT_KILL_THREAD": KILL_THREAD,
-    "SCMP_ACT_TRAP": TRAP,
-    "SCMP_ACT_ERRNO": ERRNO,
-    "SCMP_ACT_TRACE": TRACE,
-    "SCMP_ACT_ALLOW": ALLOW,
-    "SCMP_ACT_LOG": LOG,
-}
 OPERATORS = {operator.value: operator for operator in Operator}
 FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}

@@ -28,7 +28,7 @@ def keep_only(*kept: int) -> None:
     first = 3
     for descriptor in sorted(kept):
         os.closerange(first, descriptor)
-        first = descriptor + 1
+        first = max(first, descriptor + 1)
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 

@@ -22,6 +22,7 @@ import socket
 from collections.abc import Callable
 
 from contain.container.launch import describe_failure, die_with_parent, raise_failure, reset_signals
+from contain.container.lifecycle.left_behind import keep_only
 from contain.container.network.etc_files import RESOLVER_ADDRESS
 from contain.errors import InternalError
 from contain.linux import network, nftables, rtnetlink, syscalls
@@ -197,12 +198,7 @@ def _keep_only(*kept: int) -> None:
         for number in range(3):
             if number not in kept:
                 os.dup2(null, number)
-    os.chdir("/")
-    first = 3
-    for descriptor in sorted(kept):
-        os.closerange(first, descriptor)
-        first = max(first, descriptor + 1)
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    keep_only(*kept)
 
 
 def _work_inside(duties: Duties, first_process: int) -> tuple[socket.socket | None, socket.socket | None]:

@@ -108,11 +108,6 @@ def _text_of(labels: Sequence[bytes]) -> str:
     return b".".join(labels).decode("ascii").lower()
 
 
-def identifier_of(data: bytes) -> int | None:
-    """Whose answer a message is, as far as it can be told."""
-    return int.from_bytes(data[:2], "big") if len(data) >= _HEADER.size else None
-
-
 def with_identifier(data: bytes, identifier: int) -> bytes:
     """The same message under another number."""
     return identifier.to_bytes(2, "big") + data[2:]

@@ -14,8 +14,6 @@ from contain.errors import NotSupported, UsageError
 from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 from contain.paths import ContainerPath, HostPath
 from contain.spec import (
-    MASKED_PATHS,
-    READ_ONLY_PATHS,
     SECCOMP_BUILTIN,
     SECCOMP_UNCONFINED,
     BlockLimit,
@@ -283,11 +281,6 @@ def _paths(value: str, option: str) -> tuple[str, ...]:
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(path, pattern) for pattern in patterns)
-
-
-def is_default_path(path: str) -> bool:
-    """Whether a path is hidden or read-only in every container."""
-    return path in MASKED_PATHS or path in READ_ONLY_PATHS
 
 
 # -- devices, parameters, namespaces ------------------------------------------------------------------------------------------------
