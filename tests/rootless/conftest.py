@@ -36,7 +36,8 @@ def _subordinate(name: str, user_id: int) -> tuple[int, int] | None:
 
 
 def _may_be_entered(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
+    """Whether the ordinary user gets there; who is no root is that user."""
+    return os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
 
 
 def _find_python() -> str | None:
@@ -52,10 +53,9 @@ def _find_python() -> str | None:
 PYTHON = _find_python()
 
 
-def program(source: str) -> tuple[str, ...]:
-    """The command line of a program of this project's."""
-    places = [str(ROOT), str(ROOT / "runtime"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    return (str(PYTHON), "-P", "-c", f"import sys; sys.path[:0] = {places!r}; {source}")
+def _packages() -> list[Path]:
+    """Where the packages that this project needs are installed."""
+    return sorted({Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")})
 
 
 class Ordinary:
@@ -64,6 +64,11 @@ class Ordinary:
     def __init__(self, user_id: int, group_id: int, name: str, place: Path, subordinate: tuple[int, int] | None) -> None:
         self.user_id, self.group_id, self.name, self.place, self.subordinate = user_id, group_id, name, place, subordinate
         self.store = place / "store"
+        self.lent = {
+            installed: place / f"packages{number}"
+            for number, installed in enumerate(_packages())
+            if not _may_be_entered(installed)
+        }
         self.before = set(self.processes())
 
     def processes(self) -> list[int]:
@@ -100,6 +105,8 @@ class Ordinary:
         if not node.exists() and os.geteuid() == 0:
             os.mknod(node, stat.S_IFCHR | mode, os.makedev(10, 200))
             node.chmod(mode)
+        for shown in self.lent.values():
+            shown.mkdir(exist_ok=True)
 
         def become() -> None:
             os.umask(0o022)
@@ -108,6 +115,8 @@ class Ordinary:
                 syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
                 if os.path.exists(_TUN):
                     syscalls.mount(str(node), _TUN, "", syscalls.MS_BIND, "")
+                for installed, shown in self.lent.items():
+                    syscalls.mount(str(installed), str(shown), "", syscalls.MS_BIND, "")
                 if private is not None:
                     private()
                 os.setgroups([])
@@ -144,18 +153,18 @@ class Ordinary:
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    @staticmethod
-    def program(source: str) -> tuple[str, ...]:
+    def program(self, source: str) -> tuple[str, ...]:
         """The command line of a program of this project's Python."""
-        return program(source)
+        places = [ROOT, ROOT / "runtime", *(self.lent.get(installed, installed) for installed in _packages())]
+        return (str(PYTHON), "-P", "-c", f"import sys; sys.path[:0] = {[str(place) for place in places]!r}; {source}")
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         """The command line of ``contain``."""
-        return (*program(CONTAIN), *arguments)
+        return (*self.program(CONTAIN), *arguments)
 
     def contain(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run ``contain`` as them."""
-        return self.run(*program(CONTAIN), *arguments, **options)  # type: ignore[arg-type]
+        return self.run(*self.command(*arguments), **options)  # type: ignore[arg-type]
 
     def ok(self, *arguments: str, **options: object) -> str:
         """The same; it must succeed. Its output without the last line's end."""
@@ -165,7 +174,7 @@ class Ordinary:
 
     def python(self, source: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run a program of this project's Python as them."""
-        return self.run(*program(source), *arguments, **options)  # type: ignore[arg-type]
+        return self.run(*self.program(source), *arguments, **options)  # type: ignore[arg-type]
 
     def give(self, path: Path) -> Path:
         """Make a tree theirs."""
