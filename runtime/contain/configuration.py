@@ -10,8 +10,8 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import HostError, UsageError
 from contain.home import caller_id
 from contain.paths import HostPath

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import NotFound, NotSupported, UsageError
 from contain.paths import HostPath
 from contain.values import dataclass, replace

@@ -5,7 +5,7 @@ Never prints by itself, except through an implementation that the caller chose.
 
 from __future__ import annotations
 
-from typing import Protocol
+from contain.annotations import Protocol
 
 
 class Progress(Protocol):

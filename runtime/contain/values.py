@@ -11,11 +11,11 @@ Classes of any other shape, and fields with other options than a default, ``repr
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
+from contain.annotations import TYPE_CHECKING, Any, TypeGuard
+
 if TYPE_CHECKING:
     import inspect
     from dataclasses import asdict, dataclass, field, fields, replace
-    from typing import Any, TypeGuard
 
 __all__ = ["asdict", "dataclass", "field", "fields", "is_value_class", "replace"]
 
@@ -121,20 +121,30 @@ class _Signature:
         return inspect.Signature(parameters)
 
 
-def _initialiser(cls: Any, fields: dict[str, _Field]) -> Any:
-    setters = [(name, getattr(cls, name).__set__) for name in fields]
-    defaults = {name: field.default for name, field in fields.items() if field.default is not _MISSING}
-    factories = [(name, field.default_factory) for name, field in fields.items() if field.default_factory is not _MISSING]
-    finish = getattr(cls, "__post_init__", None)
+def _initialiser(fields: dict[str, _Field], made: list[Any]) -> Any:
+    """A class's ``__init__``. ``made``: will hold the class. What it needs is looked up when the first instance is made: most
+    programs use few of the classes that they import."""
+    prepared: Any = None
     count = len(fields)
 
+    def prepare() -> Any:
+        own = made[0]
+        setters = [(name, getattr(own, name).__set__) for name in fields]
+        defaults = {name: field.default for name, field in fields.items() if field.default is not _MISSING}
+        factories = [(name, field.default_factory) for name, field in fields.items() if field.default_factory is not _MISSING]
+        return setters, defaults, factories, getattr(own, "__post_init__", None)
+
     def __init__(self: Any, /, **given: Any) -> None:  # noqa: N807 - it becomes the class's
+        nonlocal prepared
+        if prepared is None:
+            prepared = prepare()
+        setters, defaults, factories, finish = prepared
         for name, make in factories:
             if name not in given:
                 given[name] = make()
         values = {**defaults, **given}
         if len(values) != count or not values.keys() <= fields.keys():
-            raise _complaint(cls, fields, values)
+            raise _complaint(made[0], fields, values)
         for name, assign in setters:
             assign(self, values[name])
         if finish is not None:
@@ -184,34 +194,43 @@ def _standard(cls: Any, options: dict[str, bool]) -> Any:
     return dataclasses.dataclass(**options)(cls)
 
 
+_SHARED = {
+    "__dataclass_fields__": _StandardFields(),
+    "__signature__": _Signature(),
+    "__match_args__": (),
+    "__repr__": _repr,
+    "__eq__": _equal,
+}
+_FROZEN = {"__setattr__": _assign, "__delattr__": _delete, "__getstate__": _state, "__setstate__": _restore}
+
+
 def _make(cls: Any, *, frozen: bool) -> Any:
     own = _own_fields(cls)
-    if own is None or any("__dataclass_params__" in vars(base) for base in cls.__mro__[1:]):
+    if own is None or hasattr(cls, "__dataclass_params__"):
         return _standard(cls, _SHAPES[0 if frozen else 1])
+    given = dict(vars(cls))
+    for name in ("__dict__", "__weakref__", *own):
+        given.pop(name, None)
     fields: dict[str, _Field] = {}
     for base in reversed(cls.__mro__[1:]):
         fields.update(vars(base).get("__contain_fields__", {}))
-    slots = tuple(name for name in own if name not in fields)
+    made: list[Any] = []
+    body = {
+        **_SHARED,
+        **given,
+        "__qualname__": cls.__qualname__,
+        "__slots__": tuple([name for name in own if name not in fields]),
+        "__contain_fields__": fields,
+    }
     fields.update(own)
-    body = {name: value for name, value in vars(cls).items() if name not in own and name not in ("__dict__", "__weakref__")}
-    body.update(
-        __slots__=slots,
-        __contain_fields__=fields,
-        __dataclass_fields__=_StandardFields(),
-        __match_args__=(),
-        __signature__=_Signature(),
-    )
     if frozen:
-        body.update(__setattr__=_assign, __delattr__=_delete, __getstate__=_state, __setstate__=_restore)
-    body.setdefault("__repr__", _repr)
+        body.update(_FROZEN)
     if body.get("__hash__") is None:
         body["__hash__"] = _hash if frozen else None
-    body.setdefault("__eq__", _equal)
-    made: Any = type(cls)(cls.__name__, cls.__bases__, body)
-    made.__qualname__ = cls.__qualname__
     if "__init__" not in body:
-        made.__init__ = _initialiser(made, fields)
-    return made
+        body["__init__"] = _initialiser(fields, made)
+    made.append(type(cls)(cls.__name__, cls.__bases__, body))
+    return made[0]
 
 
 def is_value_class(kind: object) -> TypeGuard[type]:

@@ -113,7 +113,7 @@ def test_what_is_answered_at_once_needs_next_to_nothing() -> None:
         program = f"from contain.cli import start\nstart._answer_at_once({arguments!r})"
         modules = imported_by(program) - before
         assert modules <= {
-            *("contain", "contain.cli", "contain.cli.start", "contain.home", "gc", "__future__"),
+            *("contain", "contain.annotations", "contain.cli", "contain.cli.start", "contain.home", "gc", "__future__"),
             *(
                 "contain.build",
                 "contain.build.cache",

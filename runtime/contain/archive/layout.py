@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.archive.members import Members, bad_file, member_name, read_member
 from contain.errors import NotSupported, UsageError
 from contain.oci import Descriptor, ImageConfig, Platform, digest_of, parse_config, parse_index, parse_manifest

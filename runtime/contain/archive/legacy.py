@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
+from contain.annotations import Any
 from contain.archive.layout import FileImage, FileLayer, load_json
 from contain.archive.members import Members, bad_file, member_name, read_member
 from contain.errors import UsageError

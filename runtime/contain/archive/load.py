@@ -12,8 +12,8 @@ Memory: one piece of `_PIECE_BYTES` besides the unpacking.
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.archive.layout import FileImage, FileLayer, layer_media_type, read_contents
 from contain.archive.members import Members, bad_file, open_members
 from contain.errors import IntegrityError, NotFound

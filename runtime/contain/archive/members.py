@@ -16,8 +16,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
+from contain.annotations import TYPE_CHECKING, BinaryIO, Protocol, cast
 from contain.errors import IntegrityError, UsageError
 from contain.paths import HostPath
 from contain.store.compression import Decompressed

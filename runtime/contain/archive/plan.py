@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any
 
+from contain.annotations import Any
 from contain.archive.layout import CONTAINERD_NAME, REF_NAME, blob_member
 from contain.oci import Image, Manifest, canonical_json
 from contain.oci.image import MEDIA_INDEX

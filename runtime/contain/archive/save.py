@@ -12,8 +12,8 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.archive.plan import FileFormat, PlannedMember, SavedImage, plan_members
 from contain.errors import ContainError, HostError, IntegrityError, NotFound, UsageError
 from contain.oci import Descriptor, Image

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.errors import NotFound
 from contain.oci import Descriptor, canonical_json, digest_of
 from contain.oci.image import MEDIA_MANIFEST

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.attestation.attach import (
     ARTIFACT_PROVENANCE,
     ARTIFACT_SBOM,

@@ -13,8 +13,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.environment.facts import looks_secret
 from contain.values import dataclass, field
 

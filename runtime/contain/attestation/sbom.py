@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
 
+from contain.annotations import Any
 from contain.attestation.inventory import Component, Inventory, OperatingSystem
 from contain.attestation.licences import Licences
 from contain.oci import Image, digest_of

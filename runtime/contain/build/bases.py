@@ -8,10 +8,10 @@ in the store and in the build's result, never in the image: the same bytes have 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pluggy
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.host_root import HOST_NAME, host_config, image_trees
 from contain.build.request import BaseSource
 from contain.errors import NotFound, RegistryError

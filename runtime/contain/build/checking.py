@@ -7,8 +7,8 @@ objects to is decided by `contain.dockerfile.checks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.contexts.places import context_key
 from contain.build.host_root import HOST_NAME, host_config
 from contain.build.plan import plan

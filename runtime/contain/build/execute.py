@@ -17,8 +17,8 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
 
+from contain.annotations import TYPE_CHECKING, TypeVar
 from contain.build.bases import BaseFinder, find_base
 from contain.build.cache.places import Scope
 from contain.build.cache.steps import NotKnownYet

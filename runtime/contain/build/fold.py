@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.build.copy.fold import fold_copy, refuse_copy
 from contain.build.run.fold import fold_run, refuse_run
 from contain.build.state import DEFAULT_PATH, WINDOWS, StageState, absolute_path, command_arguments, expand_word

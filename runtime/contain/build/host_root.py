@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import Conflict
 from contain.oci import Image, ImageConfig
 from contain.paths import HostPath

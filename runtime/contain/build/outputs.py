@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO
 
+from contain.annotations import TYPE_CHECKING, BinaryIO
 from contain.dockerfile.suggestion import suggest
 from contain.errors import HostError, UsageError
 from contain.paths import HostPath

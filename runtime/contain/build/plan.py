@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.cache.keys import base_chain, key_of
 from contain.build.copy.fold import is_remote
 from contain.build.fetch.git_reference import hide_password

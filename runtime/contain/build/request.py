@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.cache.policy import CachePolicy
 from contain.build.contexts.places import ContextPlace
 from contain.build.record.values import BuildRecord, RemoteSource

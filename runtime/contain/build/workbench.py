@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.cache.keys import base_chain
 from contain.build.cache.steps import NotKnownYet

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from typing import Any, NoReturn
 
+from contain.annotations import Any, NoReturn
 from contain.errors import NotSupported, UsageError
 from contain.values import dataclass
 
@@ -233,6 +233,8 @@ _NOT_YET = (
     "stream sysctl t tail timestamps tmpfs tree type ulimit until use-api-socket uts v volume-driver volumes volumes-from"
 )
 """Flags that Docker has for some command and that are not built yet: refused by name."""
+
+argparse._ = str  # type: ignore[attr-defined]  # scripts read these words: no translations, which would import `locale`
 
 _FEWEST_COLUMNS = 24
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import UsageError
 
 if TYPE_CHECKING:

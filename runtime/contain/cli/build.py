@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import Parser, parse_pairs
 from contain.cli.build_runs import add_run_arguments, run_options
 from contain.cli.builder import add_cache_arguments, read_cache_policy

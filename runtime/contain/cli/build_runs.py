@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import NotSupported, UsageError
 
 if TYPE_CHECKING:

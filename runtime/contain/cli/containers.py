@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.output import render_table
 from contain.cli.ports import exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.errors import ContainError, NotFound

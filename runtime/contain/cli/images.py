@@ -7,10 +7,10 @@ import json
 import sys
 import time
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.output import TerminalProgress, render_size, render_table
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.engine import Engine
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.container.request.idmapping import render_user_namespace
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import ContainError, UsageError
 
 if TYPE_CHECKING:

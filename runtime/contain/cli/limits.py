@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.spec import DEFAULT_PIDS_LIMIT, Limits
 
 if TYPE_CHECKING:

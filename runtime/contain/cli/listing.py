@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
+from contain.annotations import Any
 from contain.cli.filters import has_label
 from contain.cli.output import render_age, render_size
 from contain.errors import NotSupported, UsageError

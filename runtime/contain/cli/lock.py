@@ -7,8 +7,8 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import Parser
 from contain.cli.output import TerminalProgress, replace_file
 from contain.errors import HostError, NotFound, NotSupported, UsageError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
+from contain.annotations import Any
 from contain.spec import Network, Networking
 
 

@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
 from contain.cli.output import render_table
 from contain.cli.volumes import parse_labels

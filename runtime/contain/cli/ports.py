@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.errors import NotFound, UsageError
 
 if TYPE_CHECKING:

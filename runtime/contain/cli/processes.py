@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.containers import each_container
 from contain.cli.output import render_size, render_table
 from contain.errors import Conflict, HostError, NotFound, UsageError

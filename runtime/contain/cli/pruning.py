@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.filters import passes_labels
 from contain.cli.output import render_size
 from contain.errors import ContainError, UsageError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.engine import Engine
 

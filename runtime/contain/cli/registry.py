@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.output import TerminalProgress
 from contain.errors import NotFound, RegistryError, UsageError
 

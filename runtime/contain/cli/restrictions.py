@@ -10,8 +10,8 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import parse_pairs
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES

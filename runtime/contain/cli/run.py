@@ -7,8 +7,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import parse_pairs
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.network_options import add_network_arguments, parse_networks

@@ -8,7 +8,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import NoReturn  # noqa: TID251 - nothing is imported for this
 
 
 def program() -> NoReturn:

@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from contain import __version__
+from contain.annotations import Any
 
 _API_VERSION = "1.45"  # whose shapes and words the answers have
 

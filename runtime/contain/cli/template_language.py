@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple  # noqa: TID251 - it makes classes
 
+from contain.annotations import Any
 from contain.errors import NotSupported, UsageError
 
 _REFUSED = ("define", "template", "block", "break", "continue")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.containers import each_container
 from contain.errors import Conflict, UsageError
 

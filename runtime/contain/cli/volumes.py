@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import parse_pairs
 from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
 from contain.cli.output import render_size, render_table

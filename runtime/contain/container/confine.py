@@ -10,8 +10,8 @@ import os
 import resource
 import stat
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import Conflict, HostError, NotSupported, UsageError
 from contain.linux.seccomp_cache import cache_key, cached_filter
 from contain.paths import ContainerPath, HostPath

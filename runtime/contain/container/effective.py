@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
 
+from contain.annotations import Any
 from contain.container.lifecycle.records import ContainerRecord
 from contain.linux.capabilities import CAPABILITY_NUMBERS
 from contain.linux.cgroups import EVERY, PARENT, probe_hierarchies, unescape_mount

@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.container.confine import filter_for
 from contain.container.launch import (
     SAID_BYTES,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from contain.annotations import TYPE_CHECKING
 from contain.linux.capabilities import mask_of
 from contain.linux.cgroups import Hierarchy
 from contain.operations import (
@@ -64,7 +65,6 @@ from contain.spec import (
 )
 from contain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.idranges import IdRange
 

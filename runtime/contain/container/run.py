@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.confine import (
     filter_of,
     find_devices,
@@ -38,7 +39,6 @@ from contain.paths import HostPath, run_home
 from contain.spec import ContainerSpec, IdMapping, Sharing
 from contain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange

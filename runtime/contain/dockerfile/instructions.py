@@ -6,8 +6,7 @@ build's decision; the few properties here only combine what is written.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
+from contain.annotations import ClassVar
 from contain.dockerfile.heredocs import Heredoc, heredoc_word
 from contain.dockerfile.mounts import MountFlag
 from contain.dockerfile.syntax import Directives, LogicalLine

@@ -11,8 +11,8 @@ import csv
 import posixpath
 import re
 from enum import Enum
-from typing import TypeVar
 
+from contain.annotations import TypeVar
 from contain.dockerfile.literals import parse_boolean, parse_size_bytes
 from contain.dockerfile.suggestion import suggest
 from contain.dockerfile.words import DEFAULT_ESCAPE, Lookup, expand

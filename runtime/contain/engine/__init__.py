@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from contain.annotations import TYPE_CHECKING
 from contain.engine.environments import Environments
 from contain.engine.opened import Completed, ReadyImage
 from contain.paths import HostPath, run_home, store_home
 from contain.progress import Progress, Silent
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.container.request.resolve import RunRequest
 

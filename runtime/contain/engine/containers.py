@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.reference import parse_reference
 from contain.spec import Network
 from contain.values import replace

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import ContainError, NotFound, UsageError
 from contain.paths import HostPath
 from contain.spec import Limits, Network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
 
+from contain.annotations import TYPE_CHECKING, Any, BinaryIO
 from contain.errors import Conflict, ContainError, NotFound, NotSupported
 from contain.paths import HostPath
 from contain.progress import Progress, Silent

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.paths import HostPath
 from contain.progress import Progress
 from contain.values import dataclass

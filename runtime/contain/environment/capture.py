@@ -13,8 +13,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal  # noqa: TID251 - the alias is evaluated
 
+from contain.annotations import BinaryIO, Protocol
 from contain.environment import packages as read
 from contain.environment.facts import UNREADABLE, Environment, FileFact, Identity, Package, Value, frozen, protect_variable
 from contain.environment.plain_directory import DirectoryFiles

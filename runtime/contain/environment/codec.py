@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
+from contain.annotations import Any
 from contain.environment.facts import (
     DIMENSIONS,
     FACT_DIMENSIONS,

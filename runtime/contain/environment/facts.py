@@ -11,8 +11,8 @@ import hmac
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TypeVar
 
+from contain.annotations import TypeVar
 from contain.values import dataclass, field, replace
 
 Value = str | tuple[str, ...]

@@ -10,8 +10,8 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.beneath import open_beneath
 from contain.values import dataclass
 

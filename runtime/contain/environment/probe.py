@@ -27,7 +27,7 @@ import re
 import struct
 import sysconfig
 import time
-from typing import Any, Callable, Dict, List, Mapping, Union
+from typing import Any, Callable, Dict, List, Mapping, Union  # noqa: TID251 - it stands alone
 
 # The outside replaces this line to give its key; without one, hashes of this run compare with nothing else.
 FINGERPRINT_KEY_HEX = ""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.environment.causes import LikelyCause
 from contain.environment.difference import (
     ADDED,

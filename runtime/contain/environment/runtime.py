@@ -11,8 +11,8 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 
+from contain.annotations import Any
 from contain.environment.facts import RUNTIME_DIMENSIONS, Value, frozen, protect_variable
 from contain.errors import HostError, IntegrityError
 from contain.values import dataclass

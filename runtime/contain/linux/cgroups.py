@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import HostError, UsageError
 from contain.linux.delegation import find_delegated, may_make_groups, parse_own_groups
 from contain.linux.limits import needed_controllers, plan_limits
@@ -23,7 +24,6 @@ from contain.linux.usernamespace import is_rootless
 from contain.spec import Limits
 from contain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.devices import DeviceRule
 

@@ -15,10 +15,10 @@ import os
 import signal
 from collections.abc import Iterator
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import HostError
 from contain.linux import syscalls
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.linux.idranges import IdRange
 

@@ -17,14 +17,11 @@ import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from contain.annotations import Any
 from contain.errors import Conflict, HostError, UsageError
 from contain.linux.rtnetlink import Route
 from contain.paths import HostPath
 from contain.values import dataclass, field, replace
-
-TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
-if TYPE_CHECKING:
-    from typing import Any
 
 DEFAULT_MTU_BYTES = 1500
 

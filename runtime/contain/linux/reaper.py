@@ -14,12 +14,11 @@ import signal
 import socket
 import sys
 
+from contain.annotations import TYPE_CHECKING, NoReturn
 from contain.linux import syscalls
 
-TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
 _NAME = b"contain-init"
 

@@ -10,8 +10,8 @@ import errno
 import json
 import re
 from collections.abc import Collection
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import NotSupported, UsageError
 from contain.linux.seccomp_policy import (
     ACTIONS,

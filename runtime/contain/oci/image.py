@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import IntegrityError
 from contain.values import dataclass, field
 

@@ -10,14 +10,12 @@ import os
 import sys
 import time
 
+from contain.annotations import TYPE_CHECKING, NoReturn
 from contain.errors import ContainError, UsageError
 from contain.oci_runtime.arguments import COMMANDS, Options, parse_arguments
 from contain.runtime_spec.document import render_json
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from contain.oci_runtime.launch import Launching
     from contain.oci_runtime.records import Place
 

@@ -13,8 +13,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, BinaryIO
 
+from contain.annotations import Any, BinaryIO
 from contain.errors import IntegrityError, NotFound, NotSupported, RegistryError, UsageError
 from contain.oci import Descriptor, canonical_json, digest_of, is_digest, parse_index
 from contain.oci.image import MEDIA_DOCKER_INDEX, MEDIA_INDEX, MEDIA_MANIFEST

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
+from contain.annotations import Protocol
 from contain.errors import ContainError, NotFound, RegistryError
 from contain.progress import Progress
 from contain.registry.challenge import (

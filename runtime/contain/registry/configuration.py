@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Any
 
 from contain import configuration as configuration_file
+from contain.annotations import Any
 from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.reference import DEFAULT_DOMAIN

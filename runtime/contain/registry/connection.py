@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from errno import EINPROGRESS, ETIMEDOUT
 from os import strerror
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3 import connection, connectionpool, exceptions
+
+from contain.annotations import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection  # not there at run time

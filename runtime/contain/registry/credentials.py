@@ -16,8 +16,8 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.progress import Progress

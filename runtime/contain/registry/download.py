@@ -7,8 +7,8 @@ Source: OCI distribution-spec 1.1 (blobs, ``Range``), RFC 9110 section 14.
 from __future__ import annotations
 
 import threading
-from typing import Protocol
 
+from contain.annotations import Protocol
 from contain.errors import ContainError, IntegrityError, NotFound, RegistryError
 from contain.oci import Descriptor
 from contain.progress import Progress

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+
+from contain.annotations import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -18,8 +18,8 @@ import stat
 import subprocess
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.errors import HostError, RegistryError, UsageError
 from contain.paths import HostPath
 from contain.progress import Progress, Silent

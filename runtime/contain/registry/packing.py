@@ -12,8 +12,8 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Protocol
 
+from contain.annotations import TYPE_CHECKING, Protocol
 from contain.errors import UsageError
 from contain.oci import Descriptor, Image, Manifest, render_manifest
 from contain.oci.image import (

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
+from contain.annotations import TYPE_CHECKING, BinaryIO, Protocol, cast
 from contain.errors import IntegrityError, NotFound, NotSupported, RegistryError
 from contain.oci import Descriptor, Image, ImageConfig, Manifest, Platform, digest_of, parse_config, parse_index, parse_manifest
 from contain.progress import Progress, Silent
@@ -246,7 +246,7 @@ class _LayerJob:
 
     def _unpack(self, blob: _Source, layer: Descriptor, diff_id: str, label: str, progress: Progress) -> None:
         self.store.extract_layer(
-            cast("BinaryIO", io.BufferedReader(_Stoppable(blob, self.stop), PIECE_BYTES)),
+            cast(BinaryIO, io.BufferedReader(_Stoppable(blob, self.stop), PIECE_BYTES)),
             diff_id=diff_id,
             media_type=layer.media_type,
             progress=progress,

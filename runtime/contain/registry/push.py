@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import ContainError, IntegrityError, NotFound, RegistryError, UsageError
 from contain.oci import Descriptor, Image
 from contain.progress import Progress

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
 
+from contain.annotations import TypeVar
 from contain.progress import Progress, Silent
 from contain.registry.client import CredentialSource, RegistryClient
 from contain.registry.configuration import Endpoint, RegistryConfiguration, is_insecure, plan_endpoints, read_configuration

@@ -15,9 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import HostError, NotSupported
 from contain.registry.policy import Trouble, choose_proxy
 from contain.values import dataclass, field

@@ -5,10 +5,10 @@ The work is done by the same C code (``_json``); where an interpreter has none, 
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from contain.annotations import TYPE_CHECKING, Any
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 _BLANKS = " \t\n\r"
 

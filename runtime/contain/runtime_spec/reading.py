@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.errors import NotSupported, UsageError
 
-TYPE_CHECKING = False  # `typing` takes some milliseconds to import
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 ID_LIMIT = 2**32 - 2  # -1 means "leave it" to chown(2) and setresuid(2)
 

@@ -6,7 +6,8 @@ removes a directory, or starts a container, needs little of this.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` takes a few milliseconds to import
+from contain.annotations import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from contain.store.blobs import BlobIngest
     from contain.store.cache import FileDigests, StepRecord

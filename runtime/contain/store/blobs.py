@@ -11,8 +11,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.errors import IntegrityError, NotFound
 from contain.oci import digest_of
 from contain.paths import HostPath

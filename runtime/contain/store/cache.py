@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import cast
 
+from contain.annotations import cast
 from contain.store.database import Database
 from contain.store.layers import Layers
 from contain.values import dataclass

@@ -19,8 +19,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal  # noqa: TID251 - the alias is evaluated
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import HostError
 from contain.paths import HostPath
 from contain.store.durable import explained, try_lock

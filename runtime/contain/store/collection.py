@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.store.database import Database
 from contain.store.images import Images
 from contain.store.layers import Layers

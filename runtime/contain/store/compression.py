@@ -13,8 +13,8 @@ import secrets
 import threading
 import zlib
 from contextlib import suppress
-from typing import IO, Any, Protocol, cast
 
+from contain.annotations import IO, Any, Protocol, cast
 from contain.errors import NotSupported
 from contain.store.tar_reader import bad_layer
 

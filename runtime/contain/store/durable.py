@@ -14,8 +14,8 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.errors import HostError
 from contain.paths import HostPath
 from contain.store.rooted import DIRECTORY_FLAGS

@@ -13,8 +13,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from contain.annotations import Any
 from contain.paths import HostPath
 from contain.values import dataclass, field
 

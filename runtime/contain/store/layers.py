@@ -14,8 +14,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from contain.annotations import TYPE_CHECKING, BinaryIO, Protocol
 from contain.errors import IntegrityError
 from contain.oci import canonical_json
 from contain.paths import HostPath

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import PurePosixPath
 from types import MappingProxyType, TracebackType
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.errors import IntegrityError, NotFound
 from contain.paths import HostPath
 from contain.store.marks import is_opaque, is_whiteout, read_xattrs

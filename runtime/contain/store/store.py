@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
 
+from contain.annotations import TYPE_CHECKING, BinaryIO
 from contain.errors import NotFound
 from contain.oci import Descriptor, Image, ImageConfig
 from contain.paths import HostPath

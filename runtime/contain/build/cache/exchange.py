@@ -22,8 +22,8 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
 
+from contain.annotations import TYPE_CHECKING, Any, BinaryIO
 from contain.build.cache.keys import key_of
 from contain.build.cache.places import CachePlace
 from contain.errors import ContainError, HostError, IntegrityError, NotFound

@@ -13,8 +13,8 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.environment.facts import looks_secret
 from contain.values import dataclass, field
 

@@ -12,8 +12,8 @@ again and gave the same bytes does not invalidate what follows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.build.copy.selection import InputDigest
 from contain.build.run.mounts import mount_ingredients
 from contain.build.steps import CopyStep, RunStep, WorkdirStep

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from contain.annotations import Any
 from contain.configuration import read_tables
 from contain.declared import parse_size_bytes
 from contain.errors import ContainError, UsageError

@@ -15,9 +15,9 @@ import os
 import sys
 import time
 
+from contain.annotations import TYPE_CHECKING
 from contain.home import caller_id, find_store_home
 
-TYPE_CHECKING = False  # what is not needed to answer is not imported
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 

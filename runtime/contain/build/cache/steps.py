@@ -12,8 +12,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.build.cache.keys import Ingredients, key_of
 from contain.build.graph import ImageBase, StageBase, plan_stage
 from contain.build.record.tracing import step_text

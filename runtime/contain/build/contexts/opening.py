@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
 
+from contain.annotations import TYPE_CHECKING, BinaryIO
 from contain.build.contexts.places import ContextKind, ContextPlace
 from contain.build.record.values import RemoteSource
 from contain.errors import HostError, IntegrityError, UsageError

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.build.copy.perform import CREATED_DIRECTORY_MODE
 from contain.build.copy.writer import Attributes, UpperWriter
 from contain.build.trees.tree import Kind, join, parent_of

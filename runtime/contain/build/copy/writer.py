@@ -17,8 +17,8 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol
 
+from contain.annotations import Protocol
 from contain.build.trees.context import node_of
 from contain.build.trees.tree import Kind, Lookup, Node, parent_of, resolve_path
 from contain.errors import HostError, InternalError, NotSupported, UsageError

@@ -13,8 +13,8 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.errors import IntegrityError, NotSupported
 from contain.values import dataclass
 

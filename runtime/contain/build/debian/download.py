@@ -12,9 +12,9 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import IntegrityError, NotFound, RegistryError
 from contain.paths import HostPath
 from contain.progress import Progress

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import UsageError
 from contain.paths import HostPath
 from contain.values import dataclass

@@ -20,9 +20,9 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from contain import configuration
+from contain.annotations import TYPE_CHECKING
 from contain.build.bases import ProvidedBase
 from contain.build.debian.debfile import decompress, merged_directories, plain_deb, read_deb, write_seed
 from contain.build.debian.download import CONNECTIONS, Amounts, ArchiveClient

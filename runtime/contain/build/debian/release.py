@@ -10,8 +10,8 @@ import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import IntegrityError, NotFound
 from contain.oci import digest_of
 from contain.paths import HostPath

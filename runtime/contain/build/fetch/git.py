@@ -17,8 +17,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from typing import Protocol
 
+from contain.annotations import Protocol
 from contain.build.fetch.git_reference import (
     GitReference,
     GitRevision,

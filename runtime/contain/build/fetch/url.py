@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from contain.annotations import TYPE_CHECKING
 from contain.errors import IntegrityError, NotFound, RegistryError, SourceSpan, UsageError
 from contain.oci import canonical_json, digest_of
 from contain.progress import Progress

@@ -5,8 +5,8 @@ by name, and then it must be the same one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.bases import BaseFinder, FoundBase
 from contain.build.host_root import HOST_NAME, image_trees
 from contain.build.lock.capture import base_moved

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.attestation import BuildInputs, Dependency, StepLayer, take_inventory
 from contain.attestation.image import tool_version
 from contain.attestation.inventory import Component

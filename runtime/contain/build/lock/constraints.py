@@ -10,8 +10,8 @@ Sources: pip, "Constraints Files" (``PIP_CONSTRAINT``); uv, ``UV_CONSTRAINT``; a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.values import dataclass
 
 if TYPE_CHECKING:

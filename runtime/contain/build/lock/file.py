@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
+from contain.annotations import Any
 from contain.build.lock.compare import Lock, LockedBase, LockedStage, LockedStep, Versions
 from contain.errors import UsageError
 from contain.oci import digest_of, is_digest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.bases import FoundBase
 from contain.build.graph import BuildGraph, ContextBase, ImageBase, ScratchBase, StageBase, StagePlan
 from contain.build.record.values import BuildRecord, BuiltBase, BuiltStage, BuiltStep, RemoteSource

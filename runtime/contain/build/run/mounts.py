@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.build.state import StageState, absolute_path
 from contain.build.trees.tree import Kind, Lookup, resolve_path
 from contain.dockerfile.instructions import Instruction, Run

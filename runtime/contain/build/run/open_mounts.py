@@ -13,8 +13,8 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.build.cache.keys import base_chain
 from contain.build.copy.perform import CopyOptions, perform_copy
 from contain.build.copy.selection import Batch, CopyPlan, Placement, Selected, digest_selection

@@ -17,8 +17,8 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol
 
+from contain.annotations import Protocol
 from contain.build.copy.selection import combine_digests, describe_entry, hash_lines
 from contain.build.record.values import LOCK_NAME
 from contain.build.trees.tree import Kind, Node, join, parent_of

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Protocol
 
+from contain.annotations import Protocol
 from contain.dockerfile.patterns import has_wildcard, match_wildcard
 from contain.errors import UsageError
 from contain.values import dataclass, field

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.build.normalise.causes import CAUSES
 from contain.build.verify.differences import PathDifference
 from contain.values import dataclass

@@ -18,8 +18,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
 
+from contain.annotations import IO, Any
 from contain.build.execute import build
 from contain.build.record.values import BuildRecord
 from contain.build.request import BuildHost, BuildRequest, BuildResult

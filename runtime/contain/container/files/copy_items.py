@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple  # noqa: TID251 - it makes a class
 
 from contain.beneath import open_beneath
 from contain.container.files.copy_root import Owners

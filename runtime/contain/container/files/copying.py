@@ -9,8 +9,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
+from contain.annotations import BinaryIO
 from contain.beneath import open_beneath
 from contain.container.files.copy_items import Writer, archive_pieces, read_archive, read_tree
 from contain.container.files.copy_root import ContainerRoot, Owners

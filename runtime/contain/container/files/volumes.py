@@ -19,8 +19,8 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from contain.annotations import Any
 from contain.container.request.mounts import anonymous_name, check_volume_name, recorded_volumes, volume_data
 from contain.errors import Conflict, NotFound, UsageError
 from contain.paths import ContainerPath, HostPath

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-TYPE_CHECKING = False
+from contain.annotations import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from contain.container.lifecycle.records import ContainerRecord
 

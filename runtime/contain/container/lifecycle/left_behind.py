@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
+from contain.annotations import NoReturn
 from contain.errors import ContainError
 
 

@@ -18,8 +18,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from contain.annotations import Any
 from contain.container.lifecycle.ended import ExitState
 from contain.container.lifecycle.happenings import attributes_of, changes
 from contain.container.lifecycle.states import Event, State, decide

@@ -7,31 +7,34 @@ started again.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
-from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from contain.annotations import TYPE_CHECKING, Any
 from contain.errors import Conflict
 from contain.spec import Confinement, ContainerSpec
 from contain.values import fields, is_value_class, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.container.lifecycle.records import ContainerRecord
 
 
 @cache
 def _hints(kind: type) -> Mapping[str, Any]:
-    return get_type_hints(kind)
+    """The types of a value class's fields."""
+    names = vars(sys.modules[kind.__module__])
+    return {each.name: eval(str(each.type), names) for each in fields(kind)}  # noqa: S307 - our own source
 
 
 def _read(kind: Any, value: Any) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _read_one_of(inner, value)
+    if isinstance(kind, types.UnionType):
+        return _read_one_of(kind.__args__, value)
+    origin: Any = getattr(kind, "__origin__", None)
+    inner: Any = getattr(kind, "__args__", ())
     if origin is tuple:
         if inner[1:] == (...,):
             return tuple(_read(inner[0], item) for item in value)

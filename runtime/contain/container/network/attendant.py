@@ -21,6 +21,7 @@ import signal
 import socket
 from collections.abc import Callable
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.launch import describe_failure, die_with_parent, raise_failure, reset_signals
 from contain.container.lifecycle.left_behind import keep_only
 from contain.container.network.etc_files import RESOLVER_ADDRESS
@@ -33,7 +34,6 @@ from contain.linux.rtnetlink import NETLINK_NETFILTER, NetlinkSocket
 from contain.paths import HostPath
 from contain.values import dataclass
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.container.network.names import LeaseFiles
 

@@ -15,6 +15,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.network.etc_files import write_etc
 from contain.container.plan import Workspace
 from contain.container.workspaces import workspaces
@@ -29,7 +30,6 @@ from contain.spec import DEFAULT_NETWORK, ContainerSpec, Endpoint, IdMapping, Ne
 from contain.spec import Networking as Asked
 from contain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack
 

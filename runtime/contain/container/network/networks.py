@@ -17,8 +17,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, choose_pool, decode_settings, encode_settings, number_of
 from contain.paths import HostPath

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.door import warn_once
 from contain.container.network.etc_files import write_etc
 from contain.container.plan import Workspace
@@ -19,7 +20,6 @@ from contain.linux.uplink import (
 from contain.paths import HostPath
 from contain.spec import DEFAULT_NETWORK, ContainerSpec
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack
 

@@ -3,17 +3,16 @@ of its own, and a container without a network needs none of them."""
 
 from __future__ import annotations
 
+from contain.annotations import TYPE_CHECKING, Protocol
 from contain.container.network.etc_files import write_etc
 from contain.container.plan import Workspace
 from contain.linux.usernamespace import owns_network
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, Network
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
-    from typing import Protocol
 
     class Wiring(Protocol):
         """What a container that is about to start has of networks."""

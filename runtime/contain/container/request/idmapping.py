@@ -7,8 +7,8 @@ name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import NotSupported, UsageError
 from contain.spec import DEFAULT_ID_COUNT, Identity, IdMapping, UserNamespace
 

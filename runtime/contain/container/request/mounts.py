@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from contain.annotations import Any
 from contain.errors import NotSupported, UsageError
 from contain.paths import ContainerPath, HostPath
 from contain.spec import Bind, Mount, Tmpfs, Volume

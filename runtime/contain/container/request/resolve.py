@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.request.asked import Surroundings
 from contain.container.request.idmapping import check_identity
 from contain.container.request.keeping import Keeping
@@ -30,7 +31,6 @@ from contain.spec import (
 )
 from contain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.container.request.mounts import MountRequest, VolumesFrom
 

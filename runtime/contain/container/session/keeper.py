@@ -31,8 +31,8 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
 
+from contain.annotations import Any
 from contain.beneath import open_beneath
 from contain.container.launch import describe_failure, die_with_parent, map_identity, place_descriptors, reset_signals
 from contain.container.plan import Workspace, plan_credentials, plan_outside, plan_root

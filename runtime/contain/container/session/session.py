@@ -16,9 +16,9 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import contain
+from contain.annotations import Any
 from contain.container.door import has_tty_group, verify_identity
 from contain.container.files.host_view import divide_host_root
 from contain.container.launch import raise_failure

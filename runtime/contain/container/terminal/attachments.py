@@ -23,11 +23,11 @@ import struct
 import time
 from collections import deque
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.terminal.terminal import set_window_size
 from contain.paths import HostPath
 from contain.values import asdict
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contain.container.lifecycle.ended import ExitState
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from contain.annotations import Any
 from contain.dockerfile.checks.rules import Finding
 from contain.errors import ContainError, SourceSpan
 

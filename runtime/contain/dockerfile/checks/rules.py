@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from contain.annotations import TYPE_CHECKING
 from contain.dockerfile.instructions import Dockerfile, Instruction
 from contain.dockerfile.patterns import IgnorePatterns
 from contain.errors import SourceSpan
