@@ -14,6 +14,7 @@ import pytest
 
 from contain.container.lifecycle.ended import ExitState, exit_state
 from contain.container.lifecycle.records import (
+    ContainerRecord,
     Records,
     begun,
     boot_id,
@@ -127,6 +128,17 @@ def test_without_a_supervisor_a_running_container_is_dead(records: Records) -> N
     assert (found.state, found.process_id) == ("dead", None)
     with pytest.raises(Conflict, match="is not running"):
         open_process(found)
+
+
+def test_what_was_removed_while_somebody_wrote_is_not_there(records: Records) -> None:
+    identifier = make(records)
+
+    def removed_meanwhile(written: ContainerRecord) -> ContainerRecord:
+        records.place(identifier).rename(records.place(f"{identifier}.removed"))
+        return begun(written, 7)
+
+    with pytest.raises(NotFound, match="No such container"):
+        records.update(identifier, removed_meanwhile)
 
 
 def test_what_two_write_of_one_container_is_both_kept(records: Records) -> None:

@@ -420,7 +420,10 @@ class Records:
             if written is None:
                 raise no_such_container(container_id)
             changed = change(written)
-            self.write(changed)
+            try:
+                self.write(changed)
+            except FileNotFoundError:  # it was removed at this moment
+                raise no_such_container(container_id) from None
         finally:
             os.close(descriptor)
         for action, more in changes(written, changed):
