@@ -119,9 +119,15 @@ NOT_TO_START_A_CONTAINER = """
 """
 
 
+def imports_of(stderr: str) -> set[str]:
+    """What a program started with ``-X importtime`` imported."""
+    return {line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:")}
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_starting_a_container_imports_what_it_needs_and_no_more(small_tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["none", "bridge"])
+def test_starting_a_container_imports_what_it_needs_and_no_more(small_tree: Path, tmp_path: Path, network: str) -> None:
     archive = tmp_path / "small.tar"
     with tarfile.open(archive, "w") as file:
         file.add(small_tree, arcname=".")
@@ -132,12 +138,19 @@ def test_starting_a_container_imports_what_it_needs_and_no_more(small_tree: Path
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
 
     contain("import", str(archive), "small")
-    run = ("run", "--rm", "--network", "none", "small", "true")
+    run = ("run", "--rm", "--network", network, "small", "true")
     contain(*run)  # compiles the filter
-    lines = [line for line in contain(*run).stderr.splitlines() if line.startswith("import time:")]
-    imported = {line.rpartition("|")[2].strip() for line in lines}
+    imported = imports_of(contain(*run).stderr)
     assert {"contain.container.launch", "sqlite3"} <= imported
-    assert imported & set(NOT_TO_START_A_CONTAINER.split()) == set()
+    not_wanted = set(NOT_TO_START_A_CONTAINER.split())
+    if network == "bridge":
+        not_wanted -= {"contain.container.network.networking", "contain.linux.nftables"}
+    assert imported & not_wanted == set()
+    imported = imports_of(contain("ps", "-a").stderr)
+    assert "contain.cli.container_listing" in imported
+    assert (
+        imported & {*NOT_TO_START_A_CONTAINER.split(), "sqlite3", "contain.container.launch", "contain.store.images"} == set()
+    )
 
 
 @pytest.mark.parametrize("argument", ["--version", "-v", "version"])

@@ -10,14 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from contain.annotations import Any
+from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.filters import has_label
 from contain.cli.output import render_age, render_size
 from contain.errors import NotSupported, UsageError
-from contain.oci import Image
 from contain.reference import Reference, parse_reference
-from contain.store import NameRecord, StoredImage
 from contain.values import dataclass
+
+if TYPE_CHECKING:
+    from contain.oci import Image
+    from contain.store import NameRecord, StoredImage
 
 IMAGE_HEADINGS = {
     "Repository": "REPOSITORY",

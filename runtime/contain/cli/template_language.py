@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple  # noqa: TID251 - it makes classes
 
 from contain.annotations import Any
 from contain.errors import NotSupported, UsageError
+from contain.values import dataclass, replace
 
 _REFUSED = ("define", "template", "block", "break", "continue")
 _TOKEN = re.compile(
@@ -39,19 +39,22 @@ _LOOSE = (
 _OPTIONAL = ("Health",)
 
 
-class Text(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
     """What stands between actions."""
 
     text: str
 
 
-class Show(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
     """An action that is replaced by its value."""
 
     pipeline: Pipeline
 
 
-class Branch(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
     """``if``, ``range`` or ``with``, and both ways."""
 
     kind: str
@@ -63,7 +66,8 @@ class Branch(NamedTuple):
 Node = Text | Show | Branch
 
 
-class Pipeline(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
     """Commands, each with the value of the one before as its last argument; variables that get the value."""
 
     names: tuple[str, ...]
@@ -71,7 +75,8 @@ class Pipeline(NamedTuple):
     text: str
 
 
-class Word(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
     """An operand: ``kind`` is value, field, name or pipeline. ``path``: fields that are looked up in it."""
 
     kind: str
@@ -121,7 +126,7 @@ def parse_template(template: str) -> list[Node]:
     for is_action, text in _split(template):
         if not is_action:
             if text:
-                lists[-1].append(Text(text))
+                lists[-1].append(Text(text=text))
             continue
         keyword, _, rest = text.partition(" ")
         if not text:
@@ -131,7 +136,7 @@ def parse_template(template: str) -> list[Node]:
         if keyword in _REFUSED:
             raise NotSupported(f"{{{{{text}}}}} in a template", code="template-not-supported")
         if keyword in ("if", "range", "with"):
-            branch = Branch(keyword, _parse_pipeline(rest), [], [])
+            branch = Branch(kind=keyword, pipeline=_parse_pipeline(rest), then=[], otherwise=[])
             lists[-1].append(branch)
             branches.append((branch, False))
             lists.append(branch.then)
@@ -143,7 +148,7 @@ def parse_template(template: str) -> list[Node]:
                 kind, _, condition = rest.strip().partition(" ")
                 if kind not in ("if", "with"):
                     raise _bad(f"{template!r}: unexpected {{{{{text}}}}}")
-                inner = Branch(kind, _parse_pipeline(condition), [], [])
+                inner = Branch(kind=kind, pipeline=_parse_pipeline(condition), then=[], otherwise=[])
                 lists[-1].append(inner)
                 branches.append((inner, True))
                 lists.append(inner.then)
@@ -155,7 +160,7 @@ def parse_template(template: str) -> list[Node]:
                 _, chained = branches.pop()
                 lists.pop()
         else:
-            lists[-1].append(Show(_parse_pipeline(text)))
+            lists[-1].append(Show(pipeline=_parse_pipeline(text)))
     if branches:
         raise _bad(f"{template!r}: unexpected EOF")
     return root
@@ -186,7 +191,7 @@ def _parse_pipeline(text: str) -> Pipeline:
     commands, place = _parse_commands(tokens, 0, text)
     if place != len(tokens):
         raise _bad(f"unexpected {tokens[place][1]!r} in {{{{{text}}}}}")
-    return Pipeline(tuple(names), commands, text)
+    return Pipeline(names=tuple(names), commands=commands, text=text)
 
 
 def _parse_commands(tokens: list[tuple[str, str]], place: int, text: str) -> tuple[tuple[tuple[Word, ...], ...], int]:
@@ -214,7 +219,7 @@ def _parse_commands(tokens: list[tuple[str, str]], place: int, text: str) -> tup
             ):
                 path = tuple(tokens[place][1][1:].split("."))
                 place += 1
-            words.append(Word("pipeline", Pipeline((), inner, text), path))
+            words.append(Word(kind="pipeline", value=Pipeline(names=(), commands=inner, text=text), path=path))
         elif kind == "mark":
             raise _bad(f"unexpected {written!r} in {{{{{text}}}}}")
         else:
@@ -227,21 +232,21 @@ def _parse_commands(tokens: list[tuple[str, str]], place: int, text: str) -> tup
 def _parse_word(kind: str, token: str) -> Word:
     if kind == "string":
         if token.startswith("`"):
-            return Word("value", token[1:-1])
+            return Word(kind="value", value=token[1:-1])
         try:
-            return Word("value", json.loads(token.replace("\t", "\\t").replace("\n", "\\n")))
+            return Word(kind="value", value=json.loads(token.replace("\t", "\\t").replace("\n", "\\n")))
         except ValueError as error:
             raise _bad(f"bad text {token}") from error
     if kind == "number":
-        return Word("value", float(token) if "." in token else int(token))
+        return Word(kind="value", value=float(token) if "." in token else int(token))
     if kind == "field":
         head, _, rest = token.partition(".")
-        return Word("field", head, tuple(rest.split(".")) if rest else ())
+        return Word(kind="field", value=head, path=tuple(rest.split(".")) if rest else ())
     if kind == "variable":
-        return Word("field", token)
+        return Word(kind="field", value=token)
     if token in ("true", "false", "nil"):
-        return Word("value", {"true": True, "false": False, "nil": None}[token])
-    return Word("name", token)
+        return Word(kind="value", value={"true": True, "false": False, "nil": None}[token])
+    return Word(kind="name", value=token)
 
 
 def first_fields(nodes: Sequence[Node], title: Callable[[str], str]) -> str:
@@ -351,7 +356,7 @@ def _run(command: tuple[Word, ...], dot: object, scope: _Scope, *piped: object) 
             shown = ", ".join(show(argument)[:40] for argument in (*arguments, *piped))
             raise UsageError(f"template: {first.value} cannot take ({shown})", code="bad-template") from error
     if first.kind == "field" and first.path[-1:] == ("Label",) and len(rest) + len(piped) == 1:
-        labels = _look_up(_operand(first._replace(path=first.path[:-1]), dot, scope), ("Labels",))
+        labels = _look_up(_operand(replace(first, path=first.path[:-1]), dot, scope), ("Labels",))
         return _label_of(labels, *(_operand(word, dot, scope) for word in rest), *piped)
     if rest or piped:
         raise UsageError("template: can't give argument to non-function", code="bad-template")

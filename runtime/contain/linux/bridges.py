@@ -7,7 +7,6 @@ containers are on it is `contain.linux.network`'s business, which calls everythi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -28,6 +27,7 @@ from contain.linux.leases import (
 )
 from contain.linux.resolver import host_servers
 from contain.linux.rtnetlink import NETLINK_NETFILTER, Link, NetlinkSocket, Request, Route
+from contain.oci.image import digest_of
 from contain.paths import HostPath
 from contain.values import dataclass, replace
 
@@ -82,9 +82,13 @@ def bridge_home(run_home: HostPath, network_id: str) -> HostPath:
     return run_home / "networks" / network_id if network_id else run_home
 
 
+def _tag(text: str, digits: int) -> str:
+    return digest_of(text.encode()).partition(":")[2][:digits]
+
+
 def host_interface(container_id: str, *, bridge: str) -> str:
     """The name of the host's end of a container's veth: at most 15 bytes, a function of the container's id and its bridge."""
-    return "ct" + hashlib.blake2b(f"{bridge} {container_id}".encode(), digest_size=6).hexdigest()
+    return f"ct{_tag(f'{bridge} {container_id}', 12)}"
 
 
 def bridge_names(run_home: HostPath) -> BridgeNames:
@@ -92,7 +96,7 @@ def bridge_names(run_home: HostPath) -> BridgeNames:
     place = os.path.realpath(run_home)
     if place == DEFAULT_RUN_HOME:
         return BridgeNames(bridge="contain0", table="contain")
-    tag = hashlib.blake2b(place.encode(), digest_size=5).hexdigest()
+    tag = _tag(place, 10)
     return BridgeNames(bridge=f"ctb{tag}", table=f"contain-{tag}")
 
 

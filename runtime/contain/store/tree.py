@@ -17,7 +17,6 @@ from contain.store.marks import WHITEOUT_PREFIX, is_whiteout, read_xattrs
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root, join, list_names
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
-from contain.values import dataclass
 
 _CHUNK_BYTES = 1 << 20
 _JOINED_BYTES = 1 << 16  # so much is given out as one piece
@@ -33,15 +32,14 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Node:
     """One name in a tree on disk: its path from the root, a descriptor of its directory (valid until the next step), what
     lstat(2) says."""
 
-    path: bytes
-    parent: int
-    name: bytes
-    found: os.stat_result
+    __slots__ = ("found", "name", "parent", "path")
+
+    def __init__(self, path: bytes, parent: int, name: bytes, found: os.stat_result) -> None:
+        self.path, self.parent, self.name, self.found = path, parent, name, found
 
 
 def iterate_tree(root: Root) -> Iterator[Node]:

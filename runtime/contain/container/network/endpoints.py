@@ -6,7 +6,6 @@ Forms and words: Docker's (``docker run --network``, runconfig's conflicts of op
 
 from __future__ import annotations
 
-import csv
 import re
 from ipaddress import ip_address
 
@@ -91,6 +90,8 @@ def parse_network(text: str) -> tuple[Network, str, Endpoint]:
         return Network.CONTAINER, name, Endpoint()
     if "=" not in text:
         return Network.BRIDGE, "", Endpoint(network=DEFAULT_NETWORK if text == "default" else text)
+    import csv
+
     endpoint = Endpoint(network="")
     for part in next(csv.reader([text])):
         key, equals, value = part.partition("=")
