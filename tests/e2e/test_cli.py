@@ -112,7 +112,7 @@ def test_ps_does_not_import_what_only_runs_containers() -> None:
 
 
 NOT_TO_START_A_CONTAINER = """
-    asyncio csv dataclasses hashlib inspect locale pyroute2 rich shutil subprocess tempfile tomllib typing urllib3 zstandard
+    asyncio csv dataclasses hashlib inspect locale pyroute2 rich shutil subprocess tempfile threading tomllib typing urllib3 zstandard
     contain.build.execute contain.container.lifecycle.probing contain.container.lifecycle.respecify contain.container.network.networking
     contain.container.request.mounts contain.declared contain.dockerfile contain.linux.nftables contain.linux.seccomp
     contain.store.store
