@@ -338,5 +338,5 @@ def test_system_df_tells_of_containers_and_volumes(cli: CommandLine) -> None:
     (cli.home / "volumes/idle/_data/x").write_text("x" * 700)
     rows = {line[:15].strip(): line[15:].split() for line in cli.good("system", "df").splitlines()}
     assert list(rows) == ["TYPE", "Images", "Containers", "Local Volumes", "Build Cache"]
-    assert rows["Containers"] == ["1", "0", "2.5kB", "2.5kB"]
-    assert rows["Local Volumes"] == ["2", "1", "2.2kB", "700B"]
+    assert rows["Containers"] == ["1", "0", "2.5kB", "2.5kB", "(100%)"]
+    assert rows["Local Volumes"] == ["2", "1", "2.2kB", "700B", "(31%)"]

@@ -153,7 +153,7 @@ COMMANDS = {
         needs_root=False,
         until_interrupted=True,
     ),
-    "system df": Command(module="builder", function="df", summary="How much space all of it takes", group=_SYSTEM),
+    "system df": Command(module="disk_usage", function="df", summary="How much space all of it takes", group=_SYSTEM),
     "oci": Command(
         module="oci",
         function="oci",

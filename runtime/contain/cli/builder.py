@@ -1,4 +1,4 @@
-"""``contain builder prune``, ``contain system df``, and the flags of ``contain build`` that concern its cache."""
+"""``contain builder prune``, and the flags of ``contain build`` that concern its cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.output import render_size, render_table
+from contain.cli.output import render_size
 from contain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,46 +125,4 @@ def builder_prune(options: argparse.Namespace) -> int:
     for mount in report.mounts:
         sys.stdout.write(f"Deleted: cache mount {mount}\n")
     sys.stdout.write(f"Total reclaimed space: {render_size(report.freed_bytes)}\n")
-    return 0
-
-
-def add_df_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
-
-
-def df(options: argparse.Namespace) -> int:  # noqa: ARG001 - a command's shape
-    """Docker's table: what takes how much of the store."""
-    from contain.cli.inspecting import tree_bytes
-    from contain.container.request.mounts import volume_data
-    from contain.engine import Engine
-
-    with Engine.open() as engine:
-        images, records, volumes = engine.store.images(), engine.records.all(), engine.volumes.all()
-        used = {record.image_digest for record in records}
-        sizes = engine.store.image_bytes(keep=used)
-        usage = engine.store.cache_usage()
-        written = {record.container_id: tree_bytes(engine.records.place(record.container_id) / "upper") for record in records}
-        held = {volume.name: tree_bytes(volume_data(engine.home, volume.name)) for volume in volumes}
-        users = engine.volume_users()
-    resting = {record.container_id for record in records if record.state in ("created", "exited", "dead")}
-    kinds = (
-        ("Images", len(images), sum(image.digest in used for image in images), *sizes),
-        (
-            "Containers",
-            len(records),
-            len(records) - len(resting),
-            sum(written.values()),
-            sum(size for each, size in written.items() if each in resting),
-        ),
-        (
-            "Local Volumes",
-            len(volumes),
-            sum(bool(users.get(name)) for name in held),
-            sum(held.values()),
-            sum(size for name, size in held.items() if not users.get(name)),
-        ),
-        ("Build Cache", usage.layers + usage.mounts, usage.active, usage.total_bytes, usage.reclaimable_bytes),
-    )
-    rows = [(kind, str(total), str(active), render_size(size), render_size(free)) for kind, total, active, size, free in kinds]
-    sys.stdout.write(render_table(("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), rows))
     return 0

@@ -28,7 +28,8 @@ _BLOB_GRACE_SECONDS = 3600
 class Evictable:
     """A layer (``name`` is its diff_id) or a cache mount (its directory) that takes space for the cache alone.
 
-    ``superseded``: at every place where it was made, something newer was made since.
+    ``superseded``: at every place where it was made, something newer was made since. ``description``: a
+    cache mount's id.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Evictable:
     in_use: bool = False
     superseded: bool = False
     is_mount: bool = False
+    created_seconds: float = 0
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,11 @@ class Collector:
         )
         return int(str(rows[0][0]))
 
+    def entries(self, mounts: Sequence[CacheMount]) -> tuple[Evictable, ...]:
+        """Everything that takes space for the cache alone, the last used first."""
+        things = self._things(self._layout.leased()) + [_of_mount(mount) for mount in mounts]
+        return tuple(sorted(things, key=lambda each: (-each.used_seconds, each.name)))
+
     def usage(self, mounts: Sequence[CacheMount]) -> CacheUsage:
         """What there is."""
         things = self._things(self._layout.leased()) + [_of_mount(mount) for mount in mounts]
@@ -112,14 +120,14 @@ class Collector:
         in_images = self._images.reachable_layers(leased)
         newest: dict[str, int] = {}
         rows = []
-        for diff_id, position, used, size in self._database.rows(
-            "SELECT diff_id, position, used_seconds, size_bytes FROM steps ORDER BY used_seconds"
+        for diff_id, position, used, size, created in self._database.rows(
+            "SELECT diff_id, position, used_seconds, size_bytes, created_seconds FROM steps ORDER BY used_seconds"
         ):
             newest[str(position)] = int(str(used))
             if diff_id is not None:
-                rows.append((str(diff_id), str(position), int(str(used)), int(str(size))))
+                rows.append((str(diff_id), str(position), int(str(used)), int(str(size)), int(str(created))))
         found: dict[str, Evictable] = {}
-        for diff_id, position, used, size in rows:
+        for diff_id, position, used, size, created in rows:
             if diff_id in in_images or not self._layers.path(diff_id).is_dir():
                 continue
             before = found.get(diff_id)
@@ -129,6 +137,7 @@ class Collector:
                 used_seconds=used,
                 in_use=diff_id in leased,
                 superseded=newest[position] > used and (before is None or before.superseded),
+                created_seconds=created if before is None else min(created, before.created_seconds),
             )
         return list(found.values())
 
@@ -196,6 +205,8 @@ def _of_mount(mount: CacheMount) -> Evictable:
         used_seconds=mount.used_seconds,
         in_use=mount.in_use,
         is_mount=True,
+        created_seconds=mount.created_seconds,
+        description=mount.id,
     )
 
 

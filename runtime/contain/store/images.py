@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -455,6 +456,22 @@ class Images:
             diff_id: int(str(self._layers.record(diff_id)["size_bytes"])) for diff_id in everything if self._layers.has(diff_id)
         }
         return sum(sizes.values()), sum(size for diff_id, size in sizes.items() if diff_id not in needed)
+
+    def shared_bytes(self) -> dict[str, int]:
+        """Of each image by its digest: the bytes of its layers that at least one other image has, too."""
+        layers: dict[str, tuple[str, ...]] = {}
+        for (digest,) in self._database.rows("SELECT digest FROM images"):
+            with suppress(NotFound, IntegrityError):
+                layers[str(digest)] = load_image(self._layout, str(digest)).config.diff_ids
+        holders = Counter(diff_id for diff_ids in layers.values() for diff_id in set(diff_ids))
+        return {
+            digest: sum(
+                int(str(self._layers.record(diff_id)["size_bytes"]))
+                for diff_id in diff_ids
+                if holders[diff_id] > 1 and self._layers.has(diff_id)
+            )
+            for digest, diff_ids in layers.items()
+        }
 
     def delete_layers(self, layers: set[str], *, blob_grace_seconds: float) -> PruneReport:
         """Remove layers that the caller, who holds the collection barrier, knows to be in no use; and their packed forms."""

@@ -18,7 +18,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.store.blobs import BlobIngest, Blobs
 from contain.store.cache import Cache, FileDigests, StepRecord
-from contain.store.collection import CachePruned, CacheUsage, Collector
+from contain.store.collection import CachePruned, CacheUsage, Collector, Evictable
 from contain.store.database import Database
 from contain.store.images import GRACE_SECONDS, Images, PruneReport, StoredImage
 from contain.store.layers import CommittedLayer, Layers
@@ -292,6 +292,16 @@ class Store:
     def image_bytes(self, *, keep: Collection[str] = ()) -> tuple[int, int]:
         """What all images' layers take, and of that, what only images without a name (except ``keep``) need."""
         return self._images.layer_bytes(keep)
+
+    def shared_bytes(self) -> dict[str, int]:
+        """How much of each image's layers other images have, too."""
+        return self._images.shared_bytes()
+
+    def cache_entries(self) -> tuple[Evictable, ...]:
+        """What the build cache consists of, each layer and cache mount by itself, the last used first."""
+        from contain.store.cache_mounts import list_cache_mounts
+
+        return self._collector.entries(list_cache_mounts(self))
 
     def cache_usage(self) -> CacheUsage:
         """What the build cache consists of, and takes for itself."""
