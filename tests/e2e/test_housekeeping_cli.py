@@ -115,3 +115,73 @@ def test_system_df_takes_templates(cli: CommandLine) -> None:
     refused = cli("system", "df", "--format", "{{.Nonsense}}")
     assert refused.returncode == 1
     assert ".Reclaimable" in refused.stderr
+
+
+# -- prune ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_image_prune_takes_what_its_filters_name_at_once(cli: CommandLine) -> None:
+    first = cli.build("app", "FROM small\nRUN echo 1 >/x\nLABEL stage=one\n")
+    second = cli.build("app", "FROM small\nRUN echo 2 >/x\nLABEL stage=two keep=yes\n")
+    third = cli.build("app", "FROM small\nRUN echo 3 >/x\n")
+
+    def images() -> set[str]:
+        return set(cli.good("images", "-q", "--no-trunc").split())
+
+    assert {first, second, third} < images()
+    cli.good("image", "prune", "-f", "--filter", "until=1h")
+    cli.good("image", "prune", "-f", "--filter", "label=stage=three")
+    assert {first, second, third} < images()
+    said = cli.good("image", "prune", "-f", "--filter", "label=stage", "--filter", "label!=keep")
+    assert f"Deleted: {first}\n  app:latest cannot be rolled back to it any more\n" in said
+    assert {second, third} < images()
+    assert first not in images()
+    cli.good("image", "prune", "-f")
+    assert second not in images()
+    assert third in images()
+
+
+def test_image_prune_of_all_leaves_what_a_container_uses(cli: CommandLine) -> None:
+    used = cli.build("used", "FROM small\nLABEL a=1\n")
+    idle = cli.build("idle", "FROM small\nLABEL a=2\n")
+    cli.good("create", "--network=none", "used", "true")
+    said = cli.good("image", "prune", "-f", "--filter", "dangling=false", "--filter", "label=a")
+    assert "untagged: idle:latest\n" in said
+    assert f"Deleted: {idle}\n" in said
+    assert set(cli.good("images", "--format", "{{.Repository}}").split()) == {"used", "small"}
+    said = cli.good("image", "prune", "-a", "-f")
+    assert "untagged: small:latest\n" in said
+    assert cli.good("images", "-q", "--no-trunc").split() == [used]
+    assert cli.good("run", "--rm", "--network=none", "used", "echo", "still here") == "still here\n"
+
+
+def test_an_image_that_somebody_works_with_is_not_pruned(cli: CommandLine) -> None:
+    from contain.store import Store
+
+    digest = cli.build("app", "FROM small\nRUN echo 1 >/x\n")
+    with Store.open(cli.home) as store, store.lease(digest):
+        cli.good("image", "prune", "-a", "-f")
+        assert digest in cli.good("images", "-q", "--no-trunc").split()
+    cli.good("image", "prune", "-a", "-f")
+    assert digest not in cli.good("images", "-q", "--no-trunc").split()
+
+
+def test_system_prune_has_the_filters_for_all_that_it_removes(cli: CommandLine) -> None:
+    for name in ("kept", "gone"):
+        flags = ("--label", "keep=1") if name == "kept" else ()
+        cli.good("create", "--network=none", "--name", name, *flags, "small", "true")
+        cli.good("network", "create", *flags, f"net-{name}")
+        cli.build(name, f"FROM small\nRUN echo {name} >/x\n" + ("LABEL keep=1\n" if flags else ""))
+        cli.good("tag", "small", name)  # the image that was built has no name any more
+    said = cli.good("system", "prune", "-f", "--filter", "label!=keep")
+    assert cli.good("ps", "-a", "--format", "{{.Names}}") == "kept\n"
+    names = cli.good("network", "ls", "--format", "{{.Name}}").split()
+    assert "net-kept" in names
+    assert "net-gone" not in names
+    assert len(cli.good("images", "-q", "--filter", "dangling=true").split()) == 1
+    assert "Deleted Networks:\nnet-gone\n" in said
+    asked = cli("system", "prune", "--filter", "label!=keep")
+    assert "Items to be pruned will be filtered with:\n  - label!=keep\n" in asked.stdout
+    refused = cli("system", "prune", "-f", "--volumes", "--filter", "until=1h")
+    assert refused.returncode == 1
+    assert 'The "until" filter is not supported with "--volumes"' in refused.stderr

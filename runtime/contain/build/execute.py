@@ -185,6 +185,7 @@ class _Builder:
         if bench.executed_steps or not bench.store.has_blob(digest_of(render_config(config))):
             self._tell_warnings()
         image = bench.store.put_image(config, result.layers)
+        bench.cleanup.enter_context(bench.store.lease(image.digest))  # until it has its name
         bench.store.touch_steps(bench.used_keys)
         self._export_cache()
         if bench.executed_steps:

@@ -13,6 +13,7 @@ from contain.errors import ContainError, NotFound, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from contain.engine import Engine
+    from contain.store import PruneReport
 
 
 def add_images_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,10 +254,16 @@ def prune(options: argparse.Namespace) -> int:
 
 
 def prune_images(engine: Engine) -> int:
-    """Remove images without a name and say so; the bytes that are free now."""
+    """Remove images without a name that are not young, and what nothing needs, and say so; the bytes that are free now."""
+    report = engine.prune()
+    show_removed(report)
+    return report.freed_bytes
+
+
+def show_removed(report: PruneReport) -> None:
+    """A line for each image that went, and for each name that can no longer be rolled back to it."""
     from contain.reference import parse_reference
 
-    report = engine.prune()
     names: dict[str, list[str]] = {}
     for digest, name in report.former_names:
         names.setdefault(digest, []).append(parse_reference(name).familiar)
@@ -264,4 +271,3 @@ def prune_images(engine: Engine) -> int:
         sys.stdout.write(f"Deleted: {digest}\n")
         for name in names.get(digest, ()):
             sys.stdout.write(f"  {name} cannot be rolled back to it any more\n")
-    return report.freed_bytes

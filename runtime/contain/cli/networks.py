@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from contain.annotations import TYPE_CHECKING, Any
-from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
+from contain.cli.filters import has_label, matches_name, parse_filters
 from contain.cli.output import render_table
 from contain.cli.volumes import parse_labels
 from contain.errors import Conflict, ContainError, NotFound, NotSupported
 from contain.values import dataclass
 
 if TYPE_CHECKING:
+    from contain.cli.pruning import PruneFilters
     from contain.container.lifecycle.records import ContainerRecord
     from contain.container.network.networks import NamedNetwork
     from contain.engine import Engine
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 HEADINGS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
 _OTHER_HEADINGS = {"CreatedAt": "CREATED AT", "IPv4": "IPV4", "IPv6": "IPV6", "Internal": "INTERNAL", "Labels": "LABELS"}
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
-_PRUNE_FILTERS = ("label", "label!", "until")
 CHOICES = {
     "type": (("builtin", "custom"), "one of builtin, custom"),
     "dangling": (("true", "1", "false", "0"), "one of true, 1, false, 0"),
@@ -429,31 +429,34 @@ def network_rm(options: argparse.Namespace) -> int:
 
 def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
     """Docker's flags."""
+    from contain.cli.pruning import add_filter_argument
+
     parser.add_argument("-f", "--force", action="store_true", help="do not ask")
-    parser.add_argument("--filter", action="append", default=[], metavar="KEY=VALUE", help=f"keys: {', '.join(_PRUNE_FILTERS)}")
+    add_filter_argument(parser, "until=TIME, label=K[=V], label!=K[=V]")
 
 
 def network_prune(options: argparse.Namespace) -> int:
     """Those that no running container is on."""
-    from contain.cli.pruning import confirmed
+    import time
+
+    from contain.cli.pruning import confirmed, parse_prune_filters
     from contain.engine import Engine
 
-    filters = parse_filters(options.filter, _PRUNE_FILTERS, choices=CHOICES)
-    until = _parse_until(filters["until"])
+    filters = parse_prune_filters(options.filter, now=time.time())
     if not confirmed("This will remove all custom networks not used by at least one container.", force=options.force):
         return 1
     with Engine.open() as engine:
-        prune_networks(engine, until, lambda own: passes_labels(own, filters["label"], filters["label!"]))
+        prune_networks(engine, filters)
     return 0
 
 
-def prune_networks(engine: Engine, until: float | None, passes: Callable[[Mapping[str, str]], bool]) -> None:
-    """Remove networks that no running container is on, made before ``until`` and with labels that pass, and say so."""
+def prune_networks(engine: Engine, filters: PruneFilters) -> None:
+    """Remove networks that no running container is on and that the filters let go, and say so."""
     from contain.container.network.networks import Networks
 
     removed = []
     for record in Networks(engine.home).all():
-        if not passes(dict(record.labels)) or (until is not None and record.created_seconds > until):
+        if not filters.passes(dict(record.labels), record.created_seconds):
             continue
         try:
             _remove(engine, record)
@@ -462,13 +465,3 @@ def prune_networks(engine: Engine, until: float | None, passes: Callable[[Mappin
         removed.append(record.name)
     if removed:
         sys.stdout.write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-
-
-def _parse_until(values: Sequence[str]) -> float:
-    if not values:
-        return float("inf")
-    import time
-
-    from contain.cli.container_listing import parse_moment
-
-    return parse_moment(values[-1], flag="until", now=time.time())

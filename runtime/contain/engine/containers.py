@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from contain.annotations import TYPE_CHECKING
@@ -13,7 +13,7 @@ from contain.values import replace
 
 if TYPE_CHECKING:
     from contain.container.execute import ExecRequest
-    from contain.container.files.volumes import Volumes
+    from contain.container.files.volumes import VolumeRecord, Volumes
     from contain.container.lifecycle.ended import ExitState
     from contain.container.lifecycle.records import ContainerRecord
     from contain.container.request.resolve import RunRequest
@@ -90,9 +90,9 @@ class Containers(Images):
 
         return volume_users([(record.container_id, record.details) for record in self.records.all()])
 
-    def prune_volumes(self) -> tuple[list[str], int]:
+    def prune_volumes(self, wanted: Callable[[VolumeRecord], bool] = lambda _: True) -> tuple[list[str], int]:
         """``contain system prune --volumes``: names of the volumes without a name that went, and bytes set free."""
-        return self.volumes.prune(self.volume_users, everything=False, wanted=lambda _: True)
+        return self.volumes.prune(self.volume_users, everything=False, wanted=wanted)
 
     def plan_run(self, request: RunRequest, ready: ReadyImage | None = None) -> str:
         """What ``contain run`` would ask of the kernel, a line for each operation."""
@@ -187,7 +187,12 @@ class Containers(Images):
 
         sweep(self.run_home)
         spec = self.specify(request, ready, recorded=False)
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            self.store.lease(spec.image_digest),  # there is no record that keeps it from being pruned
+            tempfile.TemporaryFile() as source,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             source.write(stdin)
             source.seek(0)
             state = run(spec, stdin=source.fileno(), stdout=out.fileno(), stderr=err.fileno(), home=self.run_home)
@@ -234,5 +239,9 @@ class Containers(Images):
 
         request = replace(request, network=Network.NONE, arguments=request.arguments or ("worker",))
         spec = self.specify(request, ready, recorded=False)
-        with open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session:
+        # There is no record that keeps the image from being pruned.
+        with (
+            self.store.lease(spec.image_digest),
+            open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session,
+        ):
             yield session

@@ -372,6 +372,36 @@ class Images:
                 grace_seconds=0,
             )
 
+    def prune_unnamed(self, chosen: Collection[str]) -> PruneReport:
+        """Remove those of the chosen images that have no name, however young they are, with the blobs and layers that nothing else
+        needs, neither another image nor a cached step. What a living process has a lease on stays."""
+        with self._layout.collection_barrier(collecting=True):
+            leased = self._layout.leased()
+            named = {str(row[0]) for row in self._database.rows("SELECT digest FROM names")}
+            known = {str(row[0]) for row in self._database.rows("SELECT digest FROM images")}
+            gone = sorted(known & set(chosen) - named - leased)
+            mine = _Found(blobs=self._referrers.blobs_of(gone))
+            for digest in gone:
+                mine.blobs.add(digest)
+                with suppress(NotFound, IntegrityError):
+                    references = _references(load_image(self._layout, digest))
+                    mine.blobs |= references.blobs
+                    mine.layers |= references.layers
+            former = self._former_names(gone)
+            with self._database.transaction() as database:
+                database.executemany("DELETE FROM images WHERE digest = ?", [(digest,) for digest in gone])
+                self._referrers.forget(gone)
+            used = self._reachable()
+            for digest in leased:
+                with suppress(NotFound, IntegrityError):
+                    references = _references(load_image(self._layout, digest))
+                    used.blobs |= references.blobs
+                    used.layers |= references.layers
+            used.layers |= {str(row[0]) for row in self._database.rows("SELECT diff_id FROM steps WHERE diff_id IS NOT NULL")}
+            blobs, layers = mine.blobs - used.blobs - leased, mine.layers - used.layers - leased
+            report = self._delete(tuple(gone), blobs, layers, cache_rows=0, grace_seconds=0)
+            return replace(report, former_names=former)
+
     def prune(self, *, keep: Collection[str], grace_seconds: float) -> PruneReport:
         """Remove images without a name, and every blob, layer and cache row that no remaining image needs.
 

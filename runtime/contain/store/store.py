@@ -270,6 +270,10 @@ class Store:
         """Take out again what was brought in for an image that did not come about, as far as nothing else needs it."""
         self._images.discard(blobs, layers)
 
+    def prune_unnamed(self, chosen: Collection[str]) -> PruneReport:
+        """Remove those of the chosen images that nobody named, at once; see `contain.store.images.Images.prune_unnamed`."""
+        return self._images.prune_unnamed(chosen)
+
     def prune(self, *, keep: Collection[str] = (), grace_seconds: float = GRACE_SECONDS) -> PruneReport:
         """Remove images without names (except ``keep``) and whatever no image needs; see `contain.store.images.Images.prune`."""
         return self._images.prune(keep=keep, grace_seconds=grace_seconds)
