@@ -185,3 +185,83 @@ def test_system_prune_has_the_filters_for_all_that_it_removes(cli: CommandLine) 
     refused = cli("system", "prune", "-f", "--volumes", "--filter", "until=1h")
     assert refused.returncode == 1
     assert 'The "until" filter is not supported with "--volumes"' in refused.stderr
+
+
+# -- events --------------------------------------------------------------------------------------------------------------------
+
+
+def told(cli: CommandLine, *flags: str) -> list[dict[str, Any]]:
+    shown = cli.good("events", "--since", "1h", "--until", "0s", "--format", "json", *flags)
+    return [json.loads(line) for line in shown.splitlines()]
+
+
+def actions(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"{row['Type']} {row['Action']}" for row in rows]
+
+
+def test_events_tell_what_a_container_does_to_networks_and_volumes(cli: CommandLine) -> None:
+    container = cli.good("run", "-d", "--network=none", "-v", "kept:/keep:ro", "-v", "/own", "small", "sleep", "100").strip()
+    cli.good("rm", "-f", "-v", container)
+    rows = [row for row in told(cli) if row["Type"] in ("network", "volume") or row["Action"] in ("create", "start", "die")]
+    assert actions(rows) == [
+        *("volume create", "volume create", "container create"),
+        *("network connect", "volume mount", "volume mount", "container start"),
+        *("container die", "network disconnect", "volume unmount", "volume unmount"),
+        "volume destroy",
+    ]
+    assert {row["Actor"]["Attributes"]["container"] for row in rows if row["Action"] in ("connect", "mount", "unmount")} == {
+        container
+    }
+    mounted = told(cli, "--filter", "volume=kept", "--filter", "event=mount")
+    assert mounted[0]["Actor"]["Attributes"] == {
+        "container": container,
+        "destination": "/keep",
+        "driver": "local",
+        "propagation": "",
+        "read/write": "false",
+    }
+    joined = told(cli, "--filter", "network=none")
+    assert [row["Action"] for row in joined] == ["connect", "disconnect"]
+    assert joined[0]["Actor"]["Attributes"] == {"container": container, "name": "none", "type": "null"}
+
+
+def test_events_tell_of_networks_that_a_running_container_joins_and_leaves(cli: CommandLine) -> None:
+    network = cli.good("network", "create", "second").strip()
+    cli.good("run", "-d", "--network=none", "--name", "alone", "small", "sleep", "100")
+    cli.good("create", "--network=second", "--name", "box", "small", "sleep", "100")
+    cli.good("network", "disconnect", "second", "box")
+    assert actions(told(cli, "--filter", "network=second")) == ["network create"], "a container that does not run joins nothing"
+    cli.good("start", "box")
+    cli.good("network", "connect", "second", "box")
+    cli.good("network", "disconnect", "second", "box")
+    cli.good("network", "rm", "second")
+    rows = told(cli, "--filter", "type=network", "--filter", "network=second")
+    assert [row["Action"] for row in rows] == ["create", "connect", "disconnect", "destroy"]
+    assert {row["Actor"]["ID"] for row in rows} == {network}
+
+
+def test_events_tell_what_becomes_of_images(cli: CommandLine, tmp_path: Path) -> None:
+    digest = cli.build("app:1", "FROM small\nLABEL tier=front\n")
+    cli.good("tag", "app:1", "app:2")
+    cli.good("save", "-o", str(tmp_path / "app.tar"), "app:1")
+    cli.good("rmi", "app:1", "app:2")
+    cli.good("load", "-i", str(tmp_path / "app.tar"))
+    cli.good("rmi", "app:1")
+    cli.good("image", "prune", "-f")
+    rows = told(cli, "--filter", "label=tier=front")
+    assert [row["Action"] for row in rows] == ["tag", "tag", "save", "untag", "untag", "delete", "load", "untag", "delete"]
+    assert {row["id"] for row in rows} == {digest}
+    assert actions(told(cli, "--filter", "image=app", "--filter", "event=tag")) == ["image tag", "image tag"]
+    assert actions(told(cli, "--filter", "event=prune")) == ["image prune"]
+
+
+def test_events_tell_what_is_taken_out_of_a_container(cli: CommandLine, tmp_path: Path) -> None:
+    cli.good("create", "--network=none", "--name", "box", "small", "true")
+    cli.good("cp", "box:/etc/passwd", str(tmp_path / "passwd"))
+    cli.good("cp", str(tmp_path / "passwd"), "box:/tmp/passwd")
+    cli.good("export", "-o", str(tmp_path / "box.tar"), "box")
+    digest = cli.good("commit", "box", "kept:1").strip()
+    rows = told(cli, "--filter", "container=box")
+    assert [row["Action"] for row in rows] == ["create", "archive-path", "extract-to-dir", "export", "commit"]
+    assert rows[-1]["Actor"]["Attributes"]["imageID"] == digest
+    assert rows[-1]["Actor"]["Attributes"]["imageRef"] == "kept:1"

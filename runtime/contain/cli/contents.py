@@ -43,7 +43,9 @@ def export(options: argparse.Namespace) -> int:
             "cowardly refusing to save to a terminal. Use the -o flag or redirect", code="bad-output", remedy="-o FILE"
         )
     with Engine.open() as engine:
-        pieces = export_pieces(trees_of(engine.records, engine.records.find(options.container)))
+        record = engine.records.find(options.container)
+        pieces = export_pieces(trees_of(engine.records, record))
+        engine.records.tell(record, "export")
         if options.output is None:
             sys.stdout.buffer.writelines(pieces)
             sys.stdout.buffer.flush()
@@ -125,6 +127,7 @@ def cp(options: argparse.Namespace) -> int:
             else:
                 given = sys.stdin.buffer if source.path == "-" else source.path
                 size = copy_in(root, record.name, given, target.path, warn=warn, **how)
+        engine.records.tell(record, "archive-path" if out else "extract-to-dir")
     if not options.quiet and os.isatty(1) and target.path != "-":
         where = options.target if target.container is not None else os.path.abspath(target.path)
         sys.stderr.write(f"Successfully copied {render_size(size)} to {where}\n")

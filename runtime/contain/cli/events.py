@@ -42,14 +42,25 @@ def parse_filters(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def _without_tag(name: str) -> str:
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name
+
+
 def passes(happening: Happening, filters: Mapping[str, Sequence[str]]) -> bool:
     """Whether the filters let it through: any of several values of a key, but all labels."""
     attributes = happening.attributes
 
     def is_one(kind: str, wanted: str) -> bool:
-        if happening.kind != kind:
-            return kind in ("image", "container") and attributes.get(kind) == wanted
-        return happening.identity.startswith(wanted) or attributes.get("name") == wanted
+        if kind == "image":  # also of containers; a tag may be left out, as with Docker
+            name = attributes.get("name" if happening.kind == "image" else "image", "")
+            known = (
+                name,
+                _without_tag(name),
+                *((happening.identity, _without_tag(happening.identity)) * (happening.kind == "image")),
+            )
+            return wanted in known or (happening.kind == "image" and happening.identity.startswith(wanted))
+        return happening.kind == kind and (happening.identity.startswith(wanted) or attributes.get("name") == wanted)
 
     def test(key: str, wanted: str) -> bool:
         match key:

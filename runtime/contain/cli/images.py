@@ -200,6 +200,7 @@ def rollback(options: argparse.Namespace) -> int:
     reference = parse_reference(options.name)
     with Engine.open() as engine:
         before, after = engine.store.rollback(reference, to=options.to)
+        engine.note_image("tag", engine.store.image(after), reference.familiar)
     sys.stdout.write(f"{after}\n")
     sys.stderr.write(f"{reference.familiar}: {after}; was {before or 'taken away'}\n")
     return 0

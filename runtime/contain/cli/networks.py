@@ -12,6 +12,7 @@ from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.filters import has_label, matches_name, parse_filters
 from contain.cli.output import render_table
 from contain.cli.volumes import parse_labels
+from contain.container.network.predefined import DRIVERS, PREDEFINED, PREDEFINED_IDS, network_digest
 from contain.errors import Conflict, ContainError, NotFound, NotSupported
 from contain.values import dataclass
 
@@ -50,16 +51,9 @@ class SeenNetwork:
         return dict(self.record.labels) if self.record else {}
 
 
-def predefined_id(name: str) -> str:
-    """The id of a network that is always there: the same everywhere."""
-    import hashlib
-
-    return hashlib.sha256(f"contain network {name}".encode()).hexdigest()
-
-
 def list_networks(engine: Engine) -> list[SeenNetwork]:
     """All of them, by name."""
-    from contain.container.network.networks import DRIVERS, PREDEFINED, Networks
+    from contain.container.network.networks import Networks
     from contain.linux.bridges import bridge_home
     from contain.linux.leases import Ledger
 
@@ -70,7 +64,7 @@ def list_networks(engine: Engine) -> list[SeenNetwork]:
         found.append(
             SeenNetwork(
                 name=name,
-                network_id=predefined_id(name),
+                network_id=PREDEFINED_IDS[name],
                 driver=DRIVERS[name],
                 state=state,
                 users=_users(state, containers, shared=name),
@@ -334,7 +328,7 @@ def network_document(seen: SeenNetwork) -> dict[str, Any]:
         lease = state.leases.get(container_id) if state is not None else None
         row = {"Name": name, "EndpointID": "", "MacAddress": "", "IPv4Address": "", "IPv6Address": ""}
         if lease is not None and state is not None and state.pool is not None:
-            row["EndpointID"] = predefined_id(f"{seen.network_id} {container_id}")
+            row["EndpointID"] = network_digest(f"{seen.network_id} {container_id}")
             row["MacAddress"] = render_hardware_address(hardware_address_of(lease))
             row["IPv4Address"] = f"{dotted(lease.address)}/{state.pool.prefix}"
             if lease.address6 and settings and settings.pool6:
@@ -465,3 +459,4 @@ def prune_networks(engine: Engine, filters: PruneFilters) -> None:
         removed.append(record.name)
     if removed:
         sys.stdout.write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    engine.note("network", "prune", "", {"reclaimed": "0"})

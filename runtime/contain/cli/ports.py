@@ -137,7 +137,7 @@ def _describe_place(
     record: ContainerRecord, name: str, network: NetworkRecord | None, lease: Lease | None, endpoint: dict[str, Any]
 ) -> dict[str, Any]:
     """One of ``Networks``: what was asked for, and what it has at this moment."""
-    from contain.cli.networks import predefined_id
+    from contain.container.network.predefined import PREDEFINED_IDS, network_digest
 
     wanted = {"IPv4Address": endpoint.get("address"), "IPv6Address": endpoint.get("address6")}
     described: dict[str, Any] = {
@@ -161,11 +161,11 @@ def _describe_place(
     from contain.linux.bridges import hardware_address_of, render_hardware_address
     from contain.linux.leases import dotted, text_of
 
-    network_id = network.settings.network_id or predefined_id(name)
+    network_id = network.settings.network_id or PREDEFINED_IDS[name]
     described |= {
         "MacAddress": render_hardware_address(hardware_address_of(lease)),
         "NetworkID": network_id,
-        "EndpointID": predefined_id(f"{network_id} {record.container_id}"),
+        "EndpointID": network_digest(f"{network_id} {record.container_id}"),
         "IPAddress": dotted(lease.address),
         "DNSNames": list(dict.fromkeys(names_of(record.container_id, lease))) if network.settings.network_id else None,
     }

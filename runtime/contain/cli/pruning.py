@@ -113,6 +113,7 @@ def _prune_containers(engine: Engine, filters: PruneFilters) -> int:
             freed += size
     if removed:
         sys.stdout.write("Deleted Containers:\n" + "".join(f"{each}\n" for each in removed) + "\n")
+    note_prune(engine, "container", freed)
     return freed
 
 
@@ -157,14 +158,21 @@ def _prune_images(engine: Engine, filters: PruneFilters, *, everything: bool) ->
         for name in row.names:
             reference = parse_reference(name)
             if engine.store.untag(reference) is not None:
-                engine.note("image", "untag", row.digest, {"name": reference.familiar})
+                engine.note("image", "untag", row.digest, {**row.labels, "name": reference.familiar})
                 sys.stdout.write(f"untagged: {reference.familiar}\n")
         chosen.append(row.digest)
     report = engine.store.prune_unnamed(chosen)
     for digest in report.images:
         engine.note("image", "delete", digest, {"name": digest})
     show_removed(report)
-    return report.freed_bytes + (0 if filters.texts else prune_images(engine))
+    freed = report.freed_bytes + (0 if filters.texts else prune_images(engine))
+    note_prune(engine, "image", freed)
+    return freed
+
+
+def note_prune(engine: Engine, kind: str, freed_bytes: int) -> None:
+    """Tell `contain events` that things of a kind were pruned."""
+    engine.note(kind, "prune", "", {"reclaimed": str(freed_bytes)})
 
 
 def add_system_prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +210,7 @@ def system_prune(options: argparse.Namespace) -> int:
         if options.volumes:
             volumes, volume_bytes = engine.prune_volumes(lambda record: filters.passes(dict(record.labels), 0))
             freed += volume_bytes
+            note_prune(engine, "volume", volume_bytes)
             if volumes:
                 sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in volumes) + "\n")
         freed += _prune_images(engine, filters, everything=options.all)

@@ -186,7 +186,7 @@ def _wanted(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bo
 
 def volume_prune(options: argparse.Namespace) -> int:
     """Only volumes without a name, unless all were asked for."""
-    from contain.cli.pruning import confirmed
+    from contain.cli.pruning import confirmed, note_prune
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS, choices=CHOICES)
@@ -197,6 +197,7 @@ def volume_prune(options: argparse.Namespace) -> int:
         return 1
     with Engine.open() as engine:
         removed, freed = engine.volumes.prune(engine.volume_users, everything=everything, wanted=_wanted(filters))
+        note_prune(engine, "volume", freed)
     if removed:
         sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
     sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")

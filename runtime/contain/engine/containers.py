@@ -176,6 +176,9 @@ class Containers(Images):
             image = self.store.put_image(config, layers, source="commit")
         if reference is not None:
             self.store.tag(reference, image.digest, source="commit")
+            self.note_image("tag", image, reference.familiar)
+        named = {} if reference is None else {"imageRef": reference.familiar}
+        self.records.tell(record, "commit", {"comment": message, "imageID": image.digest, **named})
         return image
 
     def run_captured(self, request: RunRequest, *, ready: ReadyImage | None = None, stdin: bytes = b"") -> Completed:

@@ -30,7 +30,10 @@ class Images(Opened):
         """Decided by `contain.build.fold`, done by `contain.build.build`."""
         from contain.build.execute import build
 
-        return build(request, store=self.store, progress=self.progress)
+        result = build(request, store=self.store, progress=self.progress)
+        for reference in request.tags:
+            self.note_image("tag", result.image, reference.familiar)
+        return result
 
     def verify_build(self, request: BuildRequest) -> tuple[BuildResult, Verification]:
         """Build twice under different conditions and compare: `contain.build.verify.verify`."""
@@ -61,6 +64,15 @@ class Images(Opened):
         from contain.store.journal import note
 
         note(self.home, kind, action, identity, attributes)
+
+    def note_image(self, action: str, image: Image, name: str = "", *, identity: str = "") -> None:
+        """Tell `contain events` what has happened to an image, with its labels, as Docker does. ``identity``: a name in place of the
+        digest."""
+        self.note("image", action, identity or image.digest, {**image.config.labels, "name": name or image.digest})
+
+    def _note_transfer(self, action: str, image: Image, reference: Reference) -> None:
+        bare = Reference(domain=reference.domain, path=reference.path, tag=None).familiar
+        self.note_image(action, image, bare, identity=reference.familiar)
 
     def find_image(self, name: str) -> ReadyImage:
         """An image of the local store, by name, digest or beginning of a digest. Raises `NotFound`."""
@@ -96,7 +108,7 @@ class Images(Opened):
             from contain.registry.pull import pull as pull_image
 
             reference = parse_reference(name)
-            pull_image(reference, store=self.store, progress=self.progress)
+            self._note_transfer("pull", pull_image(reference, store=self.store, progress=self.progress), reference)
             return self.find_image(name)
         return self._base(parse_reference(name), name)
 
@@ -132,6 +144,8 @@ class Images(Opened):
             return pull(reference, store=self.store, platform=platform, progress=progress)
 
         found = find_base(reference, host_platform(), self.progress, store=self.store, pull=pull_image)
+        if name != HOST_IMAGE:
+            self._note_transfer("pull", found.image, reference)
         return ReadyImage(name=name, image=found.image, trees=found.trees, source=found.source.source)
 
     def pull(self, name: str, *, platform: Platform | None = None) -> ReadyImage:
@@ -141,7 +155,7 @@ class Images(Opened):
 
         reference = parse_reference(name)
         image = pull(reference, store=self.store, platform=platform, progress=self.progress)
-        self.note("image", "pull", name, {"name": name})
+        self._note_transfer("pull", image, reference)
         known = self.store.name_source(reference)
         return ReadyImage(
             name=name, image=image, trees=image_trees(image, self.store), source=known[1] if known is not None else ""
@@ -168,6 +182,7 @@ class Images(Opened):
         reference = parse_reference(name)
         pushed = push(reference, store=self.store, compression=compression, chunk_bytes=chunk_bytes, progress=self.progress)
         self._push_attestations(pushed)
+        self._note_transfer("push", self.store.find_image(name), reference)
         return pushed
 
     def _push_attestations(self, pushed: Pushed) -> None:
@@ -220,9 +235,10 @@ class Images(Opened):
 
     def tag(self, name: str, new_name: str) -> None:
         """Give an image one more name."""
-        digest = self.find_image(name).image.digest
-        self.store.tag(parse_reference(new_name), digest, source="tagged")
-        self.note("image", "tag", digest, {"name": new_name})
+        image = self.find_image(name).image
+        reference = parse_reference(new_name)
+        self.store.tag(reference, image.digest, source="tagged")
+        self.note_image("tag", image, reference.familiar)
 
     def remove_image(self, name: str, *, force: bool = False) -> tuple[str, ...]:
         """``contain rmi``: take the name away, and the image with its last name; what was done, a line each.
@@ -248,7 +264,7 @@ class Images(Opened):
         if is_name:
             if self.store.untag(reference) is None:  # somebody else was quicker
                 raise NotFound(f"No such image: {name}", code="image-not-found", remedy="`contain images` lists them")
-            self.note("image", "untag", image.digest, {"name": reference.familiar})
+            self.note_image("untag", image, reference.familiar)
             done.append(f"Untagged: {reference.familiar}")
             if len(names) > 1:
                 return tuple(done)
@@ -258,6 +274,7 @@ class Images(Opened):
             for other in names:
                 known = parse_reference(other)
                 self.store.untag(known)
+                self.note_image("untag", image, known.familiar)
                 done.append(f"Untagged: {known.familiar}")
         former = self.store.former_names(image.digest) if is_name and not force else ()
         if former:
@@ -265,7 +282,7 @@ class Images(Opened):
             self.progress.note(f"{image.digest} stays until `contain image prune`: {others} can be rolled back to it")
         elif not users and self.store.remove_image(image.digest, only_unnamed=True).images:
             done.append(f"Deleted: {image.digest}")
-            self.note("image", "delete", image.digest, {"name": image.digest})
+            self.note_image("delete", image)
         return tuple(done)
 
     def save(
@@ -290,7 +307,7 @@ class Images(Opened):
                     code="image-on-host",
                     remedy="build it on another base than `host`",
                 )
-        return save_images(
+        saved = save_images(
             asked,
             compression=compression,
             form=form or FileFormat.DOCKER,
@@ -298,6 +315,9 @@ class Images(Opened):
             store=self.store,
             progress=self.progress,
         )
+        for image, _ in asked:
+            self.note_image("save", image)
+        return saved
 
     def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float]:
         """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named."""
@@ -338,7 +358,10 @@ class Images(Opened):
         from contain.registry.platform import parse_platform
 
         wanted = None if platform is None else parse_platform(platform)
-        return load(source, store=self.store, progress=self.progress, platform=wanted)
+        loaded = load(source, store=self.store, progress=self.progress, platform=wanted)
+        for each in loaded:
+            self.note_image("load", each.image)
+        return loaded
 
     def import_image(self, archive: BinaryIO, name: str) -> Image:
         """``contain import``: any root file system as a tar archive becomes an image of one layer."""
@@ -360,7 +383,8 @@ class Images(Opened):
         layer = Descriptor(media_type=MEDIA_LAYER, digest=diff_id, size=self.store.layer_size(diff_id))
         image = self.store.put_image(config, [layer], source="imported")
         self.store.tag(reference, image.digest, source="imported")
-        self.note("image", "import", image.digest, {"name": name})
+        self.note_image("tag", image, reference.familiar)
+        self.note_image("import", image)
         return image
 
     def lock(self, request: BuildRequest) -> str:

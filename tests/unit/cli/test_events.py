@@ -31,6 +31,7 @@ TAGGED = Happening(time_ns=1, kind="image", action="tag", identity="sha256:1", a
         (["event=die"], (True, False, False)),
         (["event=health_status"], (False, True, False)),
         (["image=small"], (True, False, True)),
+        (["image=sma"], (False, False, False)),
         (["label=tier"], (True, False, False)),
         (["label=tier=front"], (True, False, False)),
         (["label=tier=front", "label=nope"], (False, False, False)),
@@ -40,6 +41,28 @@ TAGGED = Happening(time_ns=1, kind="image", action="tag", identity="sha256:1", a
 def test_filters_let_through(filters: list[str], passed: tuple[bool, bool, bool]) -> None:
     parsed = parse_filters(filters)
     assert tuple(passes(each, parsed) for each in (DIED, LOOKED, TAGGED)) == passed
+
+
+def test_an_image_may_be_named_without_its_tag() -> None:
+    tagged = Happening(
+        time_ns=1, kind="image", action="tag", identity="sha256:1", attributes={"name": "registry.example:5000/app:1"}
+    )
+    for text, passed in (
+        ("registry.example:5000/app", True),
+        ("registry.example:5000/app:1", True),
+        ("registry.example", False),
+        ("sha256:1", True),
+        ("app", False),
+    ):
+        assert passes(tagged, parse_filters([f"image={text}"])) is passed
+
+
+def test_what_happens_to_a_network_is_not_what_happens_to_its_container() -> None:
+    joined = Happening(
+        time_ns=1, kind="network", action="connect", identity="77", attributes={"container": "abc", "name": "net"}
+    )
+    assert not passes(joined, parse_filters(["container=abc"]))
+    assert passes(joined, parse_filters(["network=net", "event=connect"]))
 
 
 @pytest.mark.parametrize("text", ["", "x", "type=", "=x", "nope=1"])

@@ -9,6 +9,7 @@ import pytest
 from contain.cli.filters import parse_filters
 from contain.cli.networks import CHOICES, SeenNetwork, network_document, network_row, select_networks
 from contain.container.network.networks import NamedNetwork, NetworkRequest, Networks, check_network_name, plan_network
+from contain.container.network.predefined import PREDEFINED, PREDEFINED_IDS, network_digest
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, number_of, text_of
 
@@ -185,3 +186,7 @@ def test_rows_and_documents_have_dockers_keys() -> None:
     assert document["IPAM"]["Config"] == [{"Subnet": "172.28.0.0/16", "Gateway": "172.28.0.1"}]
     assert (document["Internal"], document["EnableIPv6"], document["Labels"]) == (True, False, {"team": "a"})
     assert document["Containers"] == {}
+
+
+def test_the_networks_that_are_always_there_have_their_ids_everywhere() -> None:
+    assert {name: network_digest(name) for name in PREDEFINED} == PREDEFINED_IDS

@@ -211,6 +211,7 @@ class Volumes:
                     with self._naming():
                         if self._make(volume.name, {ANONYMOUS_LABEL: ""} if volume.anonymous else {}):
                             made.append(volume)
+                            note(self.directory.parent, "volume", "create", volume.name, {"driver": "local"})
                         descriptor = os.open(self.place(volume.name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                         held.callback(os.close, descriptor)
                         fcntl.flock(descriptor, fcntl.LOCK_SH)

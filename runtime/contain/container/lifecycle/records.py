@@ -16,14 +16,15 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from contain.annotations import Any
 from contain.container.lifecycle.ended import ExitState
-from contain.container.lifecycle.happenings import attributes_of, changes
+from contain.container.lifecycle.happenings import Around, around_end, around_start, attributes_of, changes, network_event
 from contain.container.lifecycle.states import Event, State, decide
-from contain.errors import Conflict, NotFound
+from contain.container.network.predefined import PREDEFINED_IDS
+from contain.errors import Conflict, ContainError, NotFound
 from contain.linux import syscalls
 from contain.paths import HostPath
 from contain.spec import ContainerSpec, RestartPolicy
@@ -427,8 +428,30 @@ class Records:
         finally:
             os.close(descriptor)
         for action, more in changes(written, changed):
+            if action == "start":
+                self._tell_around(around_start(changed, self._network_id))
             self.tell(changed, action, more)
+            if action == "die":
+                self._tell_around(around_end(changed, self._network_id))
         return changed
+
+    def _tell_around(self, rows: Iterable[Around]) -> None:
+        for each in rows:
+            note(self.directory.parent, each.kind, each.action, each.identity, each.attributes)
+
+    def _network_id(self, name: str) -> str:
+        if name in PREDEFINED_IDS:
+            return PREDEFINED_IDS[name]
+        from contain.container.network.networks import Networks
+
+        try:
+            return Networks(self.directory.parent).find(name).network_id
+        except ContainError:
+            return ""
+
+    def tell_of_network(self, record: ContainerRecord, action: str, name: str) -> None:
+        """Note in the journal that a container that runs has come onto a network, or has left it."""
+        self._tell_around((network_event(action, name, self._network_id(name), record.container_id),))
 
     def tell(self, record: ContainerRecord, action: str, more: Mapping[str, str] | None = None) -> None:
         """Note in the journal what has happened to a container."""

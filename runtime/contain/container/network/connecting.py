@@ -66,6 +66,7 @@ def connect(records: Records, record: ContainerRecord, endpoint: Endpoint, *, ho
             with contextlib.suppress(NotFound):
                 records.update(record.container_id, lambda written: _without(written, endpoint.network))
             raise
+        records.tell_of_network(changed, "connect", endpoint.network)
 
 
 def disconnect(records: Records, record: ContainerRecord, name: str, *, home: HostPath, force: bool = False) -> None:
@@ -88,6 +89,8 @@ def disconnect(records: Records, record: ContainerRecord, name: str, *, home: Ho
     if changed.state == "running" and changed.process_id is not None:
         with _alone(changed, home):
             _part(changed, bridge_home(home, network_id), home=home)
+        if is_on:
+            records.tell_of_network(changed, "disconnect", name)
 
 
 def rename(container_id: str, name: str, *, home: HostPath) -> None:

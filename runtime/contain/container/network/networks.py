@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from contain.annotations import Any
+from contain.container.network.predefined import PREDEFINED
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux.leases import BridgeSettings, Pool, choose_pool, decode_settings, encode_settings, number_of
 from contain.paths import HostPath
@@ -26,8 +27,6 @@ from contain.store.durable import explained, held_lock, replaced
 from contain.store.journal import note
 from contain.values import dataclass, replace
 
-PREDEFINED = ("bridge", "host", "none")
-DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 DEFAULT_NETWORK_ID = ""
 _NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"
 _LONGEST_NAME = 200
