@@ -378,3 +378,32 @@ def parse_pairs(values: list[str], *, flag: str) -> tuple[tuple[str, str], ...]:
             raise UsageError(f"invalid argument {value!r} for {flag}: write NAME=VALUE", code="bad-arguments")
         pairs.append((name, text))
     return tuple(pairs)
+
+
+def parse_labels(values: list[str], *, flag: str = "--label") -> tuple[tuple[str, str], ...]:
+    """``K=V``, or ``K`` for a label without a value. `UsageError` in Docker's words for one without a name, or with blanks in it."""
+    for value in values:
+        name = value.partition("=")[0].lstrip()
+        if not name:
+            raise _invalid(value, flag, f"invalid label '{value}': empty name")
+        if any(character.isspace() for character in name):
+            raise _invalid(value, flag, f"label '{name}' contains whitespaces")
+    return tuple((name, text) for name, _, text in (value.partition("=") for value in values))
+
+
+def parse_variables(values: list[str], *, flag: str) -> tuple[tuple[str, str], ...]:
+    """``K=V``, or ``K`` for the caller's value where it has one. `UsageError` in Docker's words for one without a name."""
+    pairs = []
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name:
+            raise _invalid(value, flag, f"invalid environment variable: {value}")
+        if equals:
+            pairs.append((name, text))
+        elif name in os.environ:
+            pairs.append((name, os.environ[name]))
+    return tuple(pairs)
+
+
+def _invalid(value: str, flag: str, why: str) -> UsageError:
+    return UsageError(f'invalid argument "{value}" for "{flag}" flag: {why}', code="bad-arguments", remedy="write NAME=VALUE")

@@ -7,11 +7,10 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.arguments import Parser, parse_pairs
+from contain.cli.arguments import Parser, parse_labels, parse_variables
 from contain.cli.build_runs import add_run_arguments, run_options
 from contain.cli.builder import add_cache_arguments, read_cache_policy
 from contain.cli.lock import add_lock_flags, attest, find_lock, refuse_without_build
@@ -236,7 +235,7 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
         context=None,
         dockerfile=Path(options.file) if options.file else None,
         target=options.target,
-        build_args=_build_arguments(options.build_arg),
+        build_args=dict(parse_variables(options.build_arg, flag="--build-arg")),
         tags=tuple(parse_reference(name) for name in options.tag),
         no_cache=options.no_cache,
         reproducible=not options.no_reproducible,
@@ -244,7 +243,7 @@ def parse_request(options: argparse.Namespace) -> BuildRequest:
         run=run_options(options),
         platform=parse_platform(options.platform) if options.platform else None,
         contexts=parse_named_contexts(options.build_context),
-        labels=dict(parse_pairs([text if "=" in text else f"{text}=" for text in options.label], flag="--label")),
+        labels=dict(parse_labels(options.label)),
     )
 
 
@@ -277,16 +276,6 @@ def _check(engine: Engine, request: BuildRequest, *, as_json: bool) -> int:
     ]
     sys.stdout.write(f"Check complete: {' and '.join(counts) or 'nothing found'}.\n")
     return 1 if report.warnings else 0
-
-
-def _build_arguments(values: Sequence[str]) -> dict[str, str]:
-    arguments: list[tuple[str, str]] = []
-    for value in values:
-        if "=" in value:
-            arguments += parse_pairs([value], flag="--build-arg")
-        elif value in os.environ:
-            arguments.append((value, os.environ[value]))
-    return dict(arguments)
 
 
 def _read_standard_input() -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from contain.annotations import TYPE_CHECKING, Any
+from contain.cli.arguments import parse_labels
 from contain.cli.filters import has_label, matches_name, parse_filters
 from contain.cli.output import render_table
-from contain.cli.volumes import parse_labels
 from contain.container.network.predefined import DRIVERS, PREDEFINED, PREDEFINED_IDS, network_digest
 from contain.errors import Conflict, ContainError, NotFound, NotSupported
 from contain.values import dataclass

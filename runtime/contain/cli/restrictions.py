@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.arguments import parse_pairs
+from contain.cli.arguments import parse_labels, parse_pairs
 from contain.errors import UsageError
 from contain.linux.capabilities import DEFAULT_CAPABILITIES
 from contain.spec import SHARED_MEMORY_BYTES, ResourceLimit
@@ -190,10 +190,10 @@ def parse_surroundings(options: argparse.Namespace) -> Surroundings:
     )
 
 
-def parse_labels(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+def read_labels(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     """``--label-file``, then ``--label``; a name alone is a label without a value, as with Docker."""
     files = [(name, value) for path in options.label_file for name, value in _read_pairs(path, "label", alone=lambda _: "")]
-    return (*files, *((name, value) for name, _, value in (text.partition("=") for text in options.label)))
+    return (*files, *parse_labels(options.label, flag="-l, --label"))
 
 
 def read_env_files(paths: list[str]) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.arguments import parse_pairs
+from contain.cli.arguments import parse_variables
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.network_options import add_network_arguments, parse_networks
 from contain.cli.output import TerminalProgress
@@ -91,17 +91,6 @@ def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="program and arguments instead of the image's"
     )
-
-
-def parse_variables(values: list[str]) -> tuple[tuple[str, str], ...]:
-    """``-e``: ``K=V``, or ``K`` for the caller's value where it has one."""
-    pairs: list[tuple[str, str]] = []
-    for value in values:
-        if "=" in value:
-            pairs += parse_pairs([value], flag="--env")
-        elif value in os.environ:
-            pairs.append((value, os.environ[value]))
-    return tuple(pairs)
 
 
 def parse_mounts(options: argparse.Namespace) -> tuple[MountRequest, ...]:
@@ -244,10 +233,10 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
     from contain.cli.limits import parse_limits
     from contain.cli.restrictions import (
         parse_capabilities,
-        parse_labels,
         parse_resources,
         parse_surroundings,
         read_env_files,
+        read_labels,
     )
     from contain.container.request.idmapping import parse_user_namespace
     from contain.engine import RunRequest
@@ -263,7 +252,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         image=options.image,
         arguments=tuple(options.arguments),
         entrypoint=options.entrypoint,
-        environment=(*read_env_files(options.env_file), *parse_variables(options.env)),
+        environment=(*read_env_files(options.env_file), *parse_variables(options.env, flag="-e, --env")),
         mounts=parse_mounts(options),
         volumes_from=parse_volumes_from(options.volumes_from),
         working_directory=options.workdir,
@@ -276,7 +265,7 @@ def _parse_request(options: argparse.Namespace) -> RunRequest:
         terminal=options.tty,
         interactive=options.interactive,
         input_once=options.interactive and not getattr(options, "detach", False),
-        labels=parse_labels(options),
+        labels=read_labels(options),
         **parse_networks(options),
     )
 
@@ -316,13 +305,14 @@ def exec_(options: argparse.Namespace) -> int:
     joined = parse_joined(options, stdin=options.interactive)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise NoTerminal("the input device is not a TTY", remedy="leave out -t")
+    variables = dict((*read_env_files(options.env_file), *parse_variables(options.env, flag="-e, --env")))
     with Engine.open() as engine:
         record = engine.records.find(options.container)
         decide_for(record, Event.EXEC)
         request = engine.specify_exec(
             record,
             options.arguments,
-            environment=dict((*read_env_files(options.env_file), *parse_variables(options.env))),
+            environment=variables,
             user=options.user,
             working_directory=options.workdir,
             terminal=options.tty and not options.detach,

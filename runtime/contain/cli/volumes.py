@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.arguments import parse_pairs
+from contain.cli.arguments import parse_labels
 from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
 from contain.cli.output import render_size, render_table
 from contain.errors import ContainError, NotFound, NotSupported, UsageError
@@ -31,11 +31,6 @@ def add_volume_create_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--opt", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     parser.add_argument("volume", nargs="?", default="", metavar="VOLUME", help="its name; without: one is made up")
-
-
-def parse_labels(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """``K=V``, or ``K`` for a label without a value."""
-    return parse_pairs([value if "=" in value else f"{value}=" for value in values], flag="--label")
 
 
 def volume_create(options: argparse.Namespace) -> int:
