@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from contain.annotations import TYPE_CHECKING, Any
 from contain.container.request.idmapping import render_user_namespace
+from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 
 if TYPE_CHECKING:
     from contain.container.lifecycle.records import ContainerRecord
@@ -62,10 +63,11 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
     mounts = details.get("mounts", ())
     blocks = limits.get("block") or ()
 
-    def block(kind: str) -> list[dict[str, Any]] | None:
+    def block(kind: str) -> list[dict[str, Any]]:
         name = "Weight" if kind == "weight" else "Rate"
-        return [{"Path": row["device"], name: row["value"]} for row in blocks if row["kind"] == kind] or None
+        return [{"Path": row["device"], name: row["value"]} for row in blocks if row["kind"] == kind]
 
+    capabilities = frozenset(details.get("capabilities", DEFAULT_CAPABILITIES))
     options = [] if confinement.get("seccomp", "builtin") == "builtin" else [f"seccomp={confinement['seccomp']}"]
     if confinement.get("no_new_privileges"):
         options.append("no-new-privileges")
@@ -84,8 +86,11 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
         "AutoRemove": record.remove,
         "VolumeDriver": "",
         "VolumesFrom": None,
-        "CapAdd": None,
-        "CapDrop": None,
+        "ConsoleSize": [0, 0],
+        "CapAdd": None if confinement.get("privileged") else _added(capabilities),
+        "CapDrop": ["ALL"]
+        if not capabilities
+        else sorted(f"CAP_{name}" for name in DEFAULT_CAPABILITIES - capabilities) or None,
         "CgroupnsMode": details.get("cgroup_namespace", "private"),
         "Dns": list(details.get("name_servers", ())),
         "DnsOptions": list(networking.get("options") or ()),
@@ -93,6 +98,8 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
         "ExtraHosts": [f"{name}:{address}" for name, address in details.get("extra_hosts", ())] or None,
         "GroupAdd": None,
         "IpcMode": sharing.get(details.get("ipc", "private"), "private"),
+        "Cgroup": "",
+        "Links": _links(networking, record.name) or None,
         "OomScoreAdj": details.get("out_of_memory_score") or 0,
         "PidMode": "",
         "Privileged": bool(confinement.get("privileged")),
@@ -105,6 +112,7 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
         "UsernsMode": render_user_namespace(details),
         "ShmSize": details.get("shared_memory_bytes", 0),
         "Runtime": "contain",
+        "Isolation": "",
         "Init": bool(details.get("init")),
         "Memory": limits.get("memory_bytes") or 0,
         "MemoryReservation": limits.get("memory_reservation_bytes") or 0,
@@ -116,6 +124,9 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
         "CpuQuota": limits.get("cpu_quota_microseconds") or 0,
         "CpusetCpus": limits.get("processors", ""),
         "CpusetMems": limits.get("memory_nodes", ""),
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CgroupParent": "",
         "BlkioWeight": limits.get("block_weight") or 0,
         "BlkioWeightDevice": block("weight"),
         "BlkioDeviceReadBps": block("read_bps"),
@@ -127,15 +138,37 @@ def _host_config(details: Mapping[str, Any], record: ContainerRecord) -> dict[st
             for row in details.get("devices", ())
         ],
         "DeviceCgroupRules": list(details.get("device_rules", ())) or None,
+        "DeviceRequests": None,
         "OomKillDisable": not limits.get("out_of_memory_kill", True),
         "PidsLimit": limits.get("pids"),
         "Ulimits": [
             {"Name": row["name"], "Soft": row["soft"], "Hard": row["hard"]} for row in details.get("resource_limits", ())
         ],
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
         "MaskedPaths": list(confinement.get("masked_paths", ())),
         "ReadonlyPaths": list(confinement.get("read_only_paths", ())),
         "Annotations": dict(details.get("annotations", ())) or None,
     }
+
+
+def _added(capabilities: frozenset[str]) -> list[str] | None:
+    """What it has beyond the default, in ``--cap-add``'s words."""
+    if capabilities >= frozenset(CAPABILITY_NUMBERS):
+        return ["ALL"]
+    return sorted(f"CAP_{name}" for name in capabilities - DEFAULT_CAPABILITIES) or None
+
+
+def _links(networking: Mapping[str, Any], name: str) -> list[str]:
+    """``--link`` on the default network, as Docker writes it; those on other networks stand with the network."""
+    return [
+        f"/{target}:/{name}/{alias}"
+        for endpoint in networking.get("endpoints") or ()
+        if endpoint["network"] == "bridge"
+        for target, alias in endpoint.get("links", ())
+    ]
 
 
 def _network_mode(details: Mapping[str, Any]) -> str:

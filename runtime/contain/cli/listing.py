@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.filters import has_label
@@ -212,9 +213,11 @@ def name_rows(records: Sequence[NameRecord], *, now: float, whole: bool) -> list
     return rows
 
 
-def image_document(image: Image, stored: StoredImage, written: Mapping[str, Any], tagged_seconds: float) -> dict[str, Any]:
+def image_document(
+    image: Image, stored: StoredImage, written: Mapping[str, Any], tagged_seconds: float, trees: Sequence[PurePath] = ()
+) -> dict[str, Any]:
     """What ``contain image inspect`` says, under Docker's keys; ``Source`` and ``Layers`` are ours. ``written``: the config as
-    its author wrote it, so that nothing is lost that we do not know."""
+    its author wrote it, so that nothing is lost that we do not know; ``trees``: where its layers are unpacked, lowest first."""
     references = [parse_reference(name) for name in stored.names]
     repositories = dict.fromkeys(Reference(domain=name.domain, path=name.path, tag=None).familiar for name in references)
     platform = image.config.platform
@@ -234,12 +237,21 @@ def image_document(image: Image, stored: StoredImage, written: Mapping[str, Any]
         "Os": platform.os,
         "Size": stored.size_bytes,
         "VirtualSize": stored.size_bytes,
+        "GraphDriver": {"Name": "overlay", "Data": _overlay_data(trees)},
         "RootFS": {"Type": "layers", "Layers": list(image.config.diff_ids)},
         "Metadata": {"LastTagTime": datetime.fromtimestamp(tagged_seconds, UTC).isoformat() if tagged_seconds else ""},
         "Descriptor": {"mediaType": image.manifest.media_type, "digest": image.digest},
         "Layers": [layer.digest for layer in image.manifest.layers],
         "Source": stored.source,
     }
+
+
+def _overlay_data(trees: Sequence[PurePath]) -> dict[str, str]:
+    """Where an image's files are, in the words of Docker's driver: the topmost layer, and those below it from the top down."""
+    if not trees:
+        return {}
+    *lower, upper = map(str, trees)
+    return {**({"LowerDir": ":".join(reversed(lower))} if lower else {}), "UpperDir": upper}
 
 
 def parse_time(text: str) -> float | None:

@@ -119,6 +119,12 @@ def describe_network(record: ContainerRecord, run_home: HostPath) -> dict[str, A
     process_id = record.process_id or 0
     return {
         "Bridge": "",
+        "SandboxID": "",
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
         "SandboxKey": f"/proc/{process_id}/ns/net" if process_id else "",
         "Ports": ports,
         "EndpointID": default["EndpointID"],
@@ -153,6 +159,7 @@ def _describe_place(
         "IPv6Gateway": "",
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
+        "DriverOpts": None,
         "DNSNames": None,
     }
     if lease is None or network is None:

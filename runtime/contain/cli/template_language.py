@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from contain.annotations import Any
+from contain.cli.template_values import Nil, absent, plain, show, typed
 from contain.errors import NotSupported, UsageError
 from contain.values import dataclass, replace
 
@@ -36,7 +37,11 @@ _LOOSE = (
 )
 """Fields whose own keys are not known before: one that is not there has no value, and is no mistake."""
 
-_OPTIONAL = ("Health",)
+_OPTIONAL = ("Health", "SizeRw", "SizeRootFs")
+"""Fields that are left out where there is nothing to tell."""
+
+_STRUCTURES = ("Config",)
+"""Of the loose ones, those whose keys are not a user's: an empty one may be left out, and has a type all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +314,7 @@ def _render_branch(node: Branch, dot: object, scope: _Scope) -> str:
         items: list[tuple[object, object]]
         if isinstance(found, Mapping):
             items = [(key, found[key]) for key in sorted(found)]
-        elif found is None:
+        elif found is None or isinstance(found, Nil):
             items = []
         elif isinstance(found, Sequence) and not isinstance(found, str):
             items = list(enumerate(found))
@@ -390,10 +395,16 @@ def _look_up(value: object, path: Sequence[str]) -> object:
     above = ""
     for name in path:
         if isinstance(value, Mapping) and name in value:
-            value, above = value[name], name
+            value, above = typed(name, value[name]), name
+            continue
+        if isinstance(value, Nil) and value.shown == "map[]":
+            value, above = None, name
+            continue
+        if isinstance(value, Mapping) and name == "ID" and "Id" in value:  # Go's name of the field
+            value, above = value["Id"], name
             continue
         if isinstance(value, Mapping) and (above in _LOOSE or name in _OPTIONAL):
-            value, above = None, name
+            value, above = absent(name) if above in _STRUCTURES or name in _OPTIONAL else None, name
             continue
         known = ", ".join(f".{key}" for key in value) if isinstance(value, Mapping) else "nothing"
         raise UsageError(f"template: no field .{'.'.join(path)}", code="bad-template", remedy=f"there is {known[:300]}")
@@ -407,7 +418,9 @@ def _index(value: Any, *keys: Any) -> object:
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(str(key), "")
-        elif value is None:
+        elif isinstance(value, Nil) and value.shown == "map[]":
+            value = ""
+        elif value is None or isinstance(value, Nil):
             raise IndexError
         else:
             if isinstance(key, bool) or not isinstance(key, int) or key < 0:
@@ -478,11 +491,12 @@ def _slice(value: Any, *places: int) -> object:
 
 
 def _eq(one: object, *others: object) -> bool:
+    one, others = plain(one), tuple(map(plain, others))
     return any(one == other and isinstance(one, bool) == isinstance(other, bool) for other in others)
 
 
 FUNCTIONS: Mapping[str, Callable[..., object]] = {
-    "json": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False),
+    "json": lambda value: json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False),
     "upper": lambda value: show(value).upper(),
     "lower": lambda value: show(value).lower(),
     "title": lambda value: re.sub(r"(?<!\S)\S", lambda match: match[0].upper(), show(value)),
@@ -493,7 +507,7 @@ FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "println": lambda *values: " ".join(map(show, values)) + "\n",
     "print": _print,
     "printf": _printf,
-    "len": lambda value: 0 if value is None else len(value),
+    "len": lambda value: 0 if plain(value) is None else len(value),
     "index": _index,
     "slice": _slice,
     "and": _and,
@@ -506,19 +520,3 @@ FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "gt": _compare(lambda one, other: one > other),
     "ge": _compare(lambda one, other: one >= other),
 }
-
-
-def show(value: object) -> str:
-    """As Go's ``fmt`` prints it."""
-    match value:
-        case None:
-            return "<no value>"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return value
-        case Mapping():
-            return "map[" + " ".join(f"{show(key)}:{show(value[key])}" for key in sorted(value)) + "]"
-        case Sequence():
-            return "[" + " ".join(show(item) for item in value) + "]"
-    return str(value)

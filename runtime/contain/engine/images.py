@@ -319,15 +319,19 @@ class Images(Opened):
             self.note_image("save", image)
         return saved
 
-    def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float]:
-        """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named."""
+    def look_at_image(self, name: str) -> tuple[Image, StoredImage, dict[str, Any], float, tuple[HostPath, ...]]:
+        """What ``contain image inspect`` renders: an image, its row, its config as written, when it was last named, where its layers
+        are."""
         import json
 
         image = self.find_image(name).image if name == HOST_IMAGE else self.store.find_image(name)
         row = next(row for row in self.images() if row.digest == image.digest)
         records = [record for known in row.names for record in self.store.name_history(parse_reference(known))[:1]]
         tagged = max((record.set_seconds for record in records), default=0)
-        return image, row, json.loads(self.store.read_blob(image.manifest.config.digest)), tagged
+        trees: tuple[HostPath, ...] = ()
+        with contextlib.suppress(NotFound):
+            trees = self.store.layer_trees(image)
+        return image, row, json.loads(self.store.read_blob(image.manifest.config.digest)), tagged, trees
 
     def describe_manifest(self, name: str, *, verbose: bool = False) -> dict[str, Any]:
         """``contain manifest inspect``: an image's manifest as JSON values; ``verbose``: in Docker's wrapping."""

@@ -234,3 +234,15 @@ def test_rows_are_lines_json_or_a_table() -> None:
     assert render_rows("table {{.ID}}\\t{{.Name}}", rows, headings=headings) == table
     assert render_rows("table {{upper .Name}}", rows, headings=headings) == "NAME\nA\nB\n"
     assert render_rows("table {{.ID}}", [], headings=headings) == "IMAGE ID\n"
+
+
+def test_an_image_tells_where_its_layers_are() -> None:
+    from pathlib import Path
+
+    def driver(*trees: str) -> object:
+        document = image_document(made(), image("app:1"), {}, 0.0, [Path(tree) for tree in trees])
+        return document["GraphDriver"]["Data"]
+
+    assert driver("/a/tree", "/b/tree", "/c/tree") == {"LowerDir": "/b/tree:/a/tree", "UpperDir": "/c/tree"}
+    assert driver("/a/tree") == {"UpperDir": "/a/tree"}
+    assert driver() == {}

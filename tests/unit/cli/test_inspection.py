@@ -12,6 +12,7 @@ from contain.cli.inspection import container_document, render_time, split_comman
 from contain.cli.templates import render_template
 from contain.cli.updating import merge_limits, named_limits
 from contain.container.lifecycle.records import ContainerRecord
+from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
 from contain.spec import Limits
 from contain.values import replace
 
@@ -124,3 +125,30 @@ def test_an_update_changes_what_it_names_and_nothing_else() -> None:
     assert named == {"memory_bytes": 5, "cpus": 2.0}
     assert merge_limits({"memory_bytes": 1, "pids": 9}, named) == {"memory_bytes": 5, "cpus": 2.0, "pids": 9}
     assert merge_limits({"pids": 9}, named_limits(Limits(pids=-1), pids=True)) == {"pids": None}
+
+
+def test_a_container_tells_which_capabilities_it_got_beyond_and_below_the_default() -> None:
+    default = sorted(DEFAULT_CAPABILITIES)
+
+    def shown(**more: Any) -> tuple[object, object]:
+        config = document(replace(RECORD, details={**DETAILS, **more}))["HostConfig"]
+        return config["CapAdd"], config["CapDrop"]
+
+    assert shown(capabilities=default) == (None, None)
+    assert shown(capabilities=[*default[1:], "NET_ADMIN"]) == (["CAP_NET_ADMIN"], [f"CAP_{default[0]}"])
+    assert shown(capabilities=[]) == (None, ["ALL"])
+    assert shown(capabilities=list(CAPABILITY_NUMBERS)) == (["ALL"], None)
+    assert shown(capabilities=list(CAPABILITY_NUMBERS), confinement={"privileged": True}) == (None, None)
+
+
+def test_links_of_the_default_network_are_told_as_docker_writes_them() -> None:
+    endpoints = [{"network": "bridge", "links": [["f" * 64, "db"]]}, {"network": "own", "links": [["e" * 64, "x"]]}]
+    config = document(replace(RECORD, details={**DETAILS, "networking": {"endpoints": endpoints}}))["HostConfig"]
+    assert config["Links"] == [f"/{'f' * 64}:/web/db"]
+    assert document()["HostConfig"]["Links"] is None
+
+
+def test_scripts_find_dockers_keys() -> None:
+    config = document()["HostConfig"]
+    assert {"Cgroup", "CgroupParent", "ConsoleSize", "CpuRealtimePeriod", "DeviceRequests", "Isolation"} <= set(config)
+    assert config["BlkioDeviceReadBps"] == []

@@ -132,3 +132,48 @@ def test_json_is_a_line_for_each() -> None:
 def test_a_label_is_asked_for_by_name_in_rows_and_documents() -> None:
     assert render_template('{{.Label "com.x"}}', {"Labels": "a=1,com.x=two"}) == "two"
     assert render_template('{{.Config.Label "plain"}}{{.Config.Label "none"}}', VALUE) == "two"
+
+
+EMPTY: dict[str, Any] = {
+    "Id": "0123",
+    "Config": {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": None, "Volumes": {"/data": {}}},
+    "HostConfig": {
+        "CapAdd": None,
+        "MemorySwappiness": None,
+        "Sysctls": None,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+    },
+    "NetworkSettings": {"Ports": {"53/udp": None, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}},
+    "Mounts": [],
+    "State": {"Status": "created"},
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{.Config.Cmd}} {{.Config.Entrypoint}} {{.Config.Env}} {{.HostConfig.CapAdd}}", "[] [] [] []"),
+        ("{{json .Config.Cmd}} {{json .Config.Labels}} {{json .HostConfig.MemorySwappiness}}", "null null null"),
+        ("{{.Config.Labels}} {{.HostConfig.Sysctls}} {{.Config.ExposedPorts}}", "map[] map[] map[]"),
+        ("{{json .Config.ExposedPorts}} {{.Config.OnBuild}} {{.Config.Shell}}", "null [] []"),
+        ("{{.HostConfig.MemorySwappiness}} {{.State.Health}} {{.Config.Healthcheck}} {{.SizeRw}}", "<nil> <nil> <nil> <nil>"),
+        ("{{.Config.Volumes}}", "map[/data:{}]"),
+        ("{{.NetworkSettings.Ports}}", "map[53/udp:[] 80/tcp:[{0.0.0.0 8080}]]"),
+        ("{{.HostConfig.RestartPolicy}} {{.Mounts}} {{.ID}}", "{no 0} [] 0123"),
+        ("{{.Config.MacAddress}}|{{.Config.NetworkDisabled}}|{{.Config.Tty}}", "|false|false"),
+        ('{{.Config.Labels.nothing}} {{index .Config.Labels "nothing"}}|', "<no value> |"),
+        ("{{len .Config.Cmd}} {{len .Config.Labels}} {{join .Config.Cmd `,`}}|", "0 0 |"),
+        ("{{range .Config.Cmd}}x{{else}}none{{end}} {{with .Config.Labels}}x{{else}}none{{end}}", "none none"),
+        ("{{range $k, $v := .Config.Labels}}x{{end}}{{if .Config.Cmd}}x{{else}}empty{{end}}", "empty"),
+        ("{{printf `%s %v` .Config.Cmd .Config.Labels}}", "[] map[]"),
+        ("{{not .Config.Cmd}} {{and .Config.Cmd 1}} {{or .Config.Cmd `default`}}", "true [] default"),
+    ],
+)
+def test_what_is_empty_is_shown_as_go_shows_it(template: str, expected: str) -> None:
+    assert render_template(template, EMPTY) == expected
+
+
+@pytest.mark.parametrize("template", ["{{index .Config.Cmd 0}}", "{{slice .Config.Cmd 0 1}}", "{{.HostConfig.Nonsense}}"])
+def test_nothing_comes_out_of_what_is_empty(template: str) -> None:
+    with pytest.raises(UsageError):
+        render_template(template, EMPTY)
