@@ -452,6 +452,32 @@ def test_a_full_disk_costs_output_and_neither_the_container_nor_its_status(tmp_p
         subprocess.run(["umount", disk], check=True, timeout=20)
 
 
+@contextlib.contextmanager
+def no_room_for(record: Path) -> Iterator[None]:
+    """What is written to the record finds the disk full, as on file systems that keep no room for a file."""
+    subprocess.run(["mount", "--bind", "/dev/full", record / "record.spare"], check=True, timeout=20)
+    try:
+        yield
+    finally:
+        for place in (record, record.with_name(f"{record.name}.removed")):
+            if (place / "record.spare").exists():
+                subprocess.run(["umount", place / "record.spare"], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("flags", [(), ("--rm",), ("-t",)])
+def test_who_waits_gets_the_status_also_when_it_cannot_be_written_down(contain: Contain, flags: tuple[str, ...]) -> None:
+    program = "while [ ! -e /dev/shm/go ]; do sleep 0.02; done; exit 9"
+    running = contain.start("run", *flags, "--network=none", "--name", "web", "small", "sh", "-c", program)
+    until(lambda: contain("ps", "--filter", "name=web", "--format", "{{.State}}") == "running\n")
+    with no_room_for(contain.home / "containers" / contain.inspect("web")["Id"]):
+        contain("exec", "web", "touch", "/dev/shm/go")
+        _, said = running.communicate(timeout=40)
+    assert running.returncode == 9, said
+    if not flags:
+        assert "warning: container web ended with status 9, which cannot be written down: No space left on device" in said
+    assert contain("ps", "-a", "--format", "{{.State}}").split() == ([] if flags == ("--rm",) else ["dead"])
+
+
 # -- two at once -------------------------------------------------------------------------------------------------------------
 
 

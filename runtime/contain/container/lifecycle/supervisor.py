@@ -114,8 +114,12 @@ def _started(
             remove_freezer_group(spec.container_id)
 
 
-def _end(records: Records, record: ContainerRecord, state: ExitState, *, restarts: bool = True) -> ContainerRecord:
-    """Write down how it ended; the record after that. ``restarts``: its policy may start it again."""
+def _end(records: Records, record: ContainerRecord, state: ExitState, *, restarts: bool = True) -> str:
+    """Write down how it ended; the record's state after that. ``restarts``: its policy may start it again.
+
+    Where it cannot be written (a full disk on a file system that keeps no room, one that became read-only), that is a warning: the
+    program has ended all the same, and its status is the caller's. It is not started again then, since nobody could tell.
+    """
 
     def end(written: ContainerRecord) -> ContainerRecord:
         again = restarts and should_restart(
@@ -126,10 +130,18 @@ def _end(records: Records, record: ContainerRecord, state: ExitState, *, restart
         )
         return ended(written, state, restarts=again and not written.remove)
 
-    changed = records.update(record.container_id, end)  # with --rm too: who waits holds the file open
+    found: str = State.EXITED
+    try:
+        found = records.update(record.container_id, end).state  # with --rm too: who waits holds the file open
+    except OSError as error:
+        if not record.remove:
+            sys.stderr.write(
+                f"warning: container {record.name} ended with status {state.status}, which cannot be written down: {error.strerror}; "
+                "`contain ps` tells it as dead\n"
+            )
     if record.remove:
         records.remove(record.container_id)
-    return changed
+    return found
 
 
 def _supervise(
@@ -349,9 +361,9 @@ class _Keeper:
                 window=window,
                 beside=self._loop,
             )
-            changed = _end(records, record, state, restarts=not self._going_down)
+            found = _end(records, record, state, restarts=not self._going_down)
             attachments.tell_end(state)
-        return changed.state
+        return found
 
     def _is_unwanted(self) -> bool:
         return self._records.read(self._record.container_id).stop_asked
