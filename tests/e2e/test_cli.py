@@ -212,7 +212,6 @@ def test_flags_of_docker_that_are_not_built_are_refused_by_name(cli: CommandLine
         ("run --runtime x host", "--runtime is not supported", 125),
         ("run --pid host host", "--pid is not supported", 125),
         ("run --cgroup-parent x host", "--cgroup-parent is not supported", 125),
-        ("exec --privileged x true", "exec --privileged: what a container may do is decided when it is made", 1),
         ("container", "contain container needs one of: attach", 1),
         ("container frob", "no command 'frob'", 1),
         ("builder", "contain builder needs one of: build, prune", 1),

@@ -146,7 +146,6 @@ def test_a_container_that_is_not_there_is_named_in_dockers_words(place: Place, w
         (["run", "-a", "nothing", "host", "true"], "valid streams are STDIN, STDOUT and STDERR", 125),
         (["run", "-d", "-a", "stdout", "host", "true"], "Conflicting options: -a and -d", 125),
         (["run", "-it", "host", "true"], "the input device is not a TTY", 1),
-        (["exec", "--privileged", "nowhere", "true"], "--privileged", 1),
         (["events", "--since", "nonsense"], "since", 1),
         (["events", "--filter", "nonsense=1"], "invalid filter", 1),
         (["events", "--format", "{{.Type"], "template", 1),

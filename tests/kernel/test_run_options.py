@@ -132,6 +132,38 @@ def test_a_second_program_gets_limits_and_score_of_the_container(contain: Contai
     assert done.stdout.split() == ["77", "99", "33"]
 
 
+def test_one_program_may_be_privileged_in_a_container_that_is_not(contain: Contain) -> None:
+    assert contain("run", "-d", "--name", "whole", "--network", "none", "small", "sleep", "1000").returncode == 0
+
+    def said(*words: str) -> str:
+        done = contain(
+            "exec", *words, "sh", "-c", f"{STATUS}; mount -t tmpfs x /tmp 2>/dev/null && umount /tmp && echo mounted"
+        )
+        return done.stdout.strip()
+
+    before, inspected = said("whole"), contain("inspect", "whole").stdout
+    every = (1 << min(41, int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1)) - 1
+    assert said("--privileged", "whole") == f"{every:016x} 1 0\nmounted", "all capabilities, no new ones by a file, no filter"
+    assert "mounted" not in before
+    assert said("whole") == before
+    assert contain("inspect", "whole").stdout == inspected
+    host = os.uname().nodename
+    contain("exec", "--privileged", "whole", "hostname", "other")
+    assert os.uname().nodename == host
+    clock = contain("exec", "--privileged", "whole", "date", "-s", "2001-01-01")
+    assert "Operation not permitted" in clock.stderr, "the machine's clock is not the user namespace's"
+
+
+def test_a_privileged_program_does_not_get_the_machines_capabilities(contain: Contain) -> None:
+    assert (
+        contain("run", "-d", "--name", "open", "--userns=host", "--network", "none", "small", "sleep", "1000").returncode == 0
+    )
+    done = contain("exec", "--privileged", "open", "true")
+    assert done.returncode == 1
+    assert "its capabilities would be this machine's" in done.stderr
+    assert contain("exec", "open", "true").returncode == 0
+
+
 def test_who_may_raise_limits_may_give_a_container_higher_ones(contain: Contain) -> None:
     status = Path("/proc/self/status").read_text()
     if not int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1:

@@ -83,6 +83,18 @@ def test_every_verb_reaches_a_container_that_another_command_started(image: Ordi
     assert image.ok("ps", "-aq") == ""
 
 
+def test_a_privileged_program_is_so_in_its_container_only(image: Ordinary) -> None:
+    image.ok("run", "-d", "--name", "box", "--network", "none", "small", "sleep", "100")
+    try:
+        image.ok("exec", "--privileged", "box", "sh", "-c", "mount -t tmpfs x /tmp && umount /tmp")
+        assert image.contain("exec", "box", "mount", "-t", "tmpfs", "x", "/tmp").returncode != 0
+        host = os.uname().nodename
+        image.ok("exec", "--privileged", "box", "hostname", "other")
+        assert os.uname().nodename == host
+    finally:
+        image.ok("rm", "-f", "box")
+
+
 def test_all_containers_of_a_store_stand_in_one_user_namespace(image: Ordinary) -> None:
     """Else no command could reach two of them. Also of those that are started at the same time."""
     started = [

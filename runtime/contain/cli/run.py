@@ -13,7 +13,7 @@ from contain.cli.arguments import parse_variables
 from contain.cli.attachment import add_attachment_arguments, add_detach_keys_argument, parse_joined, tell_detached
 from contain.cli.network_options import add_network_arguments, parse_networks
 from contain.cli.output import TerminalProgress
-from contain.errors import HostError, NotSupported, UsageError
+from contain.errors import HostError, UsageError
 from contain.values import replace
 
 if TYPE_CHECKING:
@@ -276,7 +276,11 @@ def add_exec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="leave it running, and show nothing of it")
     add_detach_keys_argument(parser)
     parser.add_argument("--env-file", action="append", default=[], metavar="FILE", help="a file of variables")
-    parser.add_argument("--privileged", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--privileged",
+        action="store_true",
+        help="all capabilities of the container's user namespace, and no system call filter",
+    )
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable; K alone takes the caller's")
@@ -296,12 +300,6 @@ def exec_(options: argparse.Namespace) -> int:
 
     if not options.arguments:
         raise UsageError('"contain exec" requires COMMAND', code="no-command", remedy="see `contain exec --help`")
-    if options.privileged:
-        raise NotSupported(
-            "exec --privileged: what a container may do is decided when it is made, and nothing in it may do more",
-            code="flag-not-supported",
-            remedy="make the container with the capabilities it needs (--cap-add)",
-        )
     joined = parse_joined(options, stdin=options.interactive)
     if options.tty and options.interactive and not options.detach and not os.isatty(0):
         raise NoTerminal("the input device is not a TTY", remedy="leave out -t")
@@ -316,6 +314,7 @@ def exec_(options: argparse.Namespace) -> int:
             user=options.user,
             working_directory=options.workdir,
             terminal=options.tty and not options.detach,
+            privileged=options.privileged,
         )
         records, program = engine.records, " ".join(options.arguments)
         exec_id = {"execID": os.urandom(32).hex()}

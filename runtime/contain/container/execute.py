@@ -36,14 +36,15 @@ from contain.container.terminal.attachments import Attachments, open_pair
 from contain.container.terminal.joined import Joined
 from contain.container.terminal.streams import JoinedStreams, may_be_handed_over, writer_to
 from contain.container.terminal.terminal import set_window_size, window_size
-from contain.errors import Conflict, InternalError
+from contain.errors import Conflict, InternalError, NotSupported
 from contain.linux import syscalls
+from contain.linux.capabilities import CAPABILITY_NUMBERS
 from contain.linux.cgroups import EVERY, PARENT, CgroupCounters, probe_hierarchies
 from contain.linux.perform import GOING, Performer
 from contain.operations import BecomeUser, ChangeDirectory, Execute, Operation, SetResourceLimit, SetUmask, StartSession
 from contain.paths import run_home
-from contain.spec import Identity, IdMapping, Sharing
-from contain.values import dataclass
+from contain.spec import SECCOMP_UNCONFINED, Identity, IdMapping, Sharing
+from contain.values import dataclass, replace
 
 _JOINED = (
     ("user", syscalls.CLONE_NEWUSER),
@@ -67,26 +68,37 @@ def _tell_nobody(_: ExitState | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecRequest:
-    """What ``contain exec`` was asked, resolved: nothing left open."""
+    """What ``contain exec`` was asked, resolved: nothing left open. ``privileged``: all capabilities of the container's user namespace,
+    and no filter."""
 
     arguments: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     working_directory: str
     identity: Identity
     terminal: bool = False
+    privileged: bool = False
 
 
 def plan_exec(request: ExecRequest, details: dict[str, Any]) -> tuple[Operation, ...]:
-    """The operations of the new program, from the container's own record: what holds the container's program holds it too."""
-    confinement = parse_confinement(details)
-    seccomp = filter_for(confinement.seccomp, details["capabilities"], run_home())
+    """The operations of the new program, from the container's own record: what holds the container's program holds it too, but for
+    what `ExecRequest.privileged` gives. Raises `NotSupported` for that where it would be the machine's privileges."""
+    confinement, capabilities = parse_confinement(details), details["capabilities"]
+    if request.privileged and not confinement.privileged:
+        if details.get("user_namespace", {}).get("mapping") == IdMapping.HOST.value:
+            raise NotSupported(
+                "exec --privileged in a container without a user namespace: its capabilities would be this machine's",
+                code="flag-not-supported",
+                remedy="make the container with --privileged, or without --userns=host",
+            )
+        confinement, capabilities = replace(confinement, seccomp=SECCOMP_UNCONFINED), tuple(CAPABILITY_NUMBERS)
+    seccomp = filter_for(confinement.seccomp, capabilities, run_home())
     umask = details.get("umask", DEFAULT_UMASK)
     return (
         StartSession(terminal=request.terminal),
         ChangeDirectory(path=request.working_directory),
         *(SetResourceLimit(**limit) for limit in details.get("resource_limits", ())),
         *((SetUmask(mask=umask),) if umask != DEFAULT_UMASK else ()),
-        *plan_giving_up(request.identity, details["capabilities"], confinement, seccomp),
+        *plan_giving_up(request.identity, capabilities, confinement, seccomp),
         Execute(arguments=request.arguments, environment=request.environment),
     )
 

@@ -212,6 +212,7 @@ class Containers(Images):
         user: str | None = None,
         working_directory: str | None = None,
         terminal: bool = False,
+        privileged: bool = False,
     ) -> ExecRequest:
         """What ``contain exec`` will run: the container's own user, variables and directory under the given ones."""
         from contain.container.execute import ExecRequest
@@ -233,6 +234,7 @@ class Containers(Images):
             working_directory=working_directory or details["working_directory"],
             identity=identity,
             terminal=terminal,
+            privileged=privileged,
         )
 
     @contextlib.contextmanager
