@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -325,6 +326,88 @@ def test_what_a_killed_supervisor_leaves_goes_with_the_next_command(contain: Net
     deadline = time.monotonic() + 10
     while family & _processes():
         assert time.monotonic() < deadline, "the attendant outlived its supervisor"
+
+
+def _attendant(contain: Networks, name: str) -> int:
+    """The process that answers names beside a container; 0 for none."""
+    supervisor = _parent(int(contain.show(name, "{{.State.Pid}}")))
+    for entry in _processes():
+        with contextlib.suppress(OSError):
+            if _parent(entry) == supervisor and Path(f"/proc/{entry}/comm").read_text() == "contain-names\n":
+                return entry
+    return 0
+
+
+def _await_another(contain: Networks, name: str, before: int) -> int:
+    deadline = time.monotonic() + 20
+    while (found := _attendant(contain, name)) in (0, before):
+        assert time.monotonic() < deadline, "nobody started the attendant again"
+    return found
+
+
+def test_names_are_answered_again_after_the_attendant_was_killed(contain: Networks) -> None:
+    contain("network", "create", "front")
+    contain("run", "-d", "--name", "web", *on("front"), "host", "sleep", "1000")
+    inside = ("exec", "web", "python3", "-c", NAMES, "web")
+    address = contain.address("web", "front")
+    attendant = _attendant(contain, "web")
+    for _ in range(3):
+        os.kill(attendant, signal.SIGKILL)
+        attendant = _await_another(contain, "web", attendant)
+        deadline = time.monotonic() + 20
+        while contain(*inside).split() != [address]:
+            assert time.monotonic() < deadline, "names stay unknown"
+    assert contain("exec", "web", "python3", "-c", NAMES, "nobody-has-this-name.invalid").split() == ["unknown"]
+    contain("rm", "-f", "web")
+    deadline = time.monotonic() + 10
+    while attendant in _processes():
+        assert time.monotonic() < deadline, "the attendant outlived its container"
+
+
+def test_a_command_in_the_foreground_starts_its_attendant_again_too(contain: Networks) -> None:
+    contain("network", "create", "front")
+    program = "import sys, socket\nsys.stdin.readline()\nprint(socket.gethostbyname('web'))"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "contain.cli.start",
+            "run",
+            "-i",
+            "--name",
+            "web",
+            *on("front"),
+            "host",
+            "python3",
+            "-c",
+            program,
+        ],
+        env=contain.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        deadline = time.monotonic() + 20
+        while contain("ps", "-q", "--filter", "name=web") == "":
+            assert time.monotonic() < deadline, "it never ran"
+        address = contain.address("web", "front")
+        attendant = _attendant(contain, "web")
+        os.kill(attendant, signal.SIGKILL)
+        _await_another(contain, "web", attendant)
+        out, err = running.communicate("now\n", timeout=20)
+    assert (out, running.returncode) == (f"{address}\n", 0), err
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_ports_at_ipv6_addresses_are_carried_again_after_the_attendant_was_killed(contain: Networks) -> None:
+    contain.serve("web", "-p", "[::1]::8000")
+    port = int(contain("port", "web").strip().rsplit(":", 1)[1])
+    attendant = _attendant(contain, "web")
+    os.kill(attendant, signal.SIGKILL)
+    _await_another(contain, "web", attendant)
+    with socket.create_connection(("::1", port), timeout=10) as connection:
+        assert connection.recv(100)
 
 
 def _processes() -> set[int]:

@@ -40,6 +40,7 @@ from contain.spec import ContainerSpec, IdMapping, Sharing
 from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
+    from contain.container.network.attendant import Attendant
     from contain.linux.devices import DeviceRule
     from contain.linux.idranges import IdRange
 
@@ -80,11 +81,12 @@ def seccomp_program() -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A container that runs now: what its starter holds."""
+    """A container that runs now: what its starter holds. ``attendant``: the process that serves beside it."""
 
     spec: ContainerSpec
     launched: Launched
     cgroup: Cgroup
+    attendant: Attendant | None = None
 
 
 @contextlib.contextmanager
@@ -215,7 +217,7 @@ def start(
         )
         cleanup.callback(launched.close)
         try:
-            yield Running(spec=spec, launched=launched, cgroup=cgroup)
+            yield Running(spec=spec, launched=launched, cgroup=cgroup, attendant=wiring.attendant)
         finally:
             if launched.wait_status is None:
                 launched.send_signal(9)

@@ -169,6 +169,7 @@ def _supervise(
         started(running.launched),
         Loop() if beside is None else contextlib.nullcontext(beside) as loop,
         _watching_health(loop, spec, records, record.container_id),
+        _keeping_attendant(loop, running, record.name),
     ):
         streams.copy(running.launched, beside=loop)
         return finish(running)
@@ -182,6 +183,14 @@ def _watching_health(
     from contain.container.lifecycle.probing import HealthMonitor
 
     return HealthMonitor(loop, spec, records, container_id, spec.health)
+
+
+def _keeping_attendant(loop: Loop, running: Running, name: str) -> contextlib.AbstractContextManager[object]:
+    if running.attendant is None:
+        return contextlib.nullcontext()
+    from contain.container.lifecycle.reviving import Reviver
+
+    return Reviver(loop, running.attendant, name)
 
 
 def supervise_here(

@@ -8,6 +8,7 @@ tells the starter that all stands, gives up all capabilities and serves. It read
 has to tell it about others.
 
 It dies with its starter (PR_SET_PDEATHSIG), and in any case with the container's first process, which it watches by descriptor.
+Somebody else may end it: then the container's supervisor starts it again (`contain.container.lifecycle.reviving`).
 It keeps none of the starter's descriptors, above all not those that hold locks.
 """
 
@@ -17,8 +18,10 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 from contain.annotations import TYPE_CHECKING
@@ -32,7 +35,7 @@ from contain.linux.network import Attachment
 from contain.linux.resolver import read_upstream
 from contain.linux.rtnetlink import NETLINK_NETFILTER, NetlinkSocket
 from contain.paths import HostPath
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
     from contain.container.network.names import LeaseFiles
@@ -41,6 +44,8 @@ RESOLVER_TABLE = "contain-resolver"
 _MOST_DESCRIPTORS = 65536
 _DESCRIPTORS_FOR_NAMES = 512
 _MOST_FAILURES = 10000
+_PATIENCE_SECONDS = 30.0
+_SAID_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +68,30 @@ class Duties:
 
 
 class Attendant:
-    """One that serves, or has done all that it had to do."""
+    """One that serves, or has done all that it had to do. ``descriptor``: readable when it has ended; -1 where it is nobody's child."""
 
-    def __init__(self, process_id: int) -> None:
-        self.process_id = process_id
+    def __init__(self, process_id: int, descriptor: int, duties: Duties, first_process: int, note: HostPath | None) -> None:
+        self.process_id, self.descriptor = process_id, descriptor
+        self._duties, self._first_process, self._note = duties, first_process, note
 
     def close(self) -> None:
-        """End it."""
+        """End it; twice is the same as once."""
+        if self.descriptor < 0:
+            return
+        os.close(self.descriptor)
+        self.descriptor = -1
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process_id, signal.SIGKILL)
+            os.kill(self.process_id, signal.SIGKILL)  # a child that nobody has waited for: the number is still its own
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.process_id, 0)
+
+    def revive(self) -> None:
+        """Start it again, in the place of one that has been closed, for the interfaces that stand. Nothing to do if another one has
+        begun to answer meanwhile (``contain network connect``). Raises what starting it raises."""
+        if self._note is not None and not self._duties.relayed and answers(self._note):
+            return
+        duties = replace(self._duties, attachments=())
+        self.process_id, self.descriptor = _start(duties, self._first_process, self._note, outlives_caller=False)
 
 
 def start_attendant(
@@ -84,6 +102,12 @@ def start_attendant(
     ``outlives_caller``: it ends with the container only; the caller need not end it. ``note``: a file that says which process it
     is. Raises `HostError` and what completing the interfaces raises; then it is gone.
     """
+    process_id, descriptor = _start(duties, first_process, note, outlives_caller=outlives_caller)
+    return Attendant(process_id, descriptor, duties, first_process, note)
+
+
+def _start(duties: Duties, first_process: int, note: HostPath | None, *, outlives_caller: bool) -> tuple[int, int]:
+    """Its process id, and a descriptor of the process or -1."""
     ready, tell = os.pipe2(os.O_CLOEXEC)
     caller = os.getpid()
     child = os.fork()
@@ -101,16 +125,27 @@ def start_attendant(
     os.close(tell)
     if outlives_caller:
         os.waitpid(child, 0)
-    with os.fdopen(ready, "rb") as file:
-        told = file.read()
-    attendant = Attendant(child)
+    told = _read_all(ready, _PATIENCE_SECONDS)
+    os.close(ready)
     if told != b"ready":
         if not outlives_caller:
-            attendant.close()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         if not told:
-            raise InternalError("the container's attendant process ended before it was ready")
+            raise InternalError("the container's attendant process was not ready in time, or ended before it was")
         raise_failure(told, "")
-    return attendant
+    return child, -1 if outlives_caller else os.pidfd_open(child)
+
+
+def _read_all(descriptor: int, seconds: float) -> bytes:
+    """What comes until the other side is closed, or the time is over: a supervisor has more to do than to wait for ever."""
+    told, deadline = b"", time.monotonic() + seconds
+    while select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        data = os.read(descriptor, _SAID_BYTES)
+        if not data:
+            return told
+        told += data
+    return b""
 
 
 def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from contain.container.lifecycle.records import ContainerRecord
+    from contain.container.network.attendant import Attendant
     from contain.container.network.links import Linked
     from contain.container.network.networks import NamedNetwork, Networks
 
@@ -66,6 +67,7 @@ class Networking:
         joined_id: str = "",
     ) -> None:
         self.spec, self.joined = spec, tuple(joined)
+        self.attendant: Attendant | None = None
         self.configure = network.configure_inside if spec.network is Network.BRIDGE else None
         self._home, self._places, self._linked, self._reserved, self._joined_id = home, places, linked, reserved, joined_id
 
@@ -116,8 +118,8 @@ class Networking:
                 servers=spec.name_servers if named else (),
                 relayed=relayed,
             )
-            attendant = start_attendant(duties, process_id, note=workspace.directory / RESOLVER_NOTE if named else None)
-            cleanup.callback(attendant.close)
+            self.attendant = start_attendant(duties, process_id, note=workspace.directory / RESOLVER_NOTE if named else None)
+            cleanup.callback(self.attendant.close)
         if only is None:
             return {}
         return {

@@ -30,6 +30,7 @@ class Uplinked:
 
     joined: tuple[int, ...] = ()
     configure = None
+    attendant = None
 
     def __init__(self, spec: ContainerSpec, *, home: HostPath) -> None:
         _refuse_named_networks(spec)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
+    from contain.container.network.attendant import Attendant
+
     class Wiring(Protocol):
         """What a container that is about to start has of networks."""
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
         def configure(self) -> Callable[[str, str, int, str], None] | None:
             """Sets up an interface from within."""
 
+        @property
+        def attendant(self) -> Attendant | None:
+            """The process that serves beside the container once it is wired, if there is one that can be started again."""
+
         def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
             """Put the container with this first process on its networks; what the first process is to be told. ``cleanup`` undoes
             it."""
@@ -40,6 +46,7 @@ class Unwired:
 
     joined: tuple[int, ...] = ()
     configure = None
+    attendant = None
 
     def __init__(self, spec: ContainerSpec) -> None:
         self.spec = spec
