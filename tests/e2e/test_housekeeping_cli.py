@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Server
 
 pytestmark = [
     pytest.mark.root,
@@ -265,3 +268,19 @@ def test_events_tell_what_is_taken_out_of_a_container(cli: CommandLine, tmp_path
     assert [row["Action"] for row in rows] == ["create", "archive-path", "extract-to-dir", "export", "commit"]
     assert rows[-1]["Actor"]["Attributes"]["imageID"] == digest
     assert rows[-1]["Actor"]["Attributes"]["imageRef"] == "kept:1"
+
+
+def test_events_tell_what_goes_to_a_registry_and_comes_from_there(
+    cli: CommandLine, start_registry: Callable[..., Server]
+) -> None:
+    place = f"{start_registry().host}/app"
+    digest = cli.build(f"{place}:1", "FROM small\nLABEL tier=front\n")
+    cli.good("push", "-q", f"{place}:1")
+    cli.good("rmi", "-f", f"{place}:1")
+    cli.good("run", "--rm", "--network=none", f"{place}:1", "true")
+    cli.good("pull", "-q", f"{place}:1")
+    rows = told(cli, "--filter", "label=tier=front", "--filter", "type=image")
+    assert [row["Action"] for row in rows] == ["tag", "push", "untag", "delete", "pull", "pull"]
+    assert {row["id"] for row in rows if row["Action"] in ("push", "pull")} == {f"{place}:1"}
+    assert {row["Actor"]["Attributes"]["name"] for row in rows if row["Action"] == "pull"} == {place}
+    assert rows[0]["id"] == digest
