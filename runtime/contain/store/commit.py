@@ -23,7 +23,7 @@ import stat
 from collections.abc import Mapping
 
 from contain.errors import NotSupported
-from contain.store.marks import is_opaque, is_overlays, is_whiteout, read_xattrs
+from contain.store.marks import is_opaque, is_overlays, is_stand_in, is_whiteout, make_whiteout, read_xattrs
 from contain.store.ownership import Ownership
 from contain.store.rooted import DirectoryCache, Root, join, list_names
 from contain.store.rootview import Entry, Kind, RootView
@@ -36,10 +36,12 @@ _LONGEST_PATH = 4095
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canonical:
-    """What `canonicalise` left: whether there is anything at all, and whether the archive begins with an entry for ``/``."""
+    """What `canonicalise` left: whether there is anything at all, and whether the archive begins with an entry for ``/``.
+    ``stand_ins``: as of `contain.store.extract.Extracted`."""
 
     changed: bool
     root_entry: bool
+    stand_ins: bool = False
 
 
 def canonicalise(upper: Root, lower: RootView, *, epoch_seconds: int) -> Canonical:
@@ -55,6 +57,7 @@ class _Canonicaliser:
         self._ownership = Ownership.of_this_process()
         self._links: dict[int, list[bytes]] | None = None  # paths of each file that has several
         self._dropped: dict[int, bool] = {}
+        self._stand_ins = False
 
     def run(self) -> Canonical:
         try:
@@ -67,7 +70,7 @@ class _Canonicaliser:
                 root_entry = (mode, owner, dict(attributes)) != (0o755, (0, 0), {})
             else:
                 root_entry = (mode, owner) != (below.mode, (below.uid, below.gid)) or not _same_xattrs(attributes, below)
-            return Canonical(changed=kept or root_entry, root_entry=root_entry)
+            return Canonical(changed=kept or root_entry, root_entry=root_entry, stand_ins=self._stand_ins)
         finally:
             self._directories.forget()
 
@@ -109,7 +112,7 @@ class _Canonicaliser:
                 level.kept = True
 
     def _make_whiteout(self, directory: int, name: bytes) -> None:
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
+        self._stand_ins = make_whiteout(directory, name) or self._stand_ins
         os.utime(name, ns=(self._epoch_ns, self._epoch_ns), dir_fd=directory, follow_symlinks=False)
 
     def _below(self, level: _Level, name: bytes) -> Entry | None:
@@ -126,6 +129,7 @@ class _Canonicaliser:
             if below is None:
                 os.unlink(name, dir_fd=directory)
                 return None
+            self._stand_ins = self._stand_ins or is_stand_in(found)
             os.utime(name, ns=(self._epoch_ns, self._epoch_ns), dir_fd=directory, follow_symlinks=False)
         elif stat.S_ISSOCK(found.st_mode):
             os.unlink(name, dir_fd=directory)

@@ -1,8 +1,9 @@
 """Unpacks one layer's tar archive into a directory, beneath that directory's descriptor only.
 
-What ends on disk is an overlay lower directory: ``.wh.x`` becomes the character device 0:0 called ``x``, ``.wh..wh..opq`` the
-attribute ``user.overlay.opaque=y`` on its directory. Never follows a link out of the tree, never uses a path of the archive in
-another way than through `Root`. Deciding what the result is called, and removing it when something was wrong, is the caller's.
+What ends on disk is an overlay lower directory: ``.wh.x`` becomes the character device 0:0 called ``x`` (or what stands in for it,
+`contain.store.marks`), ``.wh..wh..opq`` the attribute ``user.overlay.opaque=y`` on its directory. Never follows a link out of the
+tree, never uses a path of the archive in another way than through `Root`. Deciding what the result is called, and removing it when
+something was wrong, is the caller's.
 
 Rules (image-spec ``layer.md``, and what Docker and containerd do where it is silent):
 - A leading ``/`` means the tree's root; a ``..`` anywhere is refused.
@@ -23,7 +24,7 @@ from collections.abc import Callable
 
 from contain.errors import HostError
 from contain.store.durable import remove_tree
-from contain.store.marks import OPAQUE_MARK, OPAQUE_XATTR, WHITEOUT_PREFIX, is_whiteout, keeps_xattr
+from contain.store.marks import OPAQUE_MARK, OPAQUE_XATTR, WHITEOUT_PREFIX, is_whiteout, keeps_xattr, make_whiteout
 from contain.store.ownership import Ownership
 from contain.store.rooted import DIRECTORY_FLAGS, DirectoryCache, Root, split_path
 from contain.store.tar_header import TarEntry, TarKind
@@ -43,11 +44,13 @@ class _Directory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extracted:
-    """What was in the archive: number of entries, payload bytes, and whether it says something about the root directory itself."""
+    """What was in the archive: number of entries, payload bytes, and whether it says something about the root directory itself.
+    ``stand_ins``: some of its whiteouts are such that the kernel does not understand them (`contain.store.marks`)."""
 
     entries: int
     content_bytes: int
     root_entry: bool
+    stand_ins: bool = False
 
 
 def extract_tree(
@@ -79,7 +82,12 @@ def extract_tree(
             extractor.finish()
         finally:
             extractor.parents.forget()
-        return Extracted(entries=extractor.entries, content_bytes=extractor.content_bytes, root_entry=extractor.root_entry)
+        return Extracted(
+            entries=extractor.entries,
+            content_bytes=extractor.content_bytes,
+            root_entry=extractor.root_entry,
+            stand_ins=extractor.stand_ins,
+        )
 
 
 class _Extractor:
@@ -89,6 +97,7 @@ class _Extractor:
         self.entries = 0
         self.content_bytes = 0
         self.root_entry = False
+        self.stand_ins = False
         self._whiteouts = whiteouts
         self._ownership = ownership
         self._limits = limits
@@ -178,7 +187,7 @@ class _Extractor:
             raise bad_layer(f"{shown(entry.path)} is not a valid whiteout")
         # A whiteout hides what lower layers have. What this very layer has under the name stays, whichever comes first.
         try:
-            os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
+            self.stand_ins = make_whiteout(parent, hidden) or self.stand_ins
         except FileExistsError:
             if stat.S_ISDIR(os.stat(hidden, dir_fd=parent, follow_symlinks=False).st_mode):
                 self._make_opaque(parent, hidden)

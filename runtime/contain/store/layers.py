@@ -51,7 +51,9 @@ class CommittedLayer:
 class Publish(Protocol):
     """Makes a finished directory a layer. ``synced``: its tree is on the disk already."""
 
-    def __call__(self, diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, synced: bool = False, /) -> None:
+    def __call__(
+        self, diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, stand_ins: bool, synced: bool = False, /
+    ) -> None:
         """Do it."""
 
 
@@ -74,7 +76,7 @@ class Layers:
         return layer_tree(self._layout, diff_id)
 
     def record(self, diff_id: str) -> dict[str, object]:
-        """What ``layer.json`` says: diff_id, size_bytes, canonical, root_entry."""
+        """What ``layer.json`` says: diff_id, size_bytes, canonical, root_entry, and stand_ins where there are some."""
         self.tree(diff_id)
         return dict(json.loads((self.path(diff_id) / "layer.json").read_bytes()))
 
@@ -83,11 +85,15 @@ class Layers:
         """A directory that becomes a layer when the second value is called."""
         with self._layout.scratch("layer") as work, explained(self._layout.layers):
 
-            def publish(diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, synced: bool = False) -> None:
+            def publish(
+                diff_id: str, size_bytes: int, canonical: bool, root_entry: bool, stand_ins: bool, synced: bool = False
+            ) -> None:
                 with self._layout.collection_barrier(collecting=False):
                     if self.has(diff_id):
                         return  # the same content by its digest: what was made here need not even reach the disk
                 record = {"diff_id": diff_id, "size_bytes": size_bytes, "canonical": canonical, "root_entry": root_entry}
+                if stand_ins:
+                    record["stand_ins"] = True
                 (work / "layer.json").write_bytes(canonical_json(record))
                 os.chmod(work, 0o700)
                 if synced:
@@ -138,7 +144,7 @@ class Layers:
             again = outline is not None and _is_regenerated(work / "tree", extracted.root_entry, outline)
             if regenerable and not again:
                 raise IntegrityError(f"the layer {diff_id} is not written as contain writes layers", code="layer-digest")
-            publish(diff_id, source.size_bytes, again, extracted.root_entry)
+            publish(diff_id, source.size_bytes, again, extracted.root_entry, extracted.stand_ins)
         return True
 
     def import_archive(self, stream: BinaryIO, *, progress: Progress, epoch_seconds: int) -> CommittedLayer:
@@ -217,7 +223,7 @@ class Layers:
                         stack.enter_context(syncing_file_system(work))  # only reading is left to do with the tree
                         syncing = True
         committed = CommittedLayer(diff_id="sha256:" + digest.hexdigest(), size_bytes=size_bytes)
-        publish(committed.diff_id, size_bytes, True, result.root_entry, syncing)
+        publish(committed.diff_id, size_bytes, True, result.root_entry, result.stand_ins, syncing)
         return committed
 
     def _commit_from_elsewhere(
@@ -236,12 +242,12 @@ class Layers:
             if result.changed:
                 digest = hashlib.sha256()
                 source = _Joined(canonical_tar(root, root_entry=result.root_entry), digest.update)
-                self._extract(source.read, work)
+                extracted = self._extract(source.read, work)
         remove_tree(upper)
         if not result.changed:
             return None
         committed = CommittedLayer(diff_id="sha256:" + digest.hexdigest(), size_bytes=source.size_bytes)
-        publish(committed.diff_id, committed.size_bytes, True, result.root_entry)
+        publish(committed.diff_id, committed.size_bytes, True, result.root_entry, extracted.stand_ins)
         return committed
 
     def archive(self, diff_id: str) -> Iterator[bytes]:

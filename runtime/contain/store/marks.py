@@ -3,7 +3,8 @@ layer.
 
 In an archive an empty file ``.wh.x`` says that ``x`` of the lower layers is gone, ``.wh..wh..opq`` that all of its directory is
 (image-spec ``layer.md``). On disk it is overlay's way: the character device 0:0, and the attribute ``user.overlay.opaque=y``
-(kernel, ``overlayfs.rst``).
+(kernel, ``overlayfs.rst``). Where the store's file system lets nobody make that device, as an overlay does not, a socket without
+any permission stands in for it: no layer holds sockets, so it can be nothing else. Only we understand it, not the kernel.
 """
 
 from __future__ import annotations
@@ -21,8 +22,26 @@ _OVERLAY_PREFIXES = (b"user.overlay.", b"trusted.overlay.")
 
 
 def is_whiteout(found: os.stat_result) -> bool:
-    """Whether this is overlay's mark for "the lower layers' file is gone"."""
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+    """Whether this is the mark for "the lower layers' file is gone": overlay's, or what stands in for it."""
+    return (stat.S_ISCHR(found.st_mode) and found.st_rdev == 0) or is_stand_in(found)
+
+
+def is_stand_in(found: os.stat_result) -> bool:
+    """Whether this is a whiteout that the kernel's overlay would show as what it is, a socket."""
+    return found.st_mode == stat.S_IFSOCK
+
+
+def make_whiteout(directory: int, name: bytes) -> bool:
+    """Make the mark; whether it is a stand-in. Raises `OSError`: EEXIST, and what else keeps a file from being made."""
+    try:
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    else:
+        return False
+    os.mknod(name, stat.S_IFSOCK, 0, dir_fd=directory)
+    return True
 
 
 def is_opaque(directory: int) -> bool:

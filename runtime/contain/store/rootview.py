@@ -350,8 +350,17 @@ class RootView:
 def states_root(tree: HostPath) -> bool:
     """Whether a tree's own root directory carries the image's attributes of ``/``. True for trees that are not the store's
     layers."""
+    return bool(_record(tree).get("root_entry", True))
+
+
+def has_stand_ins(tree: HostPath) -> bool:
+    """Whether a layer has whiteouts that the kernel's overlay does not understand (`contain.store.marks`)."""
+    return bool(_record(tree).get("stand_ins", False))
+
+
+def _record(tree: HostPath) -> Mapping[str, object]:
     try:
-        record = json.loads((tree.parent / "layer.json").read_bytes())
+        record: Mapping[str, object] = json.loads((tree.parent / "layer.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    return bool(record.get("root_entry"))
+        return {}
+    return record

@@ -65,7 +65,7 @@ def iterate_tree(root: Root) -> Iterator[Node]:
                 continue
             name, found = names.pop()
             path = join(directory, name)
-            if stat.S_ISSOCK(found.st_mode):
+            if stat.S_ISSOCK(found.st_mode) and not is_whiteout(found):
                 continue
             yield Node(path, directories.get(directory), name, found)
             if stat.S_ISDIR(found.st_mode):
