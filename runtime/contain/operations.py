@@ -37,19 +37,21 @@ class BindHostDirectory:
     """A host directory once more at another host path, without what is mounted below it, seen only in this mount namespace.
 
     For overlay layers: a user namespace may not take a directory apart from the mounts below it (mount_namespaces(7), locked mounts),
-    so this is done before it is entered. ``optional``: where it has gone meanwhile, an empty directory is there.
+    so this is done before it is entered. ``optional``: where it has gone meanwhile, an empty directory is there. ``no_devices``: device
+    nodes in it cannot be opened; done here, nobody in the namespace can undo it.
     """
 
     source: str
     path: str
     optional: bool = False
+    no_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageHostPath:
     """A host file or directory once more at a host path, seen only in this mount namespace. ``translated``: owners are seen through
     the container's user namespace (mount_setattr(2), MOUNT_ATTR_IDMAP), so that 0:0 on disk is root inside; else with what is mounted
-    below it, and its owners are nobody inside. ``beneath``: as for `MountBind`.
+    below it, and its owners are nobody inside. ``beneath``: as for `MountBind`; ``no_devices``: as for `BindHostDirectory`.
 
     For containers whose root is nobody outside: what that root could not reach by name is put where it can.
     """
@@ -58,6 +60,7 @@ class StageHostPath:
     path: str
     translated: bool
     beneath: str | None = None
+    no_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,15 @@ class MountRoot:
     work: str
     volatile: bool
     no_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountCopiedRoot:
+    """The container's root: a directory of its own, which holds all of it. ``no_devices``: as for `MountRoot`; for whom that must hold,
+    `BindHostDirectory` or `StageHostPath` says it before."""
+
+    path: str
+    no_devices: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +354,7 @@ Operation = (
     | WriteHostFile
     | WriteMemoryFile
     | MountRoot
+    | MountCopiedRoot
     | MountCopyOnWrite
     | MountFilesystem
     | MountBind

@@ -296,8 +296,9 @@ class ContainerSpec:
     """Everything about one container.
 
     ``layers``: extracted layer trees, lowest first, that make its root. ``upper``: a directory of the caller's that receives
-    what is written (a build step's layer), or None for one that is thrown away with the container. ``confined``: system calls are
-    filtered, parts of /proc and /sys hidden, privileges never gained; what the user namespace forbids stays forbidden without it.
+    what is written (a build step's layer), or None for one that is thrown away with the container. ``copied``: no
+    overlay; ``upper`` is a full copy of the layers, and the root itself. ``confined``: system calls are filtered, parts of /proc and
+    /sys hidden, privileges never gained; what the user namespace forbids stays forbidden without it.
     ``extra_hosts``: (name, address) for /etc/hosts; the address ``host-gateway`` is this machine, seen from the container.
     ``name_servers``: addresses for /etc/resolv.conf instead of the host's.
     """
@@ -321,6 +322,7 @@ class ContainerSpec:
     stop_signal: int
     capabilities: frozenset[str]
     labels: tuple[tuple[str, str], ...] = ()
+    copied: bool = False
     confined: bool = True
     extra_hosts: tuple[tuple[str, str], ...] = ()
     shared_memory_bytes: int = SHARED_MEMORY_BYTES

@@ -324,6 +324,12 @@ class Workbench:
                         os.setxattr(upper, name, value)
             yield scratch, upper
 
+    def copies(self, stage: Stage, trees: tuple[HostPath, ...]) -> bool:
+        """Whether what is to be written upon these layers is written to a copy of them, since no overlay is to be had."""
+        from contain.container.storage import Storage, storage_for
+
+        return storage_for(trees, self.store.home, thrown_away=False, say=stage.progress.warn) is Storage.COPY
+
     def normalise(self, stage: Stage, upper: HostPath, trees: tuple[HostPath, ...], *, started_seconds: int, text: str) -> None:
         """Take the noise out of what a RUN wrote, if that is wanted, and say so. ``text``: what the author wrote for the step."""
         if not self.request.reproducible:

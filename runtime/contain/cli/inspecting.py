@@ -126,7 +126,9 @@ def describe_container(engine: Engine, record: ContainerRecord, *, sizes: bool =
 
 def container_sizes(engine: Engine, record: ContainerRecord) -> tuple[int, int]:
     """Bytes in the files that a container wrote, and those with its image's. What one on this machine's root holds is 0."""
-    written = tree_bytes(engine.records.place(record.container_id) / "upper")
+    from contain.container.files.contents import measure_written
+
+    written = measure_written(engine.records, record, tree_bytes)
     base = 0
     with suppress(ContainError):
         base = next((row.size_bytes for row in engine.images() if row.digest == record.image_digest), 0)

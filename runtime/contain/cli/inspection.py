@@ -251,6 +251,21 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
+def _graph_driver(layers: Sequence[str], upper: str, *, copied: bool) -> dict[str, Any]:
+    """How its root is made: an overlay of directories, or a directory of its own."""
+    if copied:
+        return {"Name": "copy", "Data": {"LowerDir": ":".join(layers), "RootDir": upper}}
+    return {
+        "Name": "overlay",
+        "Data": {
+            "LowerDir": ":".join(layers),
+            "UpperDir": upper,
+            "WorkDir": f"{upper}.work" if upper else "",
+            "MergedDir": "",
+        },
+    }
+
+
 def container_document(
     record: ContainerRecord,
     place: HostPath,
@@ -280,22 +295,14 @@ def container_document(
         "LogPath": str(place / "log"),
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,
-        "Driver": "overlay",
+        "Driver": "copy" if details.get("copied") else "overlay",
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": (details.get("confinement") or {}).get("apparmor", ""),
         "ExecIDs": None,
         "HostConfig": _host_config(details, record),
-        "GraphDriver": {
-            "Name": "overlay",
-            "Data": {
-                "LowerDir": ":".join(layers),
-                "UpperDir": upper,
-                "WorkDir": f"{upper}.work" if upper else "",
-                "MergedDir": "",
-            },
-        },
+        "GraphDriver": _graph_driver(layers, upper, copied=bool(details.get("copied"))),
         **({} if sizes is None else {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}),
         "Mounts": list(mounts),
         "Config": _config(record, image),

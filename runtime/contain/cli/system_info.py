@@ -74,6 +74,7 @@ def info(options: argparse.Namespace) -> int:
 
 def _document(engine: Any) -> dict[str, Any]:
     from contain.container.processes import is_paused
+    from contain.container.storage import choose_kept, parse_storage, probe_ground
     from contain.linux.cgroups import probe_hierarchies
     from contain.linux.usernamespace import is_rootless
 
@@ -92,7 +93,7 @@ def _document(engine: Any) -> dict[str, Any]:
         "ContainersPaused": paused,
         "ContainersStopped": len(records) - running - paused,
         "Images": len(engine.images()),
-        "Driver": "overlay",
+        "Driver": choose_kept(parse_storage(os.environ), probe_ground(engine.home)).value,
         "ServerVersion": __version__,
         "DockerRootDir": str(engine.home),
         "CgroupDriver": "cgroupfs",

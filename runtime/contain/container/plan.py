@@ -27,6 +27,7 @@ from contain.operations import (
     MakeSymlink,
     MaskPath,
     MountBind,
+    MountCopiedRoot,
     MountCopyOnWrite,
     MountFilesystem,
     MountLayers,
@@ -182,6 +183,9 @@ def plan_outside(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSp
             mounts.append(replace(mount, sources=tuple(views)))
         else:
             mounts.append(mount)
+    if spec.copied and spec.user_namespace.mapping is IdMapping.PRIVATE:
+        # An overlay that a user namespace mounts has no devices; a directory of the machine's would have, could this be undone inside.
+        operations.append(BindHostDirectory(source=str(spec.upper), path=str(spec.upper), no_devices=True))
     if operations:
         operations.insert(0, MakeMountsPrivate())
     return replace(spec, layers=layers, mounts=tuple(mounts)), operations
@@ -325,16 +329,22 @@ def plan_root(
         operations.append(
             MountScratch(path=str(workspace.scratch), size_bytes=workspace.scratch_bytes, inodes=workspace.scratch_inodes)
         )
+    on_host = spec.user_namespace.mapping is IdMapping.HOST
+    if spec.copied:
+        operations.append(MountCopiedRoot(path=str(upper), no_devices=not (on_host and spec.confinement.privileged)))
+    else:
+        operations += [
+            MakeHostDirectory(path=str(upper)),
+            MakeHostDirectory(path=str(work)),
+            MountRoot(
+                lower=(*(str(layer) for layer in reversed(spec.layers)), str(workspace.skeleton)),
+                upper=str(upper),
+                work=str(work),
+                volatile=workspace.scratch is not None or workspace.volatile,
+                no_devices=on_host and not spec.confinement.privileged,
+            ),
+        ]
     operations += [
-        MakeHostDirectory(path=str(upper)),
-        MakeHostDirectory(path=str(work)),
-        MountRoot(
-            lower=(*(str(layer) for layer in reversed(spec.layers)), str(workspace.skeleton)),
-            upper=str(upper),
-            work=str(work),
-            volatile=workspace.scratch is not None or workspace.volatile,
-            no_devices=spec.user_namespace.mapping is IdMapping.HOST and not spec.confinement.privileged,
-        ),
         MountFilesystem(kind="proc", target="/proc", attributes=_SAFE),
         *_plan_devices(spec, workspace, tty_group=tty_group and _has_id(spec, int(_TTY_GROUP))),
         *_plan_sys(spec, hierarchies),

@@ -20,7 +20,8 @@ from contain.container.launch import Launched, launch
 from contain.container.lifecycle.ended import ExitState, exit_state
 from contain.container.network.wiring import find_wiring
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
-from contain.container.workspaces import hold_directory, needs_memory, workspaces
+from contain.container.storage import Storage, copied, fill_root, storage_for
+from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
     EVERY,
@@ -250,7 +251,12 @@ def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: Host
     home = run_home() if home is None else home
     with open_workspace(spec, home) as plain:
         workspace = replace(plain, volatile=True)
-        if spec.upper is None and needs_memory(plain.directory):
-            workspace = keep_in_memory(workspace)
+        if spec.upper is None:
+            found = storage_for(spec.layers, home, thrown_away=True)
+            if found is Storage.MEMORY:
+                workspace = keep_in_memory(workspace)
+            elif found is Storage.COPY:
+                spec = copied(spec, plain.directory / "root")
+                fill_root(spec, lasting=False)
         with start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
             return finish(running)

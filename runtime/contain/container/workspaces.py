@@ -79,15 +79,6 @@ def memory_takes_attributes() -> bool:
     return True
 
 
-def needs_memory(home: HostPath) -> bool:
-    """Whether nothing can be written onto the file system of the store through an overlay, but to memory: so in another container."""
-    if os.major(os.stat(home).st_dev):  # a disk
-        return False
-    from contain.linux.obstacles import NO_UPPER, filesystem_of
-
-    return filesystem_of(str(home)) in NO_UPPER and memory_takes_attributes()
-
-
 def workspaces(home: HostPath) -> HostPath:
     """The directory of all of them."""
     return home / "work"

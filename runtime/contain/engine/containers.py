@@ -225,7 +225,8 @@ class Containers(Images):
             identity = Identity(user_id=own["user_id"], group_id=own["group_id"], groups=tuple(own["groups"]))
         else:
             upper = Path(details["upper"] or "/nonexistent")  # who was added inside is known too
-            trees = [Path(layer) for layer in details["layers"]] + ([upper] if upper.is_dir() else [])
+            below = [] if details.get("copied") and upper.is_dir() else [Path(layer) for layer in details["layers"]]
+            trees = below + ([upper] if upper.is_dir() else [])
             identity = resolve_identity(user, trees)
         variables = dict(details["environment"]) | dict(environment or {})
         return ExecRequest(

@@ -40,6 +40,7 @@ from contain.operations import (
     MakeSymlink,
     MaskPath,
     MountBind,
+    MountCopiedRoot,
     MountCopyOnWrite,
     MountFilesystem,
     MountLayers,
@@ -115,6 +116,8 @@ class Performer:
             case MakeHostDirectory(path=path, mode=mode):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path, mode)
+            case BindHostDirectory(no_devices=True):
+                _attach(_clone_without_devices(operation.source), operation.path)
             case BindHostDirectory(source=source, path=path):
                 os.makedirs(path, exist_ok=True)
                 try:
@@ -142,6 +145,10 @@ class Performer:
                 _write_memory_file(operation)
             case MountRoot():
                 self._mount_root(operation)
+            case MountCopiedRoot(path=path, no_devices=no_devices):
+                tree = _clone_without_devices(path) if no_devices else _clone_source(path, None)
+                _attach(tree, path)
+                self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             case MountCopyOnWrite():
                 target = self._directory_beneath(operation.target)
                 self._refuse_proc(target, operation.target)
@@ -360,6 +367,8 @@ class Performer:
             tree = idmap.clone_mapped(operation.source, self.translation)
         else:
             tree = _clone_source(operation.source, operation.beneath)
+        if operation.no_devices:
+            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NODEV, recursive=False)
         if stat.S_ISDIR(os.fstat(tree).st_mode):
             os.makedirs(path, exist_ok=True)
         else:
@@ -587,6 +596,13 @@ def _make_device(operation: StageDevice) -> None:
     os.mknod(operation.path, found.st_mode, found.st_rdev)
     os.chown(operation.path, operation.owner_id, operation.owner_id)
     os.chmod(operation.path, stat.S_IMODE(found.st_mode))
+
+
+def _clone_without_devices(source: str) -> int:
+    """A detached copy of the mount at a place of the machine, in which no device node can be opened."""
+    tree = _clone_source(source, None)
+    syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NODEV, recursive=True)
+    return tree
 
 
 def _attach(tree: int, path: str) -> None:

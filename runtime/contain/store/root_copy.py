@@ -39,51 +39,56 @@ Stubs = Sequence[tuple[str, bool]]
 """Mount points that are no part of an image: (path, whether it is a directory), parents first."""
 
 
-def copy_root(trees: Sequence[HostPath], target: HostPath, *, stubs: Stubs = ()) -> None:
+def copy_root(trees: Sequence[HostPath], target: HostPath, *, stubs: Stubs = (), path: str = "/", devices: bool = True) -> None:
     """Fill ``target``, an empty directory of the caller's, with what layers (lowest first) show. ``stubs`` are made where nothing is.
+    ``path``: the directory that is wanted of it; ``devices`` False: without the nodes of devices.
 
     Raises `HostError`: a full disk, owners or devices that this user may not make, attributes that the file system does not hold.
     """
     with explained(target), RootView(trees) as view, Root(target) as root:
-        _Copier(root).copy(view, stubs)
+        _Copier(root, path, devices=devices).copy(view, stubs)
 
 
 def extract_changes(copy: HostPath, trees: Sequence[HostPath], upper: HostPath, *, stubs: Stubs = (), move: bool) -> None:
-    """Make ``upper``, which does not exist, the upper directory that an overlay would have: what in ``copy`` is not as in its layers.
+    """Make ``upper``, an empty directory, or none yet, the upper directory that an overlay would have: what in ``copy`` is not as in
+    its layers.
 
     ``stubs``: as given to `copy_root`; what of them is as it was made is no change. ``move``: the files are taken out of the copy,
     which is of no use afterwards (both are on one file system); otherwise it stays as it is, and may be written to meanwhile.
     """
-    upper.mkdir()
+    upper.mkdir(exist_ok=True)
     with explained(upper), RootView(trees) as view, Root(copy) as source, Root(upper) as target:
         _Changes(source, target, view, stubs, move=move).extract()
 
 
 class _Copier:
-    def __init__(self, root: Root) -> None:
-        self._root = root
+    def __init__(self, root: Root, path: str, *, devices: bool) -> None:
+        self._root, self._path = root, path
+        self._left_out = (Kind.SOCKET,) if devices else (Kind.SOCKET, Kind.CHARACTER, Kind.BLOCK)
         self._directories = DirectoryCache(root, follow=False)
         self._ownership = Ownership.of_this_process()
 
     def copy(self, view: RootView, stubs: Stubs) -> None:
-        directories: list[Entry] = []
+        directories: list[tuple[bytes, Entry]] = []
+        top = view.lookup(self._path)
+        start = "/" if top is None else str(top.path)
         try:
-            for entry in view.walk("/"):
-                raw = os.fsencode(entry.path)[1:]
+            for entry in view.walk(start):
+                raw = os.fsencode(entry.path)[len(os.fsencode(start)) :].lstrip(b"/")
                 try:
                     if entry.kind is Kind.DIRECTORY:
                         if raw:
                             above, name = self._place(raw)
                             os.mkdir(name, 0o700, dir_fd=above)
-                        directories.append(entry)
-                    elif entry.kind is not Kind.SOCKET:
+                        directories.append((raw, entry))
+                    elif entry.kind not in self._left_out:
                         self._copy(entry, *self._place(raw))
                 except OSError as error:
                     raise _explain(error, entry) from error
             _make_stubs(self._root, stubs)
-            for entry in reversed(directories):
+            for raw, entry in reversed(directories):
                 try:
-                    self._settle_directory(entry)
+                    self._settle_file(entry, self._directories.get(raw))
                 except OSError as error:
                     raise _explain(error, entry) from error
         finally:
@@ -129,9 +134,6 @@ class _Copier:
         for key, value in entry.xattrs.items():  # and capabilities
             os.setxattr(descriptor, key, value)
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-
-    def _settle_directory(self, entry: Entry) -> None:
-        self._settle_file(entry, self._directories.get(os.fsencode(entry.path)[1:]))
 
 
 def _make_stubs(root: Root, stubs: Stubs) -> None:

@@ -276,7 +276,7 @@ def _bootstrap(plan: BootstrapPlan, wanted: WantedSuite, *, store: Store, client
         _extract_seed(plan, selection, data, scratch / "seed.tar", tree)
         _write_files(plan, handed_in)
         progress.note(f"installing {len(selection.packages)} packages")
-        _install(plan, tree=tree, handed_in=handed_in, log=scratch / "log")
+        _install(plan, tree=tree, handed_in=handed_in, log=scratch / "log", home=store.home)
         layer = store.commit_layer(tree, lower=(), epoch_seconds=plan.release.date_seconds)
     assert layer is not None  # the tree is not empty
     descriptor = Descriptor(media_type=MEDIA_LAYER, digest=layer.diff_id, size=layer.size_bytes)
@@ -331,8 +331,11 @@ def _write_files(plan: BootstrapPlan, handed_in: HostPath) -> None:
     (handed_in / SCRIPT_NAME).write_text(plan.script)
 
 
-def _install(plan: BootstrapPlan, *, tree: HostPath, handed_in: HostPath, log: HostPath) -> None:
+def _install(plan: BootstrapPlan, *, tree: HostPath, handed_in: HostPath, log: HostPath, home: HostPath) -> None:
+    from contain.build.run.open_mounts import remove_stubs
+    from contain.container.plan import stub_paths
     from contain.container.run import new_container_id, run
+    from contain.container.storage import Storage, copied, storage_for
     from contain.linux.capabilities import DEFAULT_CAPABILITIES
 
     identifier = new_container_id()
@@ -356,8 +359,13 @@ def _install(plan: BootstrapPlan, *, tree: HostPath, handed_in: HostPath, log: H
         stop_signal=signal.SIGTERM,
         capabilities=DEFAULT_CAPABILITIES,
     )
+    missing: list[str] = []
+    if storage_for((), home, thrown_away=False) is Storage.COPY:
+        spec = copied(spec, tree)  # there is nothing to be copied: what was unpacked is the root
+        missing = [path[1:] for path, _ in reversed(stub_paths(spec)) if not os.path.lexists(f"{tree}{path}")]
     with open(os.devnull, "rb") as nothing, log.open("wb") as output:
         state = run(spec, stdin=nothing.fileno(), stdout=output.fileno(), stderr=output.fileno())
+    remove_stubs(tree, missing)
     if state.status != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = "\n".join(lines[-_LOG_TAIL_LINES:])

@@ -187,6 +187,13 @@ class _Opener:
             place = self._scratch / f"mount{number}"
             place.mkdir(mode=0o755)
             return Bind(source=place, target=target, read_only=read_only)
+        if self._bench.copies(self._stage, view.trees):
+            from contain.store.root_copy import copy_root
+
+            place = self._scratch / f"mount{number}"
+            place.mkdir(mode=0o755)
+            copy_root(view.trees, place, path="/" + node.path, devices=False)
+            return Bind(source=place, target=target, read_only=read_only)
         return CopyOnWrite(sources=parts, target=target, read_only=read_only)
 
     def _copy(self, number: int, source: MountSource) -> HostPath:

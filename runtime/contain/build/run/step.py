@@ -122,9 +122,12 @@ def _attempt(
     sources: Sequence[MountSource | None],
     constraints: Constraints,
 ) -> Work[CommittedLayer | None]:
+    from contain.container.plan import stub_paths
     from contain.container.request.identity import home_of, parse_identity, read_account_files
     from contain.container.run import new_container_id
+    from contain.container.storage import copied, fill_root
     from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
+    from contain.store.root_copy import extract_changes
 
     trees = bench.stage_trees(stage)
     passwd, group = read_account_files(trees)
@@ -170,8 +173,13 @@ def _attempt(
         )
         if step.network == "default":
             bench.hold_network()
+        if bench.copies(stage, trees):
+            spec = copied(spec, scratch / "root")
+            fill_root(spec, lasting=False)
         started_seconds = int(time.time())
         yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets), skeletons=bench.skeletons())
+        if spec.copied:
+            extract_changes(scratch / "root", trees, upper, stubs=stub_paths(spec), move=True)
         remove_stubs(upper, stubs)
         bench.normalise(stage, upper, trees, started_seconds=started_seconds, text=_written(step))
         return bench.commit(upper, trees)

@@ -12,10 +12,12 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from contain.container.lifecycle.records import ContainerRecord, Records
+from contain.container.plan import stub_paths
+from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import NotSupported
 from contain.oci import ImageConfig
 from contain.oci.image import History
@@ -36,14 +38,27 @@ _OWN_VARIABLES = ("HOSTNAME", "HOME", "TERM")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
-    """The layer trees of a container's image, lowest first, and the directory that receives what it writes."""
+    """The layer trees of a container's image, lowest first, and the directory that receives what it writes. ``copied``: that one is a
+    copy of them all. ``stubs``: the mount points in it that are no part of the image; ``aside``: where to work with it meanwhile."""
 
     layers: tuple[HostPath, ...]
     upper: HostPath
+    copied: bool = False
+    stubs: tuple[tuple[str, bool], ...] = ()
+    aside: HostPath | None = None
 
-    def all(self) -> tuple[HostPath, ...]:
-        """Lowest first; without the upper directory before the first start."""
-        return (*self.layers, *((self.upper,) if self.upper.is_dir() else ()))
+    @contextlib.contextmanager
+    def open_changes(self) -> Iterator[HostPath]:
+        """The upper directory, which does not exist before the first start: the container's own, or one that is made of what differs in
+        its copy."""
+        if not self.copied or self.aside is None or not self.upper.is_dir():
+            yield self.upper
+            return
+        from contain.store.root_copy import extract_changes
+
+        with hold_directory(workspaces(self.aside) / f"changes-{os.urandom(8).hex()}") as work:
+            extract_changes(self.upper, self.layers, work / "upper", stubs=self.stubs, move=False)
+            yield work / "upper"
 
 
 def trees_of(records: Records, record: ContainerRecord) -> Trees:
@@ -53,7 +68,28 @@ def trees_of(records: Records, record: ContainerRecord) -> Trees:
         raise NotSupported(
             f"{record.name} stands on this machine's root: what it writes is in its own memory only", code="container-on-host"
         )
-    return Trees(layers=layers, upper=records.place(record.container_id) / "upper")
+    place = records.place(record.container_id)
+    if not record.details.get("copied"):
+        return Trees(layers=layers, upper=place / "upper")
+    from contain.container.lifecycle.respecify import parse_spec
+
+    stubs = stub_paths(parse_spec(record.details))
+    return Trees(layers=layers, upper=place / "root", copied=True, stubs=stubs, aside=records.directory.parent / "run")
+
+
+def measure_written(records: Records, record: ContainerRecord, measure: Callable[[HostPath], int]) -> int:
+    """What the container wrote, measured by the given function of its upper directory; 0 for one on this machine's root."""
+    try:
+        trees = trees_of(records, record)
+    except NotSupported:
+        return 0
+    with trees.open_changes() as upper:
+        return measure(upper)
+
+
+def written_place(records: Records, record: ContainerRecord) -> HostPath:
+    """The directory that goes with the container: what it wrote, and its copy of its image if it has one."""
+    return records.place(record.container_id) / ("root" if record.details.get("copied") else "upper")
 
 
 def read_changes(trees: Trees) -> list[tuple[str, bytes]]:
@@ -61,11 +97,14 @@ def read_changes(trees: Trees) -> list[tuple[str, bytes]]:
 
     A directory has changed if it differs in mode, owner or time, or if anything below it has.
     """
-    if not trees.upper.is_dir():
-        return []
+    with trees.open_changes() as upper:
+        return _read_changes(upper, trees.layers) if upper.is_dir() else []
+
+
+def _read_changes(written: HostPath, layers: Sequence[HostPath]) -> list[tuple[str, bytes]]:
     found: dict[bytes, str] = {}
     new: set[bytes] = set()  # directories with nothing of the image below
-    with Root(trees.upper) as upper, RootView(trees.layers) as lower:
+    with Root(written) as upper, RootView(layers) as lower:
         for node in iterate_tree(upper):
             parent = node.path.rpartition(b"/")[0]
             below = None if parent in new else lower.lookup(os.fsdecode(b"/" + node.path), follow=False)
@@ -112,7 +151,7 @@ def _differs(below: Entry, found: os.stat_result) -> bool:
 
 def export_pieces(trees: Trees) -> Iterator[bytes]:
     """The whole root as a tar archive."""
-    with RootView(trees.all()) as view:
+    with trees.open_changes() as upper, RootView((*trees.layers, *((upper,) if upper.is_dir() else ()))) as view:
         yield from root_archive(view)
 
 
@@ -175,7 +214,8 @@ def commit_layer(store: Store, trees: Trees, epoch_seconds: int) -> tuple[str, i
     """What the container wrote as a layer of the store, (diff_id, size in bytes); None if nothing."""
     with store.scratch("commit") as work:
         copy = work / "upper"
-        copy_upper(trees.upper, copy)
+        with trees.open_changes() as upper:
+            copy_upper(upper, copy)
         committed = store.commit_layer(copy, lower=trees.layers, epoch_seconds=epoch_seconds)
     return None if committed is None else (committed.diff_id, committed.size_bytes)
 

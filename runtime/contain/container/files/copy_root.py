@@ -17,7 +17,7 @@ from contain.container.plan import HOST_ROOT, Workspace, plan_root
 from contain.errors import Conflict, HostError, NotSupported
 from contain.linux import syscalls
 from contain.linux.usernamespace import IdMap, read_id_maps
-from contain.operations import MakeHostDirectory, MakeMountsPrivate, MountBind, MountRoot, Operation
+from contain.operations import MakeHostDirectory, MakeMountsPrivate, MountBind, MountCopiedRoot, MountRoot, Operation
 from contain.paths import HostPath
 from contain.spec import Bind, ContainerSpec, Volume
 from contain.values import dataclass
@@ -117,7 +117,7 @@ def plan_resting_root(spec: ContainerSpec, workspace: Workspace) -> tuple[Operat
     return tuple(
         operation
         for operation in plan_root(spec, workspace, ())
-        if isinstance(operation, (MakeMountsPrivate, MakeHostDirectory, MountRoot))
+        if isinstance(operation, (MakeMountsPrivate, MakeHostDirectory, MountRoot, MountCopiedRoot))
         or (isinstance(operation, MountBind) and operation.target in kept)
     )
 
@@ -161,8 +161,9 @@ def _hold_mounts(operations: Sequence[Operation], channel: socket.socket, *, rea
         performer = Performer()
         for operation in operations:
             performer.perform(operation)
-        upper = next(operation.upper for operation in operations if isinstance(operation, MountRoot))
-        root = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # what covers it now
+        upper = next(operation for operation in operations if isinstance(operation, (MountRoot, MountCopiedRoot)))
+        place = upper.path if isinstance(upper, MountCopiedRoot) else upper.upper
+        root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # what covers it now
         if read_only:
             syscalls.mount_setattr(root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
         socket.send_fds(channel, [b"root"], [root])

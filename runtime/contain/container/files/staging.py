@@ -57,12 +57,22 @@ def plan_staging(
     ready |= {operation.path for operation in operations if isinstance(operation, MountLayers)}
     own = set(ready)  # the container's directory is translated itself
 
-    def stage(source: HostPath, *, translated: bool = True, beneath: HostPath | None = None) -> HostPath:
+    def stage(
+        source: HostPath, *, translated: bool = True, beneath: HostPath | None = None, no_devices: bool = False
+    ) -> HostPath:
         if str(source) in own:
             return source.relative_to(directory)
         name = f"stage{len(operations)}"
         above = None if beneath is None else str(beneath)
-        operations.append(StageHostPath(source=str(source), path=str(directory / name), translated=translated, beneath=above))
+        operations.append(
+            StageHostPath(
+                source=str(source),
+                path=str(directory / name),
+                translated=translated,
+                beneath=above,
+                no_devices=no_devices,
+            )
+        )
         return HostPath(name)
 
     def moved(mount: Mount) -> Mount:
@@ -87,9 +97,11 @@ def plan_staging(
         for number, device in enumerate(spec.devices):
             operations.append(StageDevice(source=str(device.source), path=str(place / str(number)), owner_id=first_id))
             devices.append(replace(device, source=HostPath("devices", str(number))))
-    layers = tuple(map(stage, spec.layers))
+    layers = () if spec.copied else tuple(map(stage, spec.layers))
     mounts = tuple(map(moved, spec.mounts))
-    upper = None if spec.upper is None else stage(spec.upper.parent) / spec.upper.name
+    upper = None
+    if spec.upper is not None:
+        upper = stage(spec.upper, no_devices=True) if spec.copied else stage(spec.upper.parent) / spec.upper.name
     skeleton = str(workspace.skeleton)
     if any(getattr(operation, "path", "") == skeleton for operation in operations) and skeleton not in own:
         operations.append(StageHostPath(source=skeleton, path=skeleton, translated=True))

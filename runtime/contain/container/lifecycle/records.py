@@ -271,18 +271,37 @@ class Records:
         finally:
             os.close(descriptor)
 
-    def create(self, record: ContainerRecord) -> int:
+    def create(self, record: ContainerRecord, *, fill: Callable[[], None] | None = None) -> int:
         """Claim the name and make the directory, and the container's volumes; a descriptor that holds it. `Conflict` if the name is
-        taken."""
+        taken. ``fill``: puts into the directory what takes long, before anybody sees a container there."""
         self.sweep()
-        with self._volumes(record), self._naming():
-            self._verify_free(record.name)
-            place = self.place(record.container_id)
-            place.mkdir(mode=0o700)
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self.write(record)
+        place = self.place(record.container_id)
+        descriptor = -1
+        try:
+            if fill is not None:
+                with self._naming():
+                    self._verify_free(record.name)
+                    descriptor = self._make_held(place)
+                fill()  # if this process dies now, the directory holds no record, and the next sweep removes it
+            with self._volumes(record), self._naming():
+                self._verify_free(record.name)
+                if fill is None:
+                    descriptor = self._make_held(place)
+                self.write(record)
+        except BaseException:
+            if fill is not None and descriptor >= 0:
+                remove_tree(place)
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise
         self.tell(record, "create")
+        return descriptor
+
+    @staticmethod
+    def _make_held(place: Path) -> int:
+        place.mkdir(mode=0o700)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
 
     @contextlib.contextmanager

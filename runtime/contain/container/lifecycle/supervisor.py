@@ -35,7 +35,7 @@ from contain.container.plan import HOST_ROOT, Workspace
 from contain.container.run import Running, finish, keep_in_memory, open_workspace, start
 from contain.container.terminal.attachments import Attachments
 from contain.container.terminal.streams import JoinedStreams
-from contain.container.workspaces import memory_takes_attributes, needs_memory
+from contain.container.workspaces import memory_takes_attributes
 from contain.errors import NotFound
 from contain.linux.freezer import probe_freezer, remove_freezer_group, thaw
 from contain.paths import HostPath
@@ -78,12 +78,10 @@ def _forward_signals(launched: Launched) -> Iterator[None]:
 
 def _workspace_of(spec: ContainerSpec, workspace: Workspace) -> tuple[ContainerSpec, Workspace]:
     """A container on the host's own root keeps what it writes in memory, where memory can: quicker than on an overlay of the root.
-    Not one that is started again, which finds what it wrote. So does one that is removed at its end (``volatile``), where the store's
-    file system leaves no other way."""
-    in_memory = HOST_ROOT in spec.layers and spec.restart.name == "no" and memory_takes_attributes()
-    if in_memory or (workspace.volatile and needs_memory(workspace.directory)):
-        return replace(spec, upper=None), keep_in_memory(workspace)
-    return spec, workspace
+    Not one that is started again, which finds what it wrote. So does one that has no directory to write to."""
+    if HOST_ROOT in spec.layers and spec.restart.name == "no" and memory_takes_attributes():
+        spec = replace(spec, upper=None)
+    return spec, workspace if spec.upper is not None else keep_in_memory(workspace)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from contain.container.lifecycle.supervisor import GRACE_SECONDS, supervise_apar
 from contain.container.lifecycle.wake import wake
 from contain.container.plan import HOST_ROOT
 from contain.container.processes import decide_for
+from contain.container.storage import Storage, copied, fill_root, storage_for
 from contain.container.terminal.joined import Joined
 from contain.container.workspaces import sweep
 from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
@@ -51,9 +52,10 @@ def run_foreground(
     """``contain run``: the caller's standard descriptors are the container's. Returns when it has ended, or None when the caller let
     go of it with the detach keys."""
     records = Records(store_home.absolute())
+    spec = _with_storage(spec, records, remove=remove)
     record = new_record(spec, remove=remove)
     sweep(home)
-    return _in_front(spec, records, record, records.create(record), home, joined)
+    return _in_front(spec, records, record, _create(spec, records, record), home, joined)
 
 
 def _in_front(
@@ -77,16 +79,34 @@ def run_detached(spec: ContainerSpec, *, store_home: HostPath, home: HostPath, r
     home = home.absolute()
     sweep(home)
     records = Records(store_home.absolute())
+    spec = _with_storage(spec, records, remove=remove)
     record = new_record(spec, remove=remove)
-    return supervise_apart(spec, records, record, records.create(record), home)
+    return supervise_apart(spec, records, record, _create(spec, records, record), home)
 
 
 def create_container(spec: ContainerSpec, *, store_home: HostPath, remove: bool) -> str:
     """``contain create``: a container on record that nobody has started yet; its id."""
     records = Records(store_home)
+    spec = _with_storage(spec, records, remove=remove)
     record = new_record(spec, remove=remove)
-    os.close(records.create(record))
+    os.close(_create(spec, records, record))
     return record.container_id
+
+
+def _with_storage(spec: ContainerSpec, records: Records, *, remove: bool) -> ContainerSpec:
+    """The spec of a container that is to be on record, with what becomes of its writing on this machine. Raises `UsageError`,
+    `HostError`."""
+    found = storage_for(spec.layers, records.directory.parent, thrown_away=remove)
+    if found is Storage.COPY:
+        return copied(spec, records.place(spec.container_id) / "root")
+    return replace(spec, upper=None) if found is Storage.MEMORY else spec
+
+
+def _create(spec: ContainerSpec, records: Records, record: ContainerRecord) -> int:
+    """`Records.create`, with the container's copy of its image where it has one."""
+    if not spec.copied:
+        return records.create(record)
+    return records.create(record, fill=lambda: fill_root(spec, lasting=not record.remove))
 
 
 def _fresh(written: ContainerRecord) -> ContainerRecord:
