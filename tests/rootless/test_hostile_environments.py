@@ -20,6 +20,7 @@ import pytest
 from contain.linux import syscalls
 
 Ordinary = Any  # tests/rootless/conftest.py
+Covered = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = [
     pytest.mark.root,
@@ -191,7 +192,9 @@ def test_user_namespaces_that_are_switched_off(root: Root) -> None:
     named(doctor, command, "user namespaces are switched off here", "sysctl -w user.max_user_namespaces=10000")
 
 
-def test_a_store_on_an_overlay(image: Ordinary) -> None:
+@pytest.fixture
+def covered(image: Ordinary) -> Covered:
+    """A store on an overlay, as in a container without a volume."""
     place = image.place / "covered"
     for name in ("lower", "upper", "work", "store"):
         (place / name).mkdir(parents=True)
@@ -201,18 +204,58 @@ def test_a_store_on_an_overlay(image: Ordinary) -> None:
         data = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
         syscalls.mount("overlay", f"{place}/store", "overlay", 0, data)
 
-    env = {"CONTAIN_HOME": f"{place}/store"}
-    archive = image.ok("save", "small", "-o", str(image.place / "small.tar"))
-    assert archive == ""
-    doctor = image.contain("doctor", private=cover, env=env)
-    image.ok("load", "-i", str(image.place / "small.tar"), private=cover, env=env)
+    archive = str(image.place / "small.tar")
+    assert image.ok("save", "small", "-o", archive) == ""
+    options = {"private": cover, "env": {"CONTAIN_HOME": f"{place}/store"}}
+
+    def contain(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        done: subprocess.CompletedProcess[str] = image.contain(*arguments, **{**options, **more})
+        return done
+
+    assert contain("load", "-i", archive).returncode == 0
+    return contain
+
+
+def test_a_store_on_an_overlay_keeps_what_goes_in_memory_and_says_what_becomes_of_the_rest(covered: Covered) -> None:
+    doctor = covered("doctor")
     assert doctor.returncode == 0
     assert "no overlay can be written onto it; `run --rm` and tests keep what they write in memory" in doctor.stdout
-    assert image.ok(*_RUN, "small", "sh", "-c", "echo x > /made; cat /made", private=cover, env=env) == "x"
-    command = image.contain("run", "--network", "none", "small", "true", private=cover, env=env)
-    assert command.returncode == 125
-    assert "the store is on a file system of the kind overlay" in command.stderr
-    assert "set CONTAIN_HOME" in command.stderr
+    assert "all else in full copies of their images" in doctor.stdout
+    assert "set CONTAIN_HOME to a directory on" in doctor.stdout
+    assert "Driver: copy" in covered("info").stdout
+    done = covered(*_RUN, "small", "sh", "-c", "echo x > /made; cat /made")
+    assert (done.returncode, done.stdout.strip()) == (0, "x")
+    assert "copying" not in done.stderr
+
+
+def test_a_store_on_an_overlay_keeps_containers_as_copies(covered: Covered) -> None:
+    done = covered(
+        "run", "--network", "none", "--name", "kept", "small", "sh", "-c", "echo x >> /made; rm /etc/passwd; cat /made"
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "x"), done.stderr
+    assert done.stderr.count("storage by copying (no overlay can be written onto the store's file system, overlay)") == 1
+    assert "set CONTAIN_HOME" in done.stderr
+    assert covered("start", "-a", "kept").stdout.split() == ["x", "x"]
+    changes = covered("diff", "kept").stdout.splitlines()
+    assert {"A /made", "D /etc/passwd"} <= set(changes)
+    assert covered("commit", "kept", "small:changed").returncode == 0
+    # the layer removes a file, with a mark that the kernel does not know: what goes with its container is a copy then, too
+    gone = covered(*_RUN, "small:changed", "sh", "-c", "cat /made; ls /etc")
+    assert gone.stdout.split()[:2] == ["x", "x"], gone.stderr
+    assert "passwd" not in gone.stdout
+    assert "the image removes files with marks that the kernel's overlay does not know" in gone.stderr
+    assert covered("rm", "kept").returncode == 0
+
+
+def test_a_store_on_an_overlay_builds_the_same_image_as_another_one(covered: Covered, image: Ordinary) -> None:
+    context = image.place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM small\nRUN echo one > /one && rm /etc/passwd && mkdir /etc/passwd\nRUN rm /one && chmod 700 /etc && echo x > /etc/x\n"
+    )
+    image.give(context)
+    build = ("build", "-q", "--network", "none", str(context))
+    assert covered(*build).stdout == image.contain(*build).stdout != ""
 
 
 def test_control_groups_that_cannot_be_written(root: Root) -> None:

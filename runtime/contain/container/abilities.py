@@ -5,18 +5,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from contain.container.storage import (
+    Ground,
+    Storage,
+    choose_kept,
+    choose_thrown_away,
+    describe_reason,
+    parse_storage,
+    probe_ground,
+    storage_remedy,
+)
 from contain.container.trial import Trial
 from contain.host import Finding
 from contain.linux.forwarding import Finding as Obstacle
-from contain.linux.obstacles import NO_UPPER
 from contain.linux.uplink import UplinkProgram
 from contain.linux.usernamespace import MORE_IDS
 from contain.values import dataclass
 
 _DELEGATE = "systemd-run --user --scope -p Delegate=yes contain ...; for other ways see docs/rootless.md, 'Control groups'"
 _WRITABLE = "in a container: start the outer one with --privileged, or with a writable /sys/fs/cgroup"
+_OVERLAY = "as the machine's root: modprobe overlay"
 _TRIED = ("CAP_SYS_ADMIN", "user namespaces", "/proc")  # what the trial answers better than the facts, if it works
 
 
@@ -33,6 +44,8 @@ class Answers:
     bridge: tuple[Obstacle, ...] = ()
     store: str
     store_kind: str
+    ground: Ground
+    asked: Storage | None = None
 
 
 def judge(findings: Sequence[Finding], answers: Answers) -> tuple[Finding, ...]:
@@ -45,8 +58,10 @@ def judge(findings: Sequence[Finding], answers: Answers) -> tuple[Finding, ...]:
         controller = row.name.removeprefix("cgroup ")
         if controller != row.name and row.state == "good" and controller not in answers.limits:
             rows.append(_undelegated(row, controller, rootless=answers.rootless))
-        elif row.name == "overlay" and trial.works:
+        elif row.name == "overlay" and trial.works and answers.ground.kernel:
             rows.append(Finding(name=row.name, state="good", found="the kernel's is in use", needed=True))
+        elif row.name == "overlay" and trial.works:
+            rows.append(Finding(name=row.name, state="limited", found="none: no tests in containers", remedy=_OVERLAY))
         else:
             rows.append(row)
         if row.name == "user" and answers.rootless and trial.works:
@@ -101,14 +116,15 @@ def _ids(trial: Trial) -> Finding:
 
 def _store(answers: Answers) -> Finding:
     found = f"{answers.store} ({answers.store_kind or 'unknown file system'})"
-    if answers.store_kind not in NO_UPPER:
+    kept, thrown = choose_kept(answers.asked, answers.ground), choose_thrown_away(answers.asked, answers.ground)
+    if kept is not Storage.COPY:
         return Finding(name="store", state="good", found=found)
-    return Finding(
-        name="store",
-        state="limited",
-        found=f"{found}: no overlay can be written onto it; `run --rm` and tests keep what they write in memory, all else is refused",
-        remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume",
-    )
+    copying = "in full copies of their images, which takes time and disk"
+    if thrown is Storage.MEMORY:
+        found += f": no overlay can be written onto it; `run --rm` and tests keep what they write in memory, all else {copying}"
+    else:
+        found += f": {describe_reason(answers.asked, answers.ground)}; containers keep what they write {copying}"
+    return Finding(name="store", state="limited", found=found, remedy=storage_remedy(answers.asked))
 
 
 def _network(uplink: UplinkProgram) -> Finding:
@@ -153,5 +169,7 @@ def probe_abilities(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             bridge=tuple(probe_forwarding()) if uplink is None else (),
             store=str(home),
             store_kind=filesystem_of(str(place)),
+            ground=probe_ground(home),
+            asked=parse_storage(os.environ),
         ),
     )

@@ -13,11 +13,11 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 
 from contain.container.plan import HOST_ROOT, stub_paths
-from contain.container.workspaces import memory_takes_attributes
+from contain.container.workspaces import hold_directory, memory_takes_attributes, workspaces
 from contain.errors import HostError, UsageError
 from contain.linux.obstacles import NO_UPPER, filesystem_of
 from contain.paths import HostPath
@@ -74,23 +74,28 @@ def choose_thrown_away(asked: Storage | None, ground: Ground, *, stand_ins: bool
     return Storage.MEMORY if memory and not stand_ins and asked is not Storage.COPY else kept
 
 
-def describe_reason(asked: Storage | None, ground: Ground) -> str:
-    """Why there is no overlay, for a message."""
+def describe_reason(asked: Storage | None, ground: Ground, *, stand_ins: bool = False) -> str:
+    """Why there is no overlay, for a message. ``stand_ins``: that they are there is the only reason."""
+    if stand_ins:
+        return "the image removes files with marks that the kernel's overlay does not know, for want of others in this store"
     if asked is Storage.COPY:
         return f"{VARIABLE}=copy"
     if not ground.kernel:
         return "the kernel has no overlay file system for this user"
-    if not ground.writable:
-        return f"no overlay can be written onto the store's file system, {ground.kind}"
-    return "the image holds removed files that the kernel's overlay does not understand as the store has them"
+    return f"no overlay can be written onto the store's file system, {ground.kind}"
 
 
-def render_warning(asked: Storage | None, ground: Ground) -> str:
+def storage_remedy(asked: Storage | None) -> str:
+    """What to do about it."""
+    return f"leave out {VARIABLE}=copy" if asked is Storage.COPY else REMEDY
+
+
+def render_warning(asked: Storage | None, ground: Ground, *, stand_ins: bool = False) -> str:
     """What is said once per command."""
-    remedy = f"leave out {VARIABLE}" if asked is Storage.COPY else REMEDY
+    reason = describe_reason(asked, ground, stand_ins=stand_ins)
     return (
-        f"storage by copying ({describe_reason(asked, ground)}): each container and each RUN gets a full copy of its image, "
-        f"which takes time and disk; {remedy} (docs/rootless.md, 'Copying')"
+        f"storage by copying ({reason}): each container and each RUN gets a full copy of its image, which takes time and disk; "
+        f"{storage_remedy(asked)} (docs/rootless.md, 'Copying')"
     )
 
 
@@ -147,6 +152,8 @@ def _try_overlay(place: HostPath) -> tuple[bool, bool]:
             if child == 0:
                 status = 1  # none at all
                 try:
+                    if os.geteuid():
+                        _become_root()
                     syscalls.unshare(syscalls.CLONE_NEWNS)
                     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
                     syscalls.mount("overlay", merged, "overlay", syscalls.MS_RDONLY, f"lowerdir={lower}:{upper},userxattr")
@@ -165,6 +172,17 @@ def _try_overlay(place: HostPath) -> tuple[bool, bool]:
         return True, True
 
 
+def _become_root() -> None:
+    """Of a user namespace with one id (user_namespaces(7))."""
+    from contain.linux import syscalls
+
+    maps = (("setgroups", "deny"), ("uid_map", f"0 {os.geteuid()} 1"), ("gid_map", f"0 {os.getegid()} 1"))
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    for name, text in maps:
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
 def storage_for(
     layers: Sequence[HostPath], home: HostPath, *, thrown_away: bool, say: Callable[[str], object] | None = None
 ) -> Storage:
@@ -177,7 +195,8 @@ def storage_for(
     if HOST_ROOT in layers:
         return choose_thrown_away(Storage.OVERLAY, ground) if thrown_away else Storage.OVERLAY
     choose = choose_thrown_away if thrown_away else choose_kept
-    found = choose(asked, ground, stand_ins=any(map(has_stand_ins, layers)))
+    stand_ins = any(map(has_stand_ins, layers))
+    found = choose(asked, ground, stand_ins=stand_ins)
     if found is Storage.COPY:
         if not ground.executable:
             raise HostError(
@@ -188,12 +207,30 @@ def storage_for(
             )
         if "copy" not in _said:
             _said.add("copy")
-            (say or _warn)(render_warning(asked, ground))
+            only = stand_ins and choose(asked, ground) is not Storage.COPY
+            (say or _warn)(render_warning(asked, ground, stand_ins=only))
     return found
 
 
 def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
+
+
+@contextlib.contextmanager
+def open_plain_layers(spec: ContainerSpec, home: HostPath) -> Iterator[ContainerSpec]:
+    """The spec with layers that the kernel's overlay understands, for containers that have nothing but that: the same, or one layer
+    that is a copy of them all."""
+    from contain.store.root_copy import copy_root
+    from contain.store.rootview import has_stand_ins
+
+    if not any(map(has_stand_ins, spec.layers)):
+        yield spec
+        return
+    with hold_directory(workspaces(home) / f"{spec.container_id}-image") as work:
+        tree = work / "tree"
+        tree.mkdir()
+        copy_root(spec.layers, tree)
+        yield replace(spec, layers=(tree,))
 
 
 def copied(spec: ContainerSpec, root: HostPath) -> ContainerSpec:

@@ -242,12 +242,14 @@ class Containers(Images):
     def test_session(self, request: RunRequest, ready: ReadyImage, *, scratch_bytes: int) -> Iterator[Session]:
         """The containers of one test suite in one image: `contain.container.session.session.open_session`."""
         from contain.container.session.session import open_session
+        from contain.container.storage import open_plain_layers
 
         request = replace(request, network=Network.NONE, arguments=request.arguments or ("worker",))
         spec = self.specify(request, ready, recorded=False)
         # There is no record that keeps the image from being pruned.
         with (
             self.store.lease(spec.image_digest),
-            open_session(spec, scratch_bytes=scratch_bytes, home=self.run_home) as session,
+            open_plain_layers(spec, self.run_home) as plain,
+            open_session(plain, scratch_bytes=scratch_bytes, home=self.run_home) as session,
         ):
             yield session
