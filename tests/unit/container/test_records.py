@@ -94,6 +94,47 @@ def test_a_name_is_taken_once_in_dockers_words(records: Records) -> None:
     assert make(records)
 
 
+def test_what_takes_long_is_done_before_anybody_sees_a_container(records: Records) -> None:
+    record = new_record(spec(), remove=False)
+
+    def fill() -> None:
+        assert records.all() == ()
+        assert records.is_held(record.container_id)
+        records.sweep()  # what is held is being made
+        (records.place(record.container_id) / "root").mkdir()
+
+    os.close(records.create(record, fill=fill))
+    assert records.find("web") == record
+    assert (records.place(record.container_id) / "root").is_dir()
+
+
+def test_who_is_killed_or_fails_while_a_container_is_filled_leaves_none(records: Records) -> None:
+    record = new_record(spec(), remove=False)
+    place = records.place(record.container_id)
+
+    def fill() -> None:
+        (place / "root").mkdir()
+        (place / "root/file").write_text("half")
+
+    def fail() -> None:
+        fill()
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        records.create(record, fill=fail)
+    assert not place.exists()
+    child = os.fork()
+    if child == 0:
+        records.create(record, fill=lambda: (fill(), os.kill(os.getpid(), 9)))  # type: ignore[func-returns-value, arg-type, return-value]
+    os.waitpid(child, 0)
+    assert (place / "root/file").exists()
+    assert records.all() == ()
+    with pytest.raises(NotFound):
+        records.find("web")
+    os.close(records.create(new_record(spec(container_id="d" * 64), remove=False)))
+    assert not place.exists()
+
+
 def test_containers_are_found_by_name_id_and_beginning_of_an_id(records: Records) -> None:
     first = make(records, name="first", container_id="ab" + "0" * 62)
     second = make(records, name="second", container_id="ac" + "0" * 62)
