@@ -228,6 +228,40 @@ def test_one_id_is_named_where_it_is_not_enough(single: Ordinary, small_archive:
     assert "--add-subuids" in refused.stderr
 
 
+# -- copies instead of overlays ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", ["ordinary", "single"])
+def test_containers_and_builds_on_copies_leave_what_those_on_overlays_leave(
+    user: str, small_archive: bytes, request: pytest.FixtureRequest
+) -> None:
+    who: Ordinary = request.getfixturevalue(user)
+    who.ok("import", "-", "small", stdin=small_archive)
+    context = who.place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM small\nRUN echo one >/one && rm /etc/passwd && mkdir /etc/passwd\nRUN chmod u+s /one && ln /one /two && chmod 700 /etc\n"
+    )
+    who.give(context)
+    owner = "chown 5:6 /made" if user == "ordinary" else "chown 0:0 /made"
+    script = f"echo x >>/made; {owner}; rm -f /etc/passwd; cat /made"
+    found = []
+    for storage in ("overlay", "copy"):
+        env = {"CONTAIN_STORAGE": storage}
+        run = who.contain("run", "--network", "none", "--name", "kept", "small", "sh", "-c", script, env=env)
+        assert (run.returncode, run.stdout.strip()) == (0, "x"), run.stderr
+        assert ("storage by copying" in run.stderr) == (storage == "copy")
+        assert who.ok("start", "-a", "kept", env=env) == "x\nx"
+        changes = who.ok("diff", "kept", env=env)
+        digest = who.ok("commit", "kept", env=env)
+        built = who.contain("build", "-q", "--no-cache", "--network", "none", str(context), env=env)
+        found.append((changes, digest, built.stdout))
+        assert who.ok("export", "-o", str(who.place / f"{storage}.tar"), "kept", env=env) == ""
+        who.ok("rm", "kept", env=env)
+    assert found[0] == found[1]
+    assert found[0][2].startswith("sha256:")
+
+
 # -- the network -----------------------------------------------------------------------------------------------------------------
 
 
