@@ -174,7 +174,7 @@ def explain_overlay(number: int, directory: str) -> Obstacle | None:
     if number == errno.ENODEV:
         return Obstacle(cause="the kernel has no overlay file system", remedy="as the machine's root: modprobe overlay")
     kind = filesystem_of(directory)
-    if number == errno.EINVAL and kind in NO_UPPER:
+    if number == errno.EINVAL and (kind in NO_UPPER or kind.startswith("fuse")):
         return Obstacle(
             cause=f"the store is on a file system of the kind {kind}, onto which the kernel writes no overlay",
             remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume",

@@ -13,11 +13,15 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
+from functools import cache
+
+from contain.beneath import file_system_magic
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARK = b".wh..wh..opq"
 OPAQUE_XATTR = "user.overlay.opaque"
 _CAPABILITY = b"security.capability"
+_FUSE = 0x65735546  # FUSE_SUPER_MAGIC, statfs(2)
 _OVERLAY_PREFIXES = (b"user.overlay.", b"trusted.overlay.")
 
 
@@ -33,15 +37,25 @@ def is_stand_in(found: os.stat_result) -> bool:
 
 def make_whiteout(directory: int, name: bytes) -> bool:
     """Make the mark; whether it is a stand-in. Raises `OSError`: EEXIST, and what else keeps a file from being made."""
-    try:
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    else:
-        return False
+    if file_system_magic(directory) != _FUSE or not _is_fuse_overlayfs(os.fstat(directory).st_dev):
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        else:
+            return False
     os.mknod(name, stat.S_IFSOCK, 0, dir_fd=directory)
     return True
+
+
+@cache
+def _is_fuse_overlayfs(device: int) -> bool:
+    """It takes a device 0:0 for a whiteout of its own: it is made, and nothing is there. Source: proc_pid_mountinfo(5)."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.partition(" - ") for line in file]
+    return any(left.split()[2] == wanted and right.startswith("fuse.fuse-overlayfs ") for left, _, right in lines)
 
 
 def is_opaque(directory: int) -> bool:

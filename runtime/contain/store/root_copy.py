@@ -33,6 +33,7 @@ from contain.store.rootview import Entry, Kind, RootView
 _CHUNK_BYTES = 1 << 20
 _CLONE = 0x40049409  # FICLONE, ioctl_ficlonerange(2)
 _NODES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
+_MOST_LOOKS = 100
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ETXTBSY, errno.EPERM)
 Stubs = Sequence[tuple[str, bool]]
@@ -198,15 +199,17 @@ def _copy_bytes(source: int, target: int) -> None:
 
 class _Level:
     """A directory of the copy that is being compared. ``below``: the layers' directory, or None where there is none; ``made``: there
-    is one in the upper directory."""
+    is one in the upper directory; ``seen``: which of its names have been compared."""
 
-    __slots__ = ("below", "found", "lower", "made", "name", "names", "path")
+    __slots__ = ("again", "below", "found", "lower", "made", "name", "names", "path", "seen")
 
     def __init__(self, path: bytes, name: bytes, found: os.stat_result, below: Entry | None) -> None:
         self.path, self.name, self.found, self.below = path, name, found, below
         self.names: list[bytes] = []
         self.lower: dict[bytes, Entry] = {}
+        self.seen: set[bytes] = set()
         self.made = False
+        self.again = 0
 
 
 class _Changes:
@@ -229,24 +232,47 @@ class _Changes:
             while waiting:
                 level = waiting[-1]
                 if level.names:
-                    try:
-                        child = self._name(waiting, level.names.pop())
-                        if child is not None:
-                            self._enter(child)
-                            waiting.append(child)
-                    except (FileNotFoundError, NotADirectoryError):  # a container that runs removed it meanwhile
-                        if self._move:
-                            raise
+                    child = self._try_name(waiting, level.names.pop())
+                    if child is not None:
+                        waiting.append(child)
                     continue
-                try:
-                    self._leave(waiting)
-                except (FileNotFoundError, NotADirectoryError):
-                    if self._move:
-                        raise
+                self._leave(waiting)
                 waiting.pop()
         finally:
             self._source.forget()
             self._target.forget()
+
+    def _try_name(self, waiting: list[_Level], name: bytes) -> _Level | None:
+        """`_name`, and the directory that it may be entered. A container that runs may remove or replace it meanwhile: what is gone is
+        gone, and what is another thing now is looked at again."""
+        level = waiting[-1]
+        try:
+            child = self._name(waiting, name)
+            if child is not None:
+                self._enter(child)
+        except OSError as error:
+            if self._move or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            level.seen.discard(name)
+            if self._is_there(join(level.path, name)):
+                level.again += 1
+                if level.again > _MOST_LOOKS:
+                    raise
+                level.names.append(name)
+                if level.made:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=self._target.get(level.path))
+            return None
+        return child
+
+    def _is_there(self, path: bytes) -> bool:
+        above, _, name = path.rpartition(b"/")
+        self._source.forget()
+        try:
+            os.stat(name, dir_fd=self._source.get(above), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _enter(self, level: _Level) -> None:
         if level.below is not None:
@@ -262,7 +288,8 @@ class _Changes:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if is_whiteout(found):
             return None  # nothing is there: as a name that is missing
-        below = level.lower.pop(name, None)
+        level.seen.add(name)
+        below = level.lower.get(name)
         if stat.S_ISDIR(found.st_mode):
             return _Level(path, name, found, below if below is not None and below.kind is Kind.DIRECTORY else None)
         if below is None and path in self._stubs and stat.S_ISREG(found.st_mode) and found.st_size == 0:
@@ -276,8 +303,9 @@ class _Changes:
         """All that is in a directory has been seen; what is left of its lower names is gone."""
         level = waiting[-1]
         for name in level.lower:
-            self._make_all(waiting)
-            make_whiteout(self._target.get(level.path), name)
+            if name not in level.seen:
+                self._make_all(waiting)
+                make_whiteout(self._target.get(level.path), name)
         if not level.made and not self._is_same_directory(level):
             self._make_all(waiting)
         if level.made:
@@ -304,8 +332,7 @@ class _Changes:
         return not stat.S_ISREG(found.st_mode) or not found.st_size or _same_content(parent, name, below)
 
     def _is_same_directory(self, level: _Level) -> bool:
-        parent = self._source.get(level.path)
-        attributes = _attributes(parent, b".")
+        attributes = self._attributes_of(level)
         if level.below is None:
             plain = (level.found.st_mode & 0o7777, level.found.st_uid, level.found.st_gid) == (
                 0o755,
@@ -366,8 +393,17 @@ class _Changes:
         finally:
             os.close(opened)
 
+    def _attributes_of(self, level: _Level) -> Mapping[str, bytes]:
+        """Of a directory; none if a container that runs has removed it since it was entered."""
+        try:
+            return _attributes(self._source.get(level.path), b".")
+        except OSError as error:
+            if self._move or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return {}
+
     def _settle_directory(self, level: _Level) -> None:
-        attributes = _attributes(self._source.get(level.path), b".")
+        attributes = self._attributes_of(level)
         descriptor = self._target.get(level.path)
         found = level.found
         os.fchown(descriptor, found.st_uid, found.st_gid)
