@@ -258,6 +258,17 @@ def test_a_store_on_an_overlay_builds_the_same_image_as_another_one(covered: Cov
     assert covered(*build).stdout == image.contain(*build).stdout != ""
 
 
+def test_a_store_from_which_no_program_may_be_started_holds_no_copies(root: Root, small_archive: bytes) -> None:
+    def cover() -> None:
+        syscalls.mount("store", str(root.store), "tmpfs", syscalls.MS_NOEXEC, "mode=700")
+
+    script = '"$@" import - small && "$@" run --rm --network none small true && CONTAIN_STORAGE=copy "$@" run --network none small true'
+    done = root.run("sh", "-c", script, "sh", *root.command, private=cover, stdin=small_archive)
+    assert done.returncode == 125
+    assert "where no program may be started (mount option noexec)" in done.stderr
+    assert "set CONTAIN_HOME" in done.stderr
+
+
 def test_control_groups_that_cannot_be_written(root: Root) -> None:
     def protect() -> None:
         for line in Path("/proc/self/mountinfo").read_text().splitlines():

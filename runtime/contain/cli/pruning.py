@@ -99,7 +99,6 @@ def container_prune(options: argparse.Namespace) -> int:
 def _prune_containers(engine: Engine, filters: PruneFilters) -> int:
     """Remove those that do not run and say so; the bytes that they had written."""
     from contain.cli.inspecting import tree_bytes
-    from contain.container.files.contents import written_place
     from contain.container.lifecycle.verbs import remove_container
 
     removed, freed, records = [], 0, engine.records
@@ -107,7 +106,7 @@ def _prune_containers(engine: Engine, filters: PruneFilters) -> int:
         own = {str(name): str(value) for name, value in record.details.get("labels", ())}
         if record.state not in ("created", "exited", "dead") or not filters.passes(own, record.created_seconds):
             continue
-        size = tree_bytes(written_place(records, record))
+        size = tree_bytes(records.place(record.container_id) / "upper")
         with suppress(ContainError):  # somebody starts it at this moment
             remove_container(records, record, force=False)
             removed.append(record.container_id)

@@ -118,7 +118,10 @@ def _store(answers: Answers) -> Finding:
     found = f"{answers.store} ({answers.store_kind or 'unknown file system'})"
     kept, thrown = choose_kept(answers.asked, answers.ground), choose_thrown_away(answers.asked, answers.ground)
     if kept is not Storage.COPY:
-        return Finding(name="store", state="good", found=found)
+        if answers.ground.writable:
+            return Finding(name="store", state="good", found=found)
+        found += f": {describe_reason(answers.asked, answers.ground)}; CONTAIN_STORAGE=overlay: what would be kept is refused"
+        return Finding(name="store", state="limited", found=found, remedy="leave out CONTAIN_STORAGE=overlay")
     copying = "in full copies of their images, which takes time and disk"
     if thrown is Storage.MEMORY:
         found += f": no overlay can be written onto it; `run --rm` and tests keep what they write in memory, all else {copying}"

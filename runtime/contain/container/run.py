@@ -20,7 +20,7 @@ from contain.container.launch import Launched, launch
 from contain.container.lifecycle.ended import ExitState, exit_state
 from contain.container.network.wiring import find_wiring
 from contain.container.plan import HOST_ROOT, LaunchPlan, Workspace, plan_launch, stub_paths
-from contain.container.storage import Storage, copied, fill_root, storage_for
+from contain.container.storage import Storage, fill_root, storage_for
 from contain.container.workspaces import hold_directory, workspaces
 from contain.errors import HostError, NotSupported
 from contain.linux.cgroups import (
@@ -256,7 +256,7 @@ def run(spec: ContainerSpec, *, stdin: int, stdout: int, stderr: int, home: Host
             if found is Storage.MEMORY:
                 workspace = keep_in_memory(workspace)
             elif found is Storage.COPY:
-                spec = copied(spec, plain.directory / "root")
+                spec = replace(spec, upper=plain.directory / "upper", copied=True)
                 fill_root(spec, lasting=False)
         with start(spec, workspace, stdio=(stdin, stdout, stderr), home=home) as running:
             return finish(running)

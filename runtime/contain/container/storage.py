@@ -233,11 +233,6 @@ def open_plain_layers(spec: ContainerSpec, home: HostPath) -> Iterator[Container
         yield replace(spec, layers=(tree,))
 
 
-def copied(spec: ContainerSpec, root: HostPath) -> ContainerSpec:
-    """The spec of a container whose root is the copy at ``root``."""
-    return replace(spec, upper=root, copied=True)
-
-
 def fill_root(spec: ContainerSpec, *, lasting: bool) -> None:
     """Make the copy that the spec speaks of. ``lasting``: it is on the disk on return. Until then, and if it fails or is killed,
     there is none under its name. Raises `HostError`."""

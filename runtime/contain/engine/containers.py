@@ -98,9 +98,11 @@ class Containers(Images):
         """What ``contain run`` would ask of the kernel, a line for each operation."""
         from contain.container.plan import Workspace
         from contain.container.run import plan_for
+        from contain.container.storage import Storage, storage_for
         from contain.operations import render_operation
 
         spec = self.specify(request, ready)
+        spec = replace(spec, copied=storage_for(spec.layers, self.home, thrown_away=False) is Storage.COPY)
         place = self.run_home / "work" / spec.container_id
         plan = plan_for(spec, Workspace(directory=place, skeleton=place / "skeleton"))
         return "".join(

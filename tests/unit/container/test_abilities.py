@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contain.container.abilities import Answers, judge
+from contain.container.storage import Ground, Storage
 from contain.container.trial import Trial
 from contain.host import Finding
 from contain.linux.uplink import UplinkProgram
@@ -23,6 +24,7 @@ WORKS = Answers(
     uplink=UplinkProgram(name="pasta", path="/usr/bin/pasta"),
     store="/home/ann/store",
     store_kind="ext4",
+    ground=Ground(kind=""),
 )
 
 
@@ -64,3 +66,24 @@ def test_a_trial_that_failed_fails_the_whole_with_its_cause() -> None:
 def test_root_in_a_container_is_told_of_the_outer_one() -> None:
     found = rows(replace(WORKS, rootless=False, limits=frozenset()))
     assert "outer one" in found["cgroup memory"].remedy
+
+
+def test_where_no_overlay_can_be_written_copies_and_memory_are_named_with_what_helps() -> None:
+    covered = replace(WORKS, store_kind="overlay", ground=Ground(kind="overlay", writable=False))
+    store = rows(covered)["store"]
+    assert store.state == "limited"
+    assert "`run --rm` and tests keep what they write in memory, all else in full copies of their images" in store.found
+    assert "CONTAIN_HOME" in store.remedy
+    store = rows(replace(covered, asked=Storage.COPY))["store"]
+    assert "CONTAIN_STORAGE=copy; containers keep what they write in full copies" in store.found
+    assert store.remedy == "leave out CONTAIN_STORAGE=copy"
+    store = rows(replace(covered, asked=Storage.OVERLAY))["store"]
+    assert (store.state, store.remedy) == ("limited", "leave out CONTAIN_STORAGE=overlay")
+    assert "what would be kept is refused" in store.found
+    assert rows(replace(WORKS, asked=Storage.OVERLAY))["store"].state == "good"
+
+
+def test_a_kernel_without_overlays_is_no_reason_to_say_that_one_is_in_use() -> None:
+    found = rows(replace(WORKS, ground=Ground(kind="ext4", kernel=False, writable=False)))
+    assert (found["overlay"].state, found["overlay"].found) == ("limited", "none: no tests in containers")
+    assert "the kernel has no overlay file system" in found["store"].found

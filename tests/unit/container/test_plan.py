@@ -100,6 +100,7 @@ CASES: dict[str, tuple[ContainerSpec, Workspace, tuple[Hierarchy, ...]]] = {
         WORKSPACE,
         V2,
     ),
+    "a-root-that-is-a-copy": (spec(copied=True, network=Network.NONE), WORKSPACE, ()),
     "the-machines-own-root": (spec(layers=(Path("/"),), upper=None), SCRATCH, V2),
 }
 

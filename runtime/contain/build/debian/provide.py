@@ -67,7 +67,7 @@ from contain.progress import Progress
 from contain.reference import Reference
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 from contain.store.durable import explained
-from contain.values import dataclass
+from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
     from contain.store import Store
@@ -335,7 +335,7 @@ def _install(plan: BootstrapPlan, *, tree: HostPath, handed_in: HostPath, log: H
     from contain.build.run.open_mounts import remove_stubs
     from contain.container.plan import stub_paths
     from contain.container.run import new_container_id, run
-    from contain.container.storage import Storage, copied, storage_for
+    from contain.container.storage import Storage, storage_for
     from contain.linux.capabilities import DEFAULT_CAPABILITIES
 
     identifier = new_container_id()
@@ -361,7 +361,7 @@ def _install(plan: BootstrapPlan, *, tree: HostPath, handed_in: HostPath, log: H
     )
     missing: list[str] = []
     if storage_for((), home, thrown_away=False) is Storage.COPY:
-        spec = copied(spec, tree)  # there is nothing to be copied: what was unpacked is the root
+        spec = replace(spec, copied=True)  # there is nothing to be copied: what was unpacked is the root
         missing = [path[1:] for path, _ in reversed(stub_paths(spec)) if not os.path.lexists(f"{tree}{path}")]
     with open(os.devnull, "rb") as nothing, log.open("wb") as output:
         state = run(spec, stdin=nothing.fileno(), stdout=output.fileno(), stderr=output.fileno())

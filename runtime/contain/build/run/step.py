@@ -37,6 +37,7 @@ from contain.errors import BuildStepFailed, IntegrityError, NotFound, NotSupport
 from contain.paths import HostPath
 from contain.store import RootView, StepRecord
 from contain.store.layers import CommittedLayer
+from contain.values import replace
 
 
 def perform_run_step(bench: Workbench, stage: Stage, step: RunStep, number: int) -> Work[StepRecord]:
@@ -125,7 +126,7 @@ def _attempt(
     from contain.container.plan import stub_paths
     from contain.container.request.identity import home_of, parse_identity, read_account_files
     from contain.container.run import new_container_id
-    from contain.container.storage import copied, fill_root
+    from contain.container.storage import fill_root
     from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
     from contain.store.root_copy import extract_changes
 
@@ -174,7 +175,7 @@ def _attempt(
         if step.network == "default":
             bench.hold_network()
         if bench.copies(stage, trees):
-            spec = copied(spec, scratch / "root")
+            spec = replace(spec, upper=scratch / "root", copied=True)
             fill_root(spec, lasting=False)
         started_seconds = int(time.time())
         yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets), skeletons=bench.skeletons())

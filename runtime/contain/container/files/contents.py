@@ -68,13 +68,13 @@ def trees_of(records: Records, record: ContainerRecord) -> Trees:
         raise NotSupported(
             f"{record.name} stands on this machine's root: what it writes is in its own memory only", code="container-on-host"
         )
-    place = records.place(record.container_id)
+    upper = records.place(record.container_id) / "upper"
     if not record.details.get("copied"):
-        return Trees(layers=layers, upper=place / "upper")
+        return Trees(layers=layers, upper=upper)
     from contain.container.lifecycle.respecify import parse_spec
 
     stubs = stub_paths(parse_spec(record.details))
-    return Trees(layers=layers, upper=place / "root", copied=True, stubs=stubs, aside=records.directory.parent / "run")
+    return Trees(layers=layers, upper=upper, copied=True, stubs=stubs, aside=records.directory.parent / "run")
 
 
 def measure_written(records: Records, record: ContainerRecord, measure: Callable[[HostPath], int]) -> int:
@@ -85,11 +85,6 @@ def measure_written(records: Records, record: ContainerRecord, measure: Callable
         return 0
     with trees.open_changes() as upper:
         return measure(upper)
-
-
-def written_place(records: Records, record: ContainerRecord) -> HostPath:
-    """The directory that goes with the container: what it wrote, and its copy of its image if it has one."""
-    return records.place(record.container_id) / ("root" if record.details.get("copied") else "upper")
 
 
 def read_changes(trees: Trees) -> list[tuple[str, bytes]]:

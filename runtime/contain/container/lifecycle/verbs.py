@@ -27,7 +27,7 @@ from contain.container.lifecycle.supervisor import GRACE_SECONDS, supervise_apar
 from contain.container.lifecycle.wake import wake
 from contain.container.plan import HOST_ROOT
 from contain.container.processes import decide_for
-from contain.container.storage import Storage, copied, fill_root, storage_for
+from contain.container.storage import Storage, fill_root, storage_for
 from contain.container.terminal.joined import Joined
 from contain.container.workspaces import sweep
 from contain.errors import Conflict, ContainError, NotFound, NotSupported, UsageError
@@ -97,9 +97,9 @@ def _with_storage(spec: ContainerSpec, records: Records, *, remove: bool) -> Con
     """The spec of a container that is to be on record, with what becomes of its writing on this machine. Raises `UsageError`,
     `HostError`."""
     found = storage_for(spec.layers, records.directory.parent, thrown_away=remove)
-    if found is Storage.COPY:
-        return copied(spec, records.place(spec.container_id) / "root")
-    return replace(spec, upper=None) if found is Storage.MEMORY else spec
+    if found is Storage.MEMORY:
+        return replace(spec, upper=None)
+    return replace(spec, copied=found is Storage.COPY)
 
 
 def _create(spec: ContainerSpec, records: Records, record: ContainerRecord) -> int:
