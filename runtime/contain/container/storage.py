@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 
@@ -138,6 +137,8 @@ def _has_overlay() -> bool:
 
 def _try_overlay(place: HostPath) -> tuple[bool, bool]:
     """Whether overlays can be mounted, and written onto this place: by mounting one there as containers do, in a process of its own."""
+    import tempfile
+
     from contain.linux import syscalls
 
     try:
@@ -192,10 +193,11 @@ def storage_for(
 
     asked = parse_storage(os.environ)
     ground = probe_ground(home)
+    stand_ins = any(map(has_stand_ins, layers))
     if HOST_ROOT in layers:
+        _refuse_host(stand_ins=stand_ins)
         return choose_thrown_away(Storage.OVERLAY, ground) if thrown_away else Storage.OVERLAY
     choose = choose_thrown_away if thrown_away else choose_kept
-    stand_ins = any(map(has_stand_ins, layers))
     found = choose(asked, ground, stand_ins=stand_ins)
     if found is Storage.COPY:
         if not ground.executable:
@@ -212,6 +214,16 @@ def storage_for(
     return found
 
 
+def _refuse_host(*, stand_ins: bool) -> None:
+    """What such an image removed would be there as a socket, and nobody copies ``/``."""
+    if stand_ins:
+        raise HostError(
+            "an image on this machine's root that removes files cannot be used from a store onto which no overlay can be written",
+            remedy=REMEDY,
+            code="storage-host-image",
+        )
+
+
 def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
@@ -226,6 +238,7 @@ def open_plain_layers(spec: ContainerSpec, home: HostPath) -> Iterator[Container
     if not any(map(has_stand_ins, spec.layers)):
         yield spec
         return
+    _refuse_host(stand_ins=HOST_ROOT in spec.layers)
     with hold_directory(workspaces(home) / f"{spec.container_id}-image") as work:
         tree = work / "tree"
         tree.mkdir()
