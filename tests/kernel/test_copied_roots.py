@@ -11,9 +11,15 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from contain.container.storage import open_plain_layers
+from contain.errors import HostError
+
+if TYPE_CHECKING:
+    from tests.conftest import Ground
 
 pytestmark = [
     pytest.mark.root,
@@ -169,6 +175,28 @@ def test_device_nodes_of_an_image_open_no_device(contain: Contain, options: tupl
     done = contain.bytes("run", "--rm", "--network", "none", *options, "full", "sh", "-c", attack)
     assert done.stdout == b"0\n", done
     assert b"ermission denied" in done.stderr
+
+
+def test_what_a_stand_in_hides_is_hidden_wherever_the_layer_is_used(ground: Ground, tmp_path: Path) -> None:
+    """A store on an overlay has such layers: to the kernel they would show sockets."""
+    high = tmp_path / "layer/tree"
+    (high / "etc").mkdir(parents=True)
+    high.chmod(0o755)
+    os.mknod(high / "etc/passwd", stat.S_IFSOCK | 0)
+    (high.parent / "layer.json").write_text('{"root_entry": false, "stand_ins": true}')
+    layers = (ground.tree, high)
+    assert ground.sh("ls -d /etc /etc/passwd", layers=layers).out == "/etc\n"
+    with open_plain_layers(ground.spec("worker", layers=layers), ground.run_home) as plain:
+        assert len(plain.layers) == 1
+        with ground.open_suite(layers=plain.layers) as suite:
+            run, _ = suite.test("import os; print(os.path.exists('/etc'), os.path.lexists('/etc/passwd'))")
+            assert run.out == "True False\n"
+    assert os.listdir(ground.run_home / "work") == []
+    with (
+        pytest.raises(HostError, match="removes files"),
+        open_plain_layers(ground.spec("worker", layers=(Path("/"), high)), ground.run_home),
+    ):
+        pass
 
 
 def test_the_machines_own_root_is_not_copied(contain: Contain) -> None:

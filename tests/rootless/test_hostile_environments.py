@@ -258,6 +258,29 @@ def test_a_store_on_an_overlay_builds_the_same_image_as_another_one(covered: Cov
     assert covered(*build).stdout == image.contain(*build).stdout != ""
 
 
+def test_a_store_on_a_file_system_of_another_program_is_tried_and_holds_copies(root: Root, small_archive: bytes) -> None:
+    """No list names fuse-overlayfs, and it has an opinion of its own on devices 0:0."""
+    if shutil.which("fuse-overlayfs") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("fuse-overlayfs is not installed, or there is no /dev/fuse")
+    for name in ("fuse-lower", "fuse-upper", "fuse-work"):
+        (root.place / name).mkdir()
+    script = f"""
+        cd {root.place}
+        fuse-overlayfs -o lowerdir=fuse-lower,upperdir=fuse-upper,workdir=fuse-work {root.store} || exit
+        trap 'umount -l {root.store}' EXIT
+        set -e
+        "$@" import - small >/dev/null
+        "$@" run --network none --name kept small rm /etc/passwd
+        "$@" diff kept
+        "$@" commit kept changed >/dev/null
+        "$@" run --rm --network none changed ls -d /etc /etc/passwd || true
+        "$@" rm kept
+    """
+    done = root.run("sh", "-c", script, "sh", *root.command, stdin=small_archive)
+    assert done.stdout.split("\n") == ["C /etc", "D /etc/passwd", "/etc", "kept", ""], done.stderr
+    assert "no overlay can be written onto the store's file system, fuse.fuse-overlayfs" in done.stderr
+
+
 def test_a_store_from_which_no_program_may_be_started_holds_no_copies(root: Root, small_archive: bytes) -> None:
     def cover() -> None:
         syscalls.mount("store", str(root.store), "tmpfs", syscalls.MS_NOEXEC, "mode=700")

@@ -125,7 +125,7 @@ def test_who_is_killed_or_fails_while_a_container_is_filled_leaves_none(records:
     assert not place.exists()
     child = os.fork()
     if child == 0:
-        records.create(record, fill=lambda: (fill(), os.kill(os.getpid(), 9)))  # type: ignore[func-returns-value, arg-type, return-value]
+        records.create(record, fill=lambda: (fill(), os.kill(os.getpid(), 9)))  # type: ignore[func-returns-value, arg-type]
     os.waitpid(child, 0)
     assert (place / "root/file").exists()
     assert records.all() == ()

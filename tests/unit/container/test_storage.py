@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,38 @@ from contain.container.storage import (
     choose_kept,
     choose_thrown_away,
     describe_reason,
+    fill_root,
     parse_storage,
     probe_ground,
     render_warning,
 )
 from contain.errors import UsageError
+from contain.spec import ContainerSpec, Identity, Limits, Network
+
+
+def spec(**changes: Any) -> ContainerSpec:
+    values: dict[str, Any] = {
+        "container_id": "c" * 64,
+        "name": "web",
+        "image_digest": "",
+        "image_name": "app",
+        "layers": (),
+        "upper": None,
+        "arguments": ("true",),
+        "environment": (),
+        "working_directory": PurePosixPath("/"),
+        "identity": Identity(),
+        "hostname": "box",
+        "mounts": (),
+        "network": Network.NONE,
+        "limits": Limits(),
+        "read_only": False,
+        "terminal": False,
+        "stop_signal": 15,
+        "capabilities": frozenset(),
+    }
+    return ContainerSpec(**{**values, **changes})
+
 
 DISK = Ground(kind="")
 COVERED = Ground(kind="overlay", writable=False)
@@ -75,6 +103,23 @@ def test_the_warning_names_what_why_what_it_costs_and_what_helps() -> None:
     assert "leave out CONTAIN_STORAGE=copy" in render_warning(COPY, DISK)
     assert "kernel has no overlay" in describe_reason(None, BARE)
     assert "removes files with marks" in describe_reason(None, COVERED, stand_ins=True)
+
+
+def test_a_root_is_whole_or_not_there(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "file").write_text("whole")
+    made = spec(layers=(layer,), upper=tmp_path / "place/upper", copied=True)
+    aside = tmp_path / "place/upper.making"
+    aside.mkdir(parents=True)
+    (aside / "left").write_text("by who was killed")
+    fill_root(made, lasting=False)
+    assert (tmp_path / "place/upper/file").read_text() == "whole"
+    assert not (tmp_path / "place/upper/left").exists()
+    assert not aside.exists()
+    with pytest.raises(OSError, match="missing"):
+        fill_root(spec(layers=(layer, tmp_path / "missing"), upper=tmp_path / "place/other", copied=True), lasting=True)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["upper"]
 
 
 def test_a_place_that_is_not_there_yet_is_judged_by_what_is_above_it(tmp_path: Path) -> None:
