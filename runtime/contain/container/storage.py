@@ -249,12 +249,13 @@ def open_plain_layers(spec: ContainerSpec, home: HostPath) -> Iterator[Container
 def fill_root(spec: ContainerSpec, *, lasting: bool) -> None:
     """Make the copy that the spec speaks of. ``lasting``: it is on the disk on return. Until then, and if it fails or is killed,
     there is none under its name. Raises `HostError`."""
-    from contain.store.durable import remove_tree, sync_file_system
+    from contain.store.durable import remove_tree, spread_apart, sync_file_system
     from contain.store.root_copy import copy_root
 
     assert spec.upper is not None
     aside = spec.upper.with_name(spec.upper.name + ".making")
     remove_tree(aside)
+    spread_apart(aside.parent)  # thousands of files come, and go again as many at once
     aside.mkdir(mode=0o700)
     try:
         copy_root(spec.layers, aside, stubs=stub_paths(spec))

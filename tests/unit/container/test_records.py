@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -123,9 +124,14 @@ def test_who_is_killed_or_fails_while_a_container_is_filled_leaves_none(records:
     with pytest.raises(OSError, match="the disk is full"):
         records.create(record, fill=fail)
     assert not place.exists()
+
+    def die() -> None:
+        fill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if child == 0:
-        records.create(record, fill=lambda: (fill(), os.kill(os.getpid(), 9)))  # type: ignore[func-returns-value, arg-type]
+        records.create(record, fill=die)
     os.waitpid(child, 0)
     assert (place / "root/file").exists()
     assert records.all() == ()
