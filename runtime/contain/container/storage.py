@@ -253,9 +253,10 @@ def fill_root(spec: ContainerSpec, *, lasting: bool) -> None:
     from contain.store.root_copy import copy_root
 
     assert spec.upper is not None
-    aside = spec.upper.with_name(spec.upper.name + ".making")
-    remove_tree(aside)
-    spread_apart(aside.parent)  # thousands of files come, and go again as many at once
+    # A name of its own: ext4 chooses by the name where on the disk the thousands of files will be, and has them apart from those that
+    # were removed a moment ago.
+    aside = spec.upper.with_name(f"{spec.upper.name}.{os.urandom(8).hex()}")
+    spread_apart(aside.parent)
     aside.mkdir(mode=0o700)
     try:
         copy_root(spec.layers, aside, stubs=stub_paths(spec))

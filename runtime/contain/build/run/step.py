@@ -128,6 +128,7 @@ def _attempt(
     from contain.container.run import new_container_id
     from contain.container.storage import fill_root
     from contain.linux.capabilities import CAPABILITY_NUMBERS, DEFAULT_CAPABILITIES
+    from contain.store.durable import remove_tree
     from contain.store.root_copy import extract_changes
 
     trees = bench.stage_trees(stage)
@@ -181,6 +182,7 @@ def _attempt(
         yield from perform_run(spec, step, OutputLog(stage.progress.log, secrets=opened.secrets), skeletons=bench.skeletons())
         if spec.copied:
             extract_changes(scratch / "root", trees, upper, stubs=stub_paths(spec), move=True)
+            remove_tree(scratch / "root")  # or all of it would be flushed to the disk together with the layer
         remove_stubs(upper, stubs)
         bench.normalise(stage, upper, trees, started_seconds=started_seconds, text=_written(step))
         return bench.commit(upper, trees)
