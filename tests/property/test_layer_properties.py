@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from contain.errors import IntegrityError
 from contain.progress import Silent
 from contain.store import RootView, Store, TarLimits
+from contain.store.root_copy import copy_root, extract_changes
 from contain.store.rooted import Root
 from contain.store.tar_header import END_OF_ARCHIVE, TarEntry, TarKind, padding_bytes, render_entry, render_file
 from contain.store.tar_reader import TarReader
@@ -214,6 +215,43 @@ def test_committing_a_tree_over_itself_changes_nothing(tree: tuple[tuple[bytes, 
     with place() as here, Store.open(here / "store") as store:
         lower, upper = make(here / "lower", tree), make(here / "upper", tree)
         assert store.commit_layer(upper, lower=[lower], epoch_seconds=EPOCH) is None
+
+
+@QUICK
+@given(lower=trees(), upper=trees(upper=True))
+def test_a_copy_shows_what_the_layers_show_and_nothing_in_it_is_a_change(
+    lower: tuple[tuple[bytes, Thing], ...], upper: tuple[tuple[bytes, Thing], ...]
+) -> None:
+    assume(readable(lower) and readable(upper))
+    with place() as here:
+        layers = [make(here / "lower", lower), make(here / "upper", upper)]
+        (here / "copy").mkdir()
+        copy_root(layers, here / "copy")
+        assert [row[:-1] for row in snapshot([here / "copy"])] == [row[:-1] for row in snapshot(layers)]
+        extract_changes(here / "copy", layers, here / "changes", move=False)
+        with RootView(layers) as view:
+            sockets = any(entry.kind.value == "socket" for entry in view.walk())
+        assert sockets or os.listdir(here / "changes") == []  # no layer holds sockets, and no copy
+
+
+@QUICK
+@given(lower=trees(), upper=trees(upper=True), after=trees(), move=st.booleans())
+def test_what_differs_in_a_copy_shows_upon_its_layers_what_the_copy_shows(
+    lower: tuple[tuple[bytes, Thing], ...],
+    upper: tuple[tuple[bytes, Thing], ...],
+    after: tuple[tuple[bytes, Thing], ...],
+    move: bool,
+) -> None:
+    assume(readable(lower) and readable(upper) and readable(after))
+    with place() as here:
+        layers = [make(here / "lower", lower), make(here / "upper", upper)]
+        copy = make(here / "copy", after)
+        seen = snapshot([copy])
+        extract_changes(copy, layers, here / "changes", move=move)
+        shown = snapshot([*layers, here / "changes"])
+        assert [row[:-1] for row in shown] == [row[:-1] for row in seen]
+        first = {row[0]: row[-1] for row in shown}
+        assert all(first[row[0]] == first[row[-1]] for row in seen if row[-1])
 
 
 ENTRIES = st.builds(
