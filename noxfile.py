@@ -74,6 +74,24 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session
+def copies(session: nox.Session) -> None:
+    """What containers and builds do on the real kernel, with copies of images instead of overlays; root."""
+    install(session, ".[test]")
+    names = (
+        "container_verbs",
+        "container_verbs_contents",
+        "build_runs",
+        "build_mounts",
+        "containers",
+        "volumes",
+        "run_options",
+    )
+    files = [f"tests/kernel/test_{name}.py" for name in names]
+    files += ["tests/security/test_containers_hold.py", "tests/security/test_copy_holes.py"]
+    session.run("python", "-m", "pytest", *files, *session.posargs, env={"CONTAIN_STORAGE": "copy"})
+
+
+@nox.session
 def mutations(session: nox.Session) -> None:
     """The tests of the known holes fail when the mitigation is taken out; root. ``-- --only TEXT``, ``-- --list``."""
     install(session, ".[test]")

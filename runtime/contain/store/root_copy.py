@@ -177,24 +177,38 @@ def _explain(error: OSError, entry: Entry) -> Exception:
 
 
 def _copy_bytes(source: int, target: int) -> None:
-    """All of a file: shared blocks where the file system can (ioctl_ficlone(2)), a copy within the kernel, or by hand."""
+    """All of a file: shared blocks where the file system can (ioctl_ficlone(2)), else its data, with holes where it has holes."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(target, _CLONE, source)
         return
-    copied = 0
+    found = os.fstat(source)
+    if found.st_blocks * 512 >= found.st_size:
+        _copy_range(source, target, 0, found.st_size)
+        return
+    os.ftruncate(target, found.st_size)
+    end = 0
+    while end < found.st_size:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no more data (lseek(2))
+                return
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        _copy_range(source, target, start, end)
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    """Within the kernel, or by hand."""
     try:
-        while done := os.copy_file_range(source, target, 1 << 30):
-            copied += done
+        while start < end and (done := os.copy_file_range(source, target, end - start, start, start)):
+            start += done
     except OSError as error:
         if error.errno not in _NO_COPY:
             raise
-    # Some file systems say "nothing left" where they cannot (copy_file_range(2), BUGS): so the rest is always asked for by hand.
-    os.lseek(source, copied, os.SEEK_SET)
-    os.lseek(target, copied, os.SEEK_SET)
-    while data := os.read(source, _CHUNK_BYTES):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(target, view) :]
+    # Some file systems say "nothing left" where they cannot (copy_file_range(2), BUGS): what is left is copied by hand.
+    while start < end and (data := os.pread(source, min(end - start, _CHUNK_BYTES), start)):
+        start += os.pwrite(target, data, start)
 
 
 class _Level:

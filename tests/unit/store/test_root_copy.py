@@ -72,6 +72,24 @@ def test_a_copy_shows_what_the_layers_show(copy: Path, layers: tuple[Path, Path]
     assert describe(copy) == describe(*layers)
 
 
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    layer, copy = tmp_path / "layer", tmp_path / "copy"
+    layer.mkdir()
+    copy.mkdir()
+    with open(layer / "sparse", "wb") as file:
+        for place in (0, 3 << 20, 9 << 20):
+            file.seek(place)
+            file.write(b"data")
+        file.truncate(64 << 20)
+    (layer / "empty").write_bytes(b"")
+    os.truncate(layer / "empty", 64 << 20)
+    copy_root([layer], copy)
+    for name in ("sparse", "empty"):
+        assert (copy / name).read_bytes() == (layer / name).read_bytes()
+        assert (copy / name).stat().st_blocks <= (layer / name).stat().st_blocks + 64
+    assert changes(tmp_path, copy, (layer, layer)) == []
+
+
 def test_a_part_can_be_copied_alone(tmp_path: Path, layers: tuple[Path, Path]) -> None:
     part = tmp_path / "part"
     part.mkdir()
