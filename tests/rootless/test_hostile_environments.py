@@ -122,7 +122,7 @@ def test_inside_of_a_container_of_ours(root: Root) -> None:
 
 
 def test_inside_of_a_peers_unprivileged_container_each_remedy_leads_to_the_next_and_the_last_helps(
-    root: Root, short_place: Path
+    root: Root, short_place: Path, small_archive: bytes
 ) -> None:
     """podman's default container: no CAP_SYS_ADMIN, parts of /proc hidden, its root an overlay."""
     found = shutil.which("podman")
@@ -160,6 +160,12 @@ def test_inside_of_a_peers_unprivileged_container_each_remedy_leads_to_the_next_
     told = both(*allowed)[0].stdout
     assert "no overlay can be written onto it" in told
     assert "set CONTAIN_HOME to a directory on" in told
+    script = (
+        'c="$*"; $c import - small && $c run --network none --name kept small sh -c "echo x >>/x; cat /x" && $c start -a kept'
+    )
+    kept = root.run(*outer(*allowed, "-i"), "sh", "-c", script, "sh", *root.command, stdin=small_archive)
+    assert kept.stdout.split("\n")[1:] == ["x", "x", "x", ""], kept.stderr
+    assert "storage by copying" in kept.stderr
     doctor, command = both(*allowed, "--tmpfs=/mnt")
     assert doctor.returncode == 0, doctor.stdout
     assert (command.returncode, command.stdout) == (0, "0\n"), command.stderr
