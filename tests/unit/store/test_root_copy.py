@@ -113,7 +113,9 @@ def test_content_counts_where_all_that_is_said_about_it_is_equal(tmp_path: Path,
 def test_a_nanosecond_counts(tmp_path: Path, copy: Path, layers: tuple[Path, Path]) -> None:
     before = (copy / "etc/passwd").stat()
     os.utime(copy / "etc/passwd", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert changes(tmp_path, copy, layers) == ["etc", "etc/passwd"]
+    directory = (copy / "usr").stat()
+    os.utime(copy / "usr", ns=(directory.st_atime_ns, directory.st_mtime_ns - 1))
+    assert changes(tmp_path, copy, layers) == ["etc", "etc/passwd", "usr"]
 
 
 def test_what_is_gone_is_whited_out(tmp_path: Path, copy: Path, layers: tuple[Path, Path]) -> None:
