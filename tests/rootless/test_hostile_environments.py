@@ -212,10 +212,10 @@ def covered(image: Ordinary) -> Covered:
 
     archive = str(image.place / "small.tar")
     assert image.ok("save", "small", "-o", archive) == ""
-    options = {"private": cover, "env": {"CONTAIN_HOME": f"{place}/store"}}
 
-    def contain(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        done: subprocess.CompletedProcess[str] = image.contain(*arguments, **{**options, **more})
+    def contain(*arguments: str, storage: str = "") -> subprocess.CompletedProcess[str]:
+        env = {"CONTAIN_HOME": f"{place}/store", "CONTAIN_STORAGE": storage}
+        done: subprocess.CompletedProcess[str] = image.contain(*arguments, private=cover, env=env)
         return done
 
     assert contain("load", "-i", archive).returncode == 0
@@ -251,6 +251,10 @@ def test_a_store_on_an_overlay_keeps_containers_as_copies(covered: Covered) -> N
     assert "passwd" not in gone.stdout
     assert "the image removes files with marks that the kernel's overlay does not know" in gone.stderr
     assert covered("rm", "kept").returncode == 0
+    refused = covered("run", "--network", "none", "small", "true", storage="overlay")
+    assert refused.returncode == 125
+    assert "the store is on a file system of the kind overlay, onto which the kernel writes no overlay" in refused.stderr
+    assert "set CONTAIN_HOME" in refused.stderr
 
 
 def test_a_store_on_an_overlay_builds_the_same_image_as_another_one(covered: Covered, image: Ordinary) -> None:

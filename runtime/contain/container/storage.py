@@ -4,7 +4,8 @@ An overlay is quick and shares what it does not change; where the store's file s
 kept is kept in a root of the container's own, a full copy of its image (`contain.store.root_copy`). That is as isolated, but slower and
 larger, so it is said by name; nobody has to ask for it. ``CONTAIN_STORAGE`` decides otherwise.
 
-`choose_kept` and `choose_thrown_away` decide, from values; `probe_ground` asks this machine; `settle_storage` makes a spec say it.
+`choose_kept` and `choose_thrown_away` decide, from values; `probe_ground` asks this machine; `storage_for` does both, and says so if
+it is a copy; `fill_root` makes one.
 """
 
 from __future__ import annotations

@@ -177,7 +177,8 @@ def explain_overlay(number: int, directory: str) -> Obstacle | None:
     if number == errno.EINVAL and (kind in NO_UPPER or kind.startswith("fuse")):
         return Obstacle(
             cause=f"the store is on a file system of the kind {kind}, onto which the kernel writes no overlay",
-            remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume",
+            remedy="set CONTAIN_HOME to a directory on ext4, xfs, btrfs or a tmpfs: in a container, on a volume; or make a new "
+            "container without CONTAIN_STORAGE=overlay, which is a copy of its image then",
         )
     return None
 
