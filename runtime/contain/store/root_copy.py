@@ -72,9 +72,11 @@ class _Copier:
     def copy(self, view: RootView, stubs: Stubs) -> None:
         directories: list[tuple[bytes, Entry]] = []
         top = view.lookup(self._path)
-        start = "/" if top is None else str(top.path)
+        if top is None:  # no layers
+            os.fchmod(self._root.descriptor, 0o755)
+        start = "" if top is None else str(top.path)
         try:
-            for entry in view.walk(start):
+            for entry in view.walk(start) if top is not None else ():
                 raw = os.fsencode(entry.path)[len(os.fsencode(start)) :].lstrip(b"/")
                 try:
                     if entry.kind is Kind.DIRECTORY:

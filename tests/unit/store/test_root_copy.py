@@ -72,6 +72,13 @@ def test_a_copy_shows_what_the_layers_show(copy: Path, layers: tuple[Path, Path]
     assert describe(copy) == describe(*layers)
 
 
+def test_a_root_of_no_layers_is_one_that_everybody_may_enter(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    copy_root([], tmp_path, stubs=STUBS)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert sorted(os.listdir(tmp_path)) == ["etc", "proc", "run"]
+
+
 def test_holes_stay_holes(tmp_path: Path) -> None:
     layer, copy = tmp_path / "layer", tmp_path / "copy"
     layer.mkdir()
