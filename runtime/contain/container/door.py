@@ -12,13 +12,11 @@ The mount namespace is everybody's own, made from the machine's mounts of that m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
-import time
-from pathlib import Path
 
-from contain.errors import Conflict, HostError
+from contain.container.presence import forget, hold_lock, note_myself, present
+from contain.errors import HostError
 from contain.home import needs_door, remember_caller
 from contain.linux.usernamespace import (
     MORE_IDS,
@@ -32,9 +30,6 @@ from contain.linux.usernamespace import (
 from contain.paths import HostPath, run_home, store_home
 from contain.spec import Identity
 
-_PATIENCE_SECONDS = 20.0
-_PAUSE_SECONDS = 0.005
-
 
 def _notes(home: HostPath) -> HostPath:
     return home / "inside"
@@ -43,41 +38,21 @@ def _notes(home: HostPath) -> HostPath:
 def _lock(home: HostPath) -> int:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     _notes(home).mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(home / "door", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise Conflict(
-                    f"somebody else holds {home / 'door'}, and does not let go of it",
-                    code="door-busy",
-                    remedy="another contain command is stopped or stuck in it: end that one",
-                ) from None
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return descriptor
+    return hold_lock(home / "door")
 
 
 def _find_inside(home: HostPath) -> int | None:
-    """The namespace in which this store's containers are, if anybody is there; notes of who is gone are removed."""
+    """The namespace in which this store's containers are, if anybody is there; notes of who is gone, or elsewhere, are removed."""
     found: int | None = None
-    for name in sorted(os.listdir(_notes(home))):
-        number, _, ticks = name.partition("-")
-        namespace = None
-        if number.isdigit() and ticks.isdigit() and start_ticks(int(number)) == int(ticks):
-            if found is not None:
-                continue
-            namespace = open_namespace(int(number))
-            if namespace is not None and start_ticks(int(number)) == int(ticks):
-                found = namespace
-                continue
-        if namespace is not None:
-            os.close(namespace)
-        with contextlib.suppress(OSError):
-            os.unlink(_notes(home) / name)
+    for number, ticks in present(_notes(home)):
+        if found is not None:
+            continue
+        found = open_namespace(number)
+        if found is not None and start_ticks(number) != ticks:  # it may be another one's by now
+            os.close(found)
+            found = None
+        if found is None:
+            forget(_notes(home), number, ticks)
     return found
 
 
@@ -113,11 +88,8 @@ def enter(home: HostPath) -> None:
 
 def note_inside(home: HostPath) -> None:
     """Note that this process is inside; for whoever was forked from one that came in and stays. Nothing for the machine's root."""
-    process_id = os.getpid()
-    ticks = start_ticks(process_id)
-    if ticks is None or not _notes(home).is_dir() or not is_rootless():
-        return
-    Path(_notes(home), f"{process_id}-{ticks}").touch(mode=0o600)
+    if _notes(home).is_dir() and is_rootless():
+        note_myself(_notes(home))
 
 
 def verify_identity(identity: Identity) -> None:

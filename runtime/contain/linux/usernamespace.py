@@ -245,9 +245,11 @@ def join_as_root(namespace: int) -> bool:
 
 
 def start_ticks(process_id: int) -> int | None:
-    """When a process started, in the kernel's ticks since the machine did (proc_pid_stat(5)); None if it is gone."""
+    """When a process started, in the kernel's ticks since the machine did (proc_pid_stat(5)); None if it is gone or only waits
+    for its parent to take note of its end."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{process_id}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[19])
+        fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else int(fields[19])
     return None
 
 
