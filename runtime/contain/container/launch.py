@@ -27,11 +27,11 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from contain.container.plan import LaunchPlan
 from contain.container.terminal.terminal import set_window_size
-from contain.errors import ContainError, HostError, InternalError
+from contain.errors import Conflict, ContainError, HostError, InternalError, NotFound, NotSupported, UsageError
 from contain.linux import syscalls
 from contain.linux.idmap import make_mapped_namespace
 from contain.linux.perform import GOING, Performer, ProgramNotStarted, not_executed
@@ -51,6 +51,9 @@ Configure = Callable[[str, str, int, str], None]
 """Sets up an interface from within: name, address, prefix, gateway."""
 
 _OUT_OF_THE_WAY = 200
+_OURS: Mapping[str, Callable[..., ContainError]] = {
+    each.__name__: each for each in (Conflict, HostError, InternalError, NotFound, NotSupported, UsageError)
+}
 _NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
@@ -146,8 +149,15 @@ def reset_signals() -> None:
 
 def describe_failure(error: BaseException, operation: Operation | None) -> bytes:
     """An error of the threshold as bytes for the other side."""
-    if isinstance(error, HostError):
-        return json.dumps({"kind": "host", "message": error.message, "remedy": error.remedy, "code": error.code}).encode()
+    if type(error).__name__ in _OURS and isinstance(error, ContainError):
+        told = {
+            "kind": "ours",
+            "type": type(error).__name__,
+            "message": error.message,
+            "remedy": error.remedy,
+            "code": error.code,
+        }
+        return json.dumps(told).encode()
     return json.dumps(
         {
             "errno": getattr(error, "errno", 0) or 0,
@@ -171,8 +181,8 @@ def raise_failure(data: bytes, program: str) -> None:
     failure = json.loads(data)
     if failure["kind"] == "program":
         raise CommandNotStarted(program, failure["errno"], failure["message"])
-    if failure["kind"] == "host":
-        raise HostError(failure["message"], remedy=failure["remedy"], code=failure["code"])
+    if failure["kind"] == "ours":
+        raise _OURS[failure["type"]](failure["message"], remedy=failure["remedy"], code=failure["code"])
     if failure["operation"].startswith(f"{ChangeDirectory.__name__} ") and failure["errno"] in _NO_DIRECTORY:
         raise CommandNotStarted(program, failure["errno"], f"chdir to {failure['path']} failed: {failure['message'].lower()}")
     where = f" in step {failure['operation'][:300]}" if failure["operation"] else ""

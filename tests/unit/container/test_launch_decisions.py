@@ -12,7 +12,7 @@ from contain.container.launch import CommandNotStarted, describe_failure, raise_
 from contain.container.lifecycle.logs import Log, read_log
 from contain.container.lifecycle.records import ContainerRecord, Records
 from contain.container.terminal.streams import may_be_handed_over
-from contain.errors import HostError, InternalError
+from contain.errors import Conflict, ContainError, HostError, InternalError, UsageError
 from contain.linux.perform import ProgramNotStarted
 from contain.operations import MaskPath, SetHostname
 
@@ -84,3 +84,12 @@ def test_a_log_gives_back_what_was_printed_in_order_and_by_stream(tmp_path: Path
         ("stderr", "\udcff\x00problem\n"),
         ("stdout", "\u00e4\n"),
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [Conflict("taken", code="network-conflict", remedy="take another"), UsageError("wrong"), HostError("cannot")]
+)
+def test_an_error_of_ours_comes_out_of_another_process_as_it_was(error: ContainError) -> None:
+    with pytest.raises(type(error)) as caught:
+        raise_failure(describe_failure(error, None), "sh")
+    assert (caught.value.message, caught.value.code, caught.value.remedy) == (error.message, error.code, error.remedy)
