@@ -222,8 +222,9 @@ class Workbench:
         """Keep the bridge of the containers from now to the end of the build: making and removing it for each step takes longer than
         most steps."""
         from contain.linux.network import hold
+        from contain.linux.usernamespace import owns_network
 
-        if not self._holds_network:
+        if not self._holds_network and owns_network():
             self._holds_network = True
             self.cleanup.enter_context(hold(run_home=run_home()))
 

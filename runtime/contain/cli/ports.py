@@ -28,12 +28,10 @@ def find_places(
     from contain.linux.uplink import read_uplink_lease
 
     own = read_uplink_lease(workspaces(run_home) / record.container_id)
-    if own is not None:
-        return [(NetworkRecord(), own)]
     if bridges is None:
         bridges = read_bridges(run_home)
     found = [(network, network.leases[record.container_id]) for network in bridges if record.container_id in network.leases]
-    return sorted(found, key=lambda place: place[1].interface)
+    return sorted([*([(NetworkRecord(), own)] if own is not None else []), *found], key=lambda place: place[1].interface)
 
 
 def read_bridges(run_home: HostPath) -> list[NetworkRecord]:

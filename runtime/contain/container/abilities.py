@@ -132,8 +132,9 @@ def _store(answers: Answers) -> Finding:
 
 def _network(uplink: UplinkProgram) -> Finding:
     if uplink.path:
-        return Finding(name="network", state="good", found=f"through {uplink.path}; containers do not reach each other")
-    found = f"loopback only, and no published ports: {uplink.why}"
+        found = f"through {uplink.path}; containers reach each other on networks of your own only"
+        return Finding(name="network", state="good", found=found)
+    found = f"loopback only, and no published ports; networks of your own reach nothing outside: {uplink.why}"
     return Finding(name="network", state="limited", found=found, remedy=uplink.remedy)
 
 

@@ -111,9 +111,16 @@ def sweep(home: HostPath) -> list[str]:
         remove_held_directory(path, descriptor)
         removed.append(name)
     if os.path.exists(home / "network.json") or os.path.exists(home / "networks"):
-        from contain.linux import network
+        from contain.linux.usernamespace import owns_network
 
-        network.sweep_all(alive, run_home=home)
+        if owns_network():
+            from contain.linux import network
+
+            network.sweep_all(alive, run_home=home)
+        else:
+            from contain.container.network import enclave
+
+            enclave.sweep(alive, home=home)
     return removed
 
 

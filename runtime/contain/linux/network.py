@@ -50,6 +50,7 @@ from contain.linux.leases import (
     Lease,
     Ledger,
     NetworkRecord,
+    Owner,
     Pool,
     PublishedPort,
     Wanted,
@@ -105,6 +106,7 @@ def attach(
     settings: BridgeSettings = DEFAULT_SETTINGS,
     wanted: Wanted | None = None,
     reserved: Sequence[Pool] = (),
+    owner: Owner | None = None,
 ) -> Attachment:
     """Put the network namespace behind ``netns_fd`` on the bridge of ``run_home``, which is made as ``settings`` say if there is
     none.
@@ -113,14 +115,14 @@ def attach(
     that is still down: `configure_inside` or `configure` completes it. For a container that is attached already,
     its interface is made anew with the same address. On failure everything made here is gone again. ``ports`` are published until
     it is detached; the caller holds their sockets (`contain.linux.ports`). ``reserved``: subnets of other networks, which may
-    have no bridge at the moment. Raises `HostError`, `Conflict`, `UsageError`.
+    have no bridge at the moment. ``owner``: in whose name, else the caller's. Raises `HostError`, `Conflict`, `UsageError`.
     """
     names = bridge_names(run_home)
     wanted = wanted or Wanted()
     with Ledger(run_home) as ledger, NetlinkSocket() as kernel:
         try:
             record, bridge_index = ensure_bridge(kernel, ledger, names, settings, reserved)
-            record = lease_address(record, container_id, myself(), ports, wanted)
+            record = lease_address(record, container_id, owner or myself(), ports, wanted)
             ledger.write(record)
             lease = record.leases[container_id]
             name = host_interface(container_id, bridge=names.bridge)
@@ -307,14 +309,39 @@ def sweep(live_container_ids: Collection[str], *, run_home: HostPath) -> int:
         if not ledger.exists():
             return 0
         record = ledger.read()
-        dead = [name for name, lease in record.leases.items() if name not in live_container_ids and not is_alive(lease.owner)]
-        holds = tuple(hold for hold in record.holds if is_alive(hold))
-        if not dead and holds == record.holds and (record.leases or holds):
+        dead = _dead(record, live_container_ids)
+        if not _is_stale(record, dead):
             return 0
+        holds = tuple(hold for hold in record.holds if is_alive(hold))
         ledger.write(replace(record, holds=holds))
         with NetlinkSocket() as kernel:
             _release(kernel, ledger, bridge_names(run_home), dead, delete_links=True)
         return len(dead)
+
+
+def _dead(record: NetworkRecord, live_container_ids: Collection[str]) -> list[str]:
+    return [name for name, lease in record.leases.items() if name not in live_container_ids and not is_alive(lease.owner)]
+
+
+def _is_stale(record: NetworkRecord, dead: Sequence[str]) -> bool:
+    return bool(dead) or not all(map(is_alive, record.holds)) or not (record.leases or record.holds)
+
+
+def needs_sweep(live_container_ids: Collection[str], *, run_home: HostPath) -> bool:
+    """Whether `sweep_all` would change anything. Takes no lock, and asks the kernel for nothing but processes."""
+    records = [ledger.read() for home in bridge_homes(run_home) if (ledger := Ledger(home)).exists()]
+    return any(_is_stale(record, _dead(record, live_container_ids)) for record in records)
+
+
+def forget_bridges(run_home: HostPath) -> None:
+    """Forget who is on which bridge: the network namespace in which they stood is gone, and all of them with it."""
+    for home in bridge_homes(run_home):
+        with Ledger(home) as ledger:
+            holds = tuple(hold for hold in ledger.read().holds if is_alive(hold))
+            if holds:
+                ledger.write(NetworkRecord(holds=holds))
+            else:
+                ledger.remove()
 
 
 @contextlib.contextmanager

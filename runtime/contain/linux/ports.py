@@ -3,7 +3,8 @@
 What arrives at IPv4 addresses never reaches these sockets: the firewall sends it on to the container before
 (`contain.linux.nftables`). They are there so that a port has one owner, among containers of any store, Docker's and all other
 programs, and so that the kernel takes it back when the supervisor dies, however it dies. Those at IPv6 addresses listen, and the
-container's attendant process serves them (`contain.container.network.relay`). Never talks to the firewall and keeps no records.
+container's attendant process serves them (`contain.container.network.relay`); so do all where no firewall of ours comes before
+them. Never talks to the firewall and keeps no records.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 class HeldPorts:
-    """Reserved ports, until `close`."""
+    """Reserved ports, until `close`. ``served``: those at IPv4 addresses listen, too, since no firewall of ours comes before them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, served: bool = False) -> None:
+        self._served = served
         self.ports: tuple[PublishedPort, ...] = ()
         self._sockets: list[socket.socket] = []
 
@@ -36,7 +38,11 @@ class HeldPorts:
         anywhere = not request.host_address
         for number in range(request.first_host_port, request.last_host_port + 1):
             try:
-                reserved = _reserve_everywhere(request.protocol, number) if anywhere else [_reserve_at(request, number)]
+                reserved = (
+                    _reserve_everywhere(request.protocol, number, self._served)
+                    if anywhere
+                    else [_reserve_at(request, number, self._served)]
+                )
             except OSError as error:
                 failure = error
                 if error.errno != EADDRINUSE:
@@ -57,11 +63,11 @@ class HeldPorts:
         raise _describe(request, failure) from failure
 
     def relayed(self) -> list[tuple[int, int]]:
-        """The descriptors of the sockets at IPv6 addresses, each with the container's port."""
+        """The descriptors of the sockets that the attendant serves, each with the container's port."""
         return [
             (reserved.fileno(), port.container_port)
             for reserved, port in zip(self._sockets, self.ports, strict=True)
-            if port.is_ipv6
+            if port.is_ipv6 or self._served
         ]
 
     def close(self) -> None:
@@ -71,9 +77,9 @@ class HeldPorts:
         self._sockets = []
 
 
-def hold_ports(requests: Sequence[PortRequest]) -> HeldPorts:
-    """Reserve all or none. ``close`` gives them back. Raises `Conflict`, `HostError`."""
-    held = HeldPorts()
+def hold_ports(requests: Sequence[PortRequest], *, served: bool = False) -> HeldPorts:
+    """Reserve all or none. ``close`` gives them back. ``served``: see `HeldPorts`. Raises `Conflict`, `HostError`."""
+    held = HeldPorts(served=served)
     with contextlib.ExitStack() as undo:
         undo.callback(held.close)
         for request in sorted(requests, key=lambda request: not request.first_host_port):  # the ones that have no choice first
@@ -82,17 +88,17 @@ def hold_ports(requests: Sequence[PortRequest]) -> HeldPorts:
     return held
 
 
-def _reserve_at(request: PortRequest, number: int) -> socket.socket:
+def _reserve_at(request: PortRequest, number: int, served: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in request.host_address else socket.AF_INET
-    return _reserve(family, request.protocol, request.host_address, number)
+    return _reserve(family, request.protocol, request.host_address, number, served)
 
 
-def _reserve_everywhere(protocol: str, number: int) -> list[socket.socket]:
+def _reserve_everywhere(protocol: str, number: int, served: bool) -> list[socket.socket]:
     """One socket for each IP version that this machine has, with one number."""
     for attempt in range(_FREE_PORT_ATTEMPTS):
-        first = _reserve(socket.AF_INET, protocol, "0.0.0.0", number)  # noqa: S104 - as asked
+        first = _reserve(socket.AF_INET, protocol, "0.0.0.0", number, served)  # noqa: S104 - as asked
         try:
-            return [first, _reserve(socket.AF_INET6, protocol, "::", first.getsockname()[1])]
+            return [first, _reserve(socket.AF_INET6, protocol, "::", first.getsockname()[1], served)]
         except OSError as error:
             if error.errno in (EAFNOSUPPORT, EADDRNOTAVAIL):  # no IPv6 here, or switched off
                 return [first]
@@ -102,18 +108,18 @@ def _reserve_everywhere(protocol: str, number: int) -> list[socket.socket]:
     raise AssertionError("unreachable")
 
 
-def _reserve(family: int, protocol: str, address: str, number: int) -> socket.socket:
+def _reserve(family: int, protocol: str, address: str, number: int, served: bool) -> socket.socket:
     reserved = socket.socket(family, _KINDS[protocol])
     try:
         if family == socket.AF_INET6:
             reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if protocol == "udp" or (not number and family == socket.AF_INET):
+        if protocol == "udp" or (not number and family == socket.AF_INET and not served):
             reserved.bind((address, number))
             return reserved
         # Connections that ended a moment ago (TIME_WAIT) must not stand in the way, a listener must: so listen once as servers do.
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind((address, number))
-        if family == socket.AF_INET6:
+        if family == socket.AF_INET6 or served:
             reserved.listen(_BACKLOG)
             return reserved
         # Then only stay bound: what comes past the firewall's rules is refused, not left waiting.

@@ -1,8 +1,9 @@
-"""The network of an ordinary user's container: a program of this user carries its packets, since nobody else may make links.
+"""The way out of an ordinary user's network namespace: a program of this user carries its packets, since nobody else may make links.
 
-Decides which program is used, ``pasta`` (passt) before ``slirp4netns``, with which arguments; starts it, waits until the container has
-its address, and sees to its end. Without one of them a container has its loopback only. Either way the container is 10.0.2.100, alone
-in its network, and does not reach what listens on this machine's own loopback.
+Decides which program is used, ``pasta`` (passt) before ``slirp4netns``, with which arguments; starts it, waits until the namespace has
+its address, and sees to its end. Without one of them there is no way out. The namespace is a container's own, or that in which the
+bridges of the user's networks stand (`contain.container.network.enclave`); it is 10.0.2.100, and does not reach what listens on this
+machine's own loopback.
 
 Theory of operation. The program must not outlive the container, whoever is killed when. So it runs in a PID namespace of its own::
 
@@ -32,6 +33,7 @@ from contain.paths import HostPath
 from contain.values import asdict, dataclass, replace
 
 ADDRESS, GATEWAY, NAME_SERVER, PREFIX = "10.0.2.100", "10.0.2.2", "10.0.2.3", 24
+INTERFACE = "eth0"
 PROGRAMS = ("pasta", "slirp4netns")
 _LEASE = "uplink.json"
 _TUN = "/dev/net/tun"
@@ -75,8 +77,21 @@ def _is_twin(port: PublishedPort, ports: Sequence[PublishedPort]) -> bool:
     return port.host_address == "::" and replace(port, host_address="0.0.0.0") in ports  # noqa: S104 - as asked with -p
 
 
-def plan_pasta(path: str, namespaces: str, ready_file: str, ports: Sequence[PublishedPort]) -> tuple[str, ...]:
-    """Its command line. ``namespaces``: the container's ``/proc/PID/ns``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """Paths of what is to be connected: a network namespace, and the user namespace that it belongs to, "" for the caller's own."""
+
+    network: str
+    user: str = ""
+
+
+def namespaces_of(process_id: int) -> Namespaces:
+    """A container's, by its first process."""
+    return Namespaces(network=f"/proc/{process_id}/ns/net", user=f"/proc/{process_id}/ns/user")
+
+
+def plan_pasta(path: str, namespaces: Namespaces, ready_file: str, ports: Sequence[PublishedPort]) -> tuple[str, ...]:
+    """Its command line."""
     published: dict[str, list[str]] = {"tcp": [], "udp": []}
     for port in ports:
         if not _is_twin(port, ports):
@@ -87,16 +102,22 @@ def plan_pasta(path: str, namespaces: str, ready_file: str, ports: Sequence[Publ
     for option, protocol in (("-t", "tcp"), ("-u", "udp")):
         for each in published[protocol] or ["none"]:
             options += [option, each]
-    options += ["-T", "none", "-U", "none", "--pid", ready_file]
-    return (path, *options, "--userns", f"{namespaces}/user", "--netns", f"{namespaces}/net")
+    options += ["-T", "none", "-U", "none", "-I", INTERFACE, "--pid", ready_file]
+    options += ["--userns", namespaces.user] if namespaces.user else ["--netns-only"]
+    return (path, *options, "--netns", namespaces.network)
 
 
-def plan_slirp(path: str, namespaces: str, ready: int, api_socket: str) -> tuple[str, ...]:
+def plan_slirp(path: str, namespaces: Namespaces, ready: int, api_socket: str) -> tuple[str, ...]:
     """Its command line. ``ready``: a descriptor that it writes to; ``api_socket``: where it is told of published ports."""
     return (
         path,
         *("--configure", "--mtu=65520", "--disable-host-loopback", f"--ready-fd={ready}", f"--api-socket={api_socket}"),
-        *("--netns-type=path", f"--userns-path={namespaces}/user", f"{namespaces}/net", "tap0"),
+        *(
+            "--netns-type=path",
+            *([f"--userns-path={namespaces.user}"] if namespaces.user else []),
+            namespaces.network,
+            INTERFACE,
+        ),
     )
 
 
@@ -106,6 +127,10 @@ class Uplink:
     def __init__(self, watch: int) -> None:
         self._watch = watch
 
+    def open_end(self) -> int:
+        """A descriptor, the caller's, that is readable when it has ended."""
+        return os.pidfd_open(self._watch)
+
     def close(self) -> None:
         """End it; returns when it is gone."""
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -113,11 +138,14 @@ class Uplink:
             os.waitpid(self._watch, 0)
 
 
-def open_uplink(program: UplinkProgram, process_id: int, directory: HostPath, ports: Sequence[PublishedPort]) -> Uplink:
-    """Connect the network namespace of a container's first process, and publish its ports. ``directory``: of the container's run-time
-    state. Raises `HostError`; then nothing is left running. The caller must have one thread."""
-    namespaces = f"/proc/{process_id}/ns"
+def open_uplink(
+    program: UplinkProgram, namespaces: Namespaces, directory: HostPath, ports: Sequence[PublishedPort] = ()
+) -> Uplink:
+    """Connect a network namespace, and publish its ports. ``directory``: of the run-time state, for what the program says and writes.
+    Raises `HostError`; then nothing is left running. The caller must have one thread."""
     said, ready_file, api = directory / "uplink.log", directory / "uplink.ready", directory / "uplink.api"
+    for left in (ready_file, api):  # of one that was killed
+        left.unlink(missing_ok=True)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     if program.name == "pasta":
         command = plan_pasta(program.path, namespaces, str(ready_file), ports)
@@ -139,7 +167,7 @@ def open_uplink(program: UplinkProgram, process_id: int, directory: HostPath, po
         text = said.read_text(errors="replace") if said.exists() else ""
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
         raise HostError(
-            f"{program.name} could not connect the container: {lines[-1] if lines else error.strerror or error}",
+            f"{program.name} could not connect the containers: {lines[-1] if lines else error.strerror or error}",
             code="uplink-failed",
             remedy="--network none or --network host need no such program; `contain doctor` says what this machine has",
         ) from error

@@ -1,11 +1,11 @@
 """A small process beside a container that answers its DNS queries and carries its ports at IPv6 addresses; none where neither is
 needed.
 
-*Theory of operation.* It is a fork of the container's starter (or of ``contain network connect``), so it costs no interpreter of
-its own, and the starter has no threads. It enters the container's network namespace, makes the interfaces there complete
-(`contain.linux.network. configure`), opens its sockets at 127.0.0.11 with the redirection from port 53, and goes back; then it
-tells the starter that all stands, gives up all capabilities and serves. It reads what it needs from the lease files, so nobody
-has to tell it about others.
+*Theory of operation.* It is a fork of the container's starter (or of ``contain network connect``; in an ordinary user's enclave, of
+a fork of theirs that has entered it), so it costs no interpreter of its own, and the starter has no threads. It enters the
+container's network namespace, makes the interfaces there complete (`contain.linux.network.configure`), opens its sockets at
+127.0.0.11 with the redirection from port 53, and goes back; then it tells the starter that all stands, gives up all capabilities
+and serves. It reads what it needs from the lease files, so nobody has to tell it about others.
 
 It dies with its starter (PR_SET_PDEATHSIG), and in any case with the container's first process, which it watches by descriptor.
 Somebody else may end it: then the container's supervisor starts it again (`contain.container.lifecycle.reviving`).
@@ -28,6 +28,7 @@ from contain.annotations import TYPE_CHECKING
 from contain.container.launch import describe_failure, die_with_parent, raise_failure, reset_signals
 from contain.container.lifecycle.left_behind import keep_only
 from contain.container.network.etc_files import RESOLVER_ADDRESS
+from contain.container.presence import note_myself
 from contain.errors import InternalError
 from contain.linux import network, nftables, rtnetlink, syscalls
 from contain.linux.leases import Owner, dotted, is_alive, myself
@@ -38,6 +39,7 @@ from contain.paths import HostPath
 from contain.values import dataclass, replace
 
 if TYPE_CHECKING:
+    from contain.container.network.enclave import Enclosure
     from contain.container.network.names import LeaseFiles
 
 RESOLVER_TABLE = "contain-resolver"
@@ -52,7 +54,8 @@ _SAID_BYTES = 65536
 class Duties:
     """What one is for. ``attachments``: interfaces to complete first. ``answers_names``: be the container's name server;
     ``servers``: ask these for names outside, from the container's own network, instead of this machine's. ``relayed``:
-    descriptors of bound sockets, each with the container's port."""
+    descriptors of bound sockets, each with the container's port. ``enclosure``: in the enclave, which it is one of those to keep;
+    from there it asks."""
 
     container_id: str
     run_home: HostPath
@@ -60,6 +63,7 @@ class Duties:
     answers_names: bool = True
     servers: tuple[str, ...] = ()
     relayed: tuple[tuple[int, int], ...] = ()
+    enclosure: Enclosure | None = None
 
     @property
     def is_needed(self) -> bool:
@@ -85,10 +89,14 @@ class Attendant:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.process_id, 0)
 
+    def is_replaced(self) -> bool:
+        """Whether another one does all that it did."""
+        return self._note is not None and not self._duties.relayed and answers(self._note)
+
     def revive(self) -> None:
         """Start it again, in the place of one that has been closed, for the interfaces that stand. Nothing to do if another one has
         begun to answer meanwhile (``contain network connect``). Raises what starting it raises."""
-        if self._note is not None and not self._duties.relayed and answers(self._note):
+        if self.is_replaced():
             return
         duties = replace(self._duties, attachments=())
         self.process_id, self.descriptor = _start(duties, self._first_process, self._note, outlives_caller=False)
@@ -99,6 +107,7 @@ def start_attendant(
 ) -> Attendant:
     """Start one for a container with this first process. Returns when interfaces and name server stand.
 
+    In the enclave the caller is a fork of the container's supervisor, and the attendant is the supervisor's child.
     ``outlives_caller``: it ends with the container only; the caller need not end it. ``note``: a file that says which process it
     is. Raises `HostError` and what completing the interfaces raises; then it is gone.
     """
@@ -109,8 +118,9 @@ def start_attendant(
 def _start(duties: Duties, first_process: int, note: HostPath | None, *, outlives_caller: bool) -> tuple[int, int]:
     """Its process id, and a descriptor of the process or -1."""
     ready, tell = os.pipe2(os.O_CLOEXEC)
-    caller = os.getpid()
-    child = os.fork()
+    is_beside = duties.enclosure is not None and not outlives_caller
+    parent = os.getppid() if is_beside else os.getpid()
+    child = syscalls.fork_beside() if is_beside else os.fork()
     if child == 0:
         try:
             os.setsid()
@@ -118,7 +128,7 @@ def _start(duties: Duties, first_process: int, note: HostPath | None, *, outlive
                 if os.fork():
                     os._exit(0)
             else:
-                die_with_parent(caller)
+                die_with_parent(parent)
             _serve(duties, first_process, tell, note)
         finally:
             os._exit(0)
@@ -130,7 +140,8 @@ def _start(duties: Duties, first_process: int, note: HostPath | None, *, outlive
     if told != b"ready":
         if not outlives_caller:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            with contextlib.suppress(ChildProcessError):  # the supervisor's, which learns of its end only
+                os.waitpid(child, 0)
         if not told:
             raise InternalError("the container's attendant process was not ready in time, or ended before it was")
         raise_failure(told, "")
@@ -158,10 +169,13 @@ def _serve(duties: Duties, first_process: int, tell: int, note: HostPath | None)
         most_descriptors = _raise_descriptor_limit()
         watched = os.pidfd_open(first_process)
         streams, datagrams = _work_inside(duties, first_process)
-        upstream = duties.servers or read_upstream()
+        enclosure = duties.enclosure
+        upstream = duties.servers or (read_upstream() if enclosure is None else enclosure.upstream)
+        if enclosure is not None:
+            note_myself(enclosure.notes)
         if note is not None and duties.is_needed:
             _write_note(note)
-        _give_up_capabilities()
+        _give_up_capabilities(can_be_found=enclosure is not None)
         os.write(tell, b"ready")
         os.close(tell)
     except BaseException as error:
@@ -257,16 +271,18 @@ def _work_inside(duties: Duties, first_process: int) -> tuple[socket.socket | No
         ports = {"tcp": streams.getsockname()[1], "udp": datagrams.getsockname()[1]}
         with NetlinkSocket(NETLINK_NETFILTER) as tables:
             nftables.redirect_resolver(tables, RESOLVER_TABLE, RESOLVER_ADDRESS, ports)
-    if not duties.servers:
+    if not duties.servers or duties.enclosure is not None:
         network.enter(outside)
     os.close(inside)
     os.close(outside)
     return streams, datagrams
 
 
-def _give_up_capabilities() -> None:
-    """It reads files of its own user and has its sockets: nothing needs a privilege any more."""
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+def _give_up_capabilities(*, can_be_found: bool) -> None:
+    """It reads files of its own user and has its sockets: nothing needs a privilege any more. ``can_be_found``: later commands may
+    enter the network namespace that it is in; no container has power over it, whose user namespace is further in."""
+    if not can_be_found:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.capset(0, 0)
 

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
+from contain.annotations import TYPE_CHECKING
 from contain.container.lifecycle.records import ContainerRecord, Records, describe_spec
 from contain.container.lifecycle.respecify import parse_spec
 from contain.container.network.attendant import Duties, answers, in_namespace, start_attendant
@@ -21,14 +22,20 @@ from contain.container.network.etc_files import RESOLVER_ADDRESS, render_resolve
 from contain.container.network.networking import RESOLVER_NOTE, verify_addresses, wanted_of
 from contain.container.network.networks import NamedNetwork, Networks
 from contain.container.workspaces import workspaces
-from contain.errors import Conflict, NotFound
+from contain.errors import Conflict, NotFound, NotSupported
 from contain.linux import network, rtnetlink
 from contain.linux.bridges import bridge_home
 from contain.linux.leases import DEFAULT_SETTINGS, BridgeSettings, Lease, dotted, text_of
 from contain.linux.network import Attachment
+from contain.linux.uplink import INTERFACE as UPLINK_INTERFACE
+from contain.linux.uplink import read_uplink_lease
+from contain.linux.usernamespace import owns_network
 from contain.paths import HostPath
 from contain.spec import DEFAULT_NETWORK, ContainerSpec, Endpoint, Network
 from contain.values import replace
+
+if TYPE_CHECKING:
+    from contain.container.network.enclave import Enclosure
 
 
 def connect(records: Records, record: ContainerRecord, endpoint: Endpoint, *, home: HostPath) -> None:
@@ -61,7 +68,7 @@ def connect(records: Records, record: ContainerRecord, endpoint: Endpoint, *, ho
     if changed.state == "running" and changed.process_id is not None:
         try:
             with _alone(changed, home):
-                _join(changed, endpoint, settings, home=home)
+                _where_bridges_stand(home, lambda enclosure: _join(changed, endpoint, settings, home=home, enclosure=enclosure))
         except BaseException:
             with contextlib.suppress(NotFound):
                 records.update(record.container_id, lambda written: _without(written, endpoint.network))
@@ -85,10 +92,16 @@ def disconnect(records: Records, record: ContainerRecord, name: str, *, home: Ho
     is_on = spec.network is Network.BRIDGE and any(each.network == name for each in _endpoints_of(spec))
     if not is_on and not force:
         raise Conflict(f"container {record.container_id} is not connected to network {name}", code="network-not-connected")
+    if name == DEFAULT_NETWORK and record.state == "running" and _has_uplink(record, home):
+        raise NotSupported(
+            "an ordinary user's container cannot be taken off the default network while it runs",
+            code="network-option-not-supported",
+            remedy=f"stop it first: contain stop {record.name}",
+        )
     changed = records.update(record.container_id, lambda written: _without(written, name)) if is_on else record
     if changed.state == "running" and changed.process_id is not None:
         with _alone(changed, home):
-            _part(changed, bridge_home(home, network_id), home=home)
+            _where_bridges_stand(home, lambda _: _part(changed, bridge_home(home, network_id), home=home))
         if is_on:
             records.tell_of_network(changed, "disconnect", name)
 
@@ -135,6 +148,23 @@ def _without(record: ContainerRecord, name: str) -> ContainerRecord:
 # While it runs
 
 
+def _where_bridges_stand(home: HostPath, work: Callable[[Enclosure | None], None]) -> None:
+    """Change a running container's networks from where they are made: here, or in an ordinary user's enclave."""
+    if owns_network():
+        work(None)
+        return
+    from contain.container.network import enclave
+
+    enclave.warn_without_outside(home)
+    enclosure = enclave.enclosure_of(home)
+    enclave.inside(home, lambda: work(enclosure))
+
+
+def _has_uplink(record: ContainerRecord, home: HostPath) -> bool:
+    """Whether a program of its own carries a container's packets, on its interface eth0."""
+    return read_uplink_lease(workspaces(home) / record.container_id) is not None
+
+
 @contextlib.contextmanager
 def _alone(record: ContainerRecord, home: HostPath) -> Iterator[None]:
     """One at a time changes a container's interfaces."""
@@ -159,12 +189,16 @@ def _leases(container_id: str, home: HostPath) -> list[tuple[HostPath, BridgeSet
     return sorted(found, key=lambda row: row[2].interface)
 
 
-def _join(record: ContainerRecord, endpoint: Endpoint, settings: BridgeSettings, *, home: HostPath) -> None:
+def _join(
+    record: ContainerRecord, endpoint: Endpoint, settings: BridgeSettings, *, home: HostPath, enclosure: Enclosure | None
+) -> None:
     process_id = record.process_id
     assert process_id is not None
     spec = parse_spec(record.details)
     workspace = workspaces(home) / record.container_id
     taken = {lease.interface for _, _, lease, _ in _leases(record.container_id, home)}
+    if _has_uplink(record, home):
+        taken.add(UPLINK_INTERFACE)
     interface = next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
     try:
         namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -182,9 +216,13 @@ def _join(record: ContainerRecord, endpoint: Endpoint, settings: BridgeSettings,
         os.close(namespace)
     try:
         note = workspace / RESOLVER_NOTE
-        if settings.network_id and not answers(note):
+        if (settings.network_id or enclosure is not None) and not answers(note):  # an enclave is kept by attendants
             duties = Duties(
-                container_id=record.container_id, run_home=home, attachments=(attachment,), servers=spec.name_servers
+                container_id=record.container_id,
+                run_home=home,
+                attachments=(attachment,),
+                servers=spec.name_servers,
+                enclosure=enclosure,
             )
             start_attendant(duties, process_id, outlives_caller=True, note=note)
             _rewrite(

@@ -5,8 +5,8 @@ whose network is shared. `Networking.wire` runs while the container's first proc
 interface for each network, writes the files of /etc, and starts the attendant process where one is needed. On the default network
 alone none is: there the first process completes its interface itself, which is the quickest way.
 
-Whoever puts a container on networks by another way (an ordinary user) does what `wire` does in its place; nothing else knows the
-difference.
+An ordinary user's container on networks of one's own is put there by the same `put_on`, in another network namespace than the
+machine's (`contain.container.network.enclosed`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from contain.container.workspaces import workspaces
 from contain.errors import Conflict, NotFound, NotSupported, UsageError
 from contain.linux import network
 from contain.linux.bridges import bridge_home
-from contain.linux.leases import DEFAULT_SETTINGS, BridgeSettings, Ledger, Pool, Wanted, dotted
+from contain.linux.leases import DEFAULT_SETTINGS, BridgeSettings, Ledger, Owner, Pool, Wanted, dotted
 from contain.linux.network import Attachment
-from contain.linux.ports import hold_ports
+from contain.linux.ports import HeldPorts, hold_ports
 from contain.paths import HostPath
 from contain.spec import DEFAULT_NETWORK, ContainerSpec, Endpoint, IdMapping, Network
 from contain.spec import Networking as Asked
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from contain.container.lifecycle.records import ContainerRecord
-    from contain.container.network.attendant import Attendant
+    from contain.container.network.attendant import Attendant, Duties
+    from contain.container.network.enclave import Enclosure
     from contain.container.network.links import Linked
     from contain.container.network.networks import NamedNetwork, Networks
 
@@ -49,6 +50,15 @@ class Place:
 
     endpoint: Endpoint
     settings: BridgeSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """What a container got. ``completes_itself``: its first process is to complete its one interface."""
+
+    attachments: tuple[Attachment, ...] = ()
+    attendant: Attendant | None = None
+    completes_itself: bool = False
 
 
 class Networking:
@@ -71,20 +81,51 @@ class Networking:
         self.configure = network.configure_inside if spec.network is Network.BRIDGE else None
         self._home, self._places, self._linked, self._reserved, self._joined_id = home, places, linked, reserved, joined_id
 
+    @property
+    def has_places(self) -> bool:
+        """Whether it is on any network from its start on."""
+        return bool(self._places)
+
     def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
         """Put the container with this first process on its networks; what the first process is to be told. ``cleanup`` undoes
         it."""
-        spec = self.spec
-        if spec.network is Network.CONTAINER:
+        if self.spec.network is Network.CONTAINER:
             _share_etc(workspaces(self._home) / self._joined_id, workspace)
             return {}
-        held = hold_ports(spec.ports)
+        held = hold_ports(self.spec.ports)
         cleanup.callback(held.close)
+        cleanup.callback(leave, self.spec.container_id, workspace, self._home)
+        wired = self.put_on(process_id, workspace, held)
+        self.attendant = wired.attendant
+        if wired.attendant is not None:
+            cleanup.callback(wired.attendant.close)
+        only = wired.attachments[0] if wired.completes_itself else None
+        if only is None:
+            return {}
+        return {
+            "interface": {
+                "interface": only.interface,
+                "address": only.address,
+                "prefix": only.prefix,
+                "gateway": only.gateway,
+            }
+        }
+
+    def put_on(
+        self,
+        process_id: int,
+        workspace: Workspace,
+        held: HeldPorts,
+        *,
+        enclosure: Enclosure | None = None,
+        owner: Owner | None = None,
+    ) -> Wired:
+        """Attach an interface for each network, write the files of /etc, start the attendant where one is needed. The caller is in the
+        network namespace in which the bridges are to stand; if that is the enclave, it says so, and who is the ``owner``."""
+        spec = self.spec
         if not self._places:  # it was taken off all of them, and may be connected again while it runs
             write_etc(workspace, spec, None)
-            cleanup.callback(self._leave, workspace)
-            return {}
-        cleanup.callback(self._leave, workspace)
+            return Wired()
         attachments: list[Attachment] = []
         way_out = next((number for number, place in enumerate(self._places) if not place.settings.internal), 0)
         namespace = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -99,51 +140,49 @@ class Networking:
                         settings=place.settings,
                         wanted=wanted_of(spec.name, spec.hostname, spec.container_id, place.endpoint, interface=f"eth{number}"),
                         reserved=[pool for pool in self._reserved if pool != place.settings.pool],
+                        owner=owner,
                     )
                 )
         finally:
             os.close(namespace)
-        named = any(place.settings.network_id for place in self._places)
-        self._write_etc(workspace, attachments, named=named)
+        named = self._is_named
+        self._write_etc(workspace, attachments, named=named, machine=None if enclosure is None else enclosure.machine)
         relayed = tuple(held.relayed())
-        only = attachments[0] if not named and len(attachments) == 1 else None
+        completes_itself = not named and len(attachments) == 1
+        attendant: Attendant | None = None
         if named or relayed:
-            from contain.container.network.attendant import Duties, start_attendant
+            from contain.container.network.attendant import start_attendant
 
-            duties = Duties(
-                container_id=spec.container_id,
-                run_home=self._home,
-                attachments=() if only else tuple(attachments),
-                answers_names=named,
-                servers=spec.name_servers if named else (),
-                relayed=relayed,
-            )
-            self.attendant = start_attendant(duties, process_id, note=workspace.directory / RESOLVER_NOTE if named else None)
-            cleanup.callback(self.attendant.close)
-        if only is None:
-            return {}
-        return {
-            "interface": {
-                "interface": only.interface,
-                "address": only.address,
-                "prefix": only.prefix,
-                "gateway": only.gateway,
-            }
-        }
+            duties = self.duties(held, () if completes_itself else attachments, enclosure=enclosure)
+            attendant = start_attendant(duties, process_id, note=workspace.directory / RESOLVER_NOTE if named else None)
+        return Wired(attachments=tuple(attachments), attendant=attendant, completes_itself=completes_itself)
 
-    def _leave(self, workspace: Workspace) -> None:
-        """Off all networks, also those that it was connected to while it ran."""
-        shared = (workspace.directory / SHARED_MARK).exists()
-        network.detach_container(self.spec.container_id, run_home=self._home, wait=False, delete_links=shared)
+    @property
+    def _is_named(self) -> bool:
+        return any(place.settings.network_id for place in self._places)
 
-    def _write_etc(self, workspace: Workspace, attachments: Sequence[Attachment], *, named: bool) -> None:
+    def duties(self, held: HeldPorts, attachments: Sequence[Attachment], *, enclosure: Enclosure | None) -> Duties:
+        """What the attendant is for."""
+        from contain.container.network.attendant import Duties
+
+        return Duties(
+            container_id=self.spec.container_id,
+            run_home=self._home,
+            attachments=tuple(attachments),
+            answers_names=self._is_named,
+            servers=self.spec.name_servers if self._is_named else (),
+            relayed=tuple(held.relayed()),
+            enclosure=enclosure,
+        )
+
+    def _write_etc(self, workspace: Workspace, attachments: Sequence[Attachment], *, named: bool, machine: str | None) -> None:
         linked: Sequence[tuple[str, str]] = ()
         if self._linked:
             from contain.container.network.links import link_hosts
 
             linked = link_hosts(self._linked)
         first = attachments[0]
-        gateway = next((each.gateway for each in attachments if each.gateway), "127.0.0.1")
+        gateway = machine or next((each.gateway for each in attachments if each.gateway), "127.0.0.1")
         more = [
             (address, self.spec.hostname) for each in attachments[1:] for address in (each.address, each.address6) if address
         ]
@@ -152,6 +191,12 @@ class Networking:
         extra = (*self.spec.extra_hosts, *linked, *((name, address) for address, name in more))
         spec = replace(self.spec, extra_hosts=extra)
         write_etc(workspace, spec, first.address, gateway, named=named)
+
+
+def leave(container_id: str, workspace: Workspace, home: HostPath) -> None:
+    """Take a container that has ended off all networks, also those that it was connected to while it ran."""
+    shared = (workspace.directory / SHARED_MARK).exists()
+    network.detach_container(container_id, run_home=home, wait=False, delete_links=shared)
 
 
 def wanted_of(name: str, hostname: str, container_id: str, endpoint: Endpoint, *, interface: str) -> Wanted:

@@ -1,10 +1,11 @@
-"""Carries what comes to a container's ports at IPv6 addresses of this machine to the container, which is asked at its IPv4 address.
+"""Carries what comes to a container's ports at IPv6 addresses of this machine to the container, which is asked at its IPv4 address;
+of an ordinary user's container on networks of one's own, also what comes at IPv4 addresses.
 
 *Why a process, when IPv4 needs none.* The kernel translates addresses, but not one IP version into the other, and it never sends
-a packet to ``::1`` out of the machine; and a server that listens on IPv4 only is to be reached at both, as with Docker. So the
-sockets that reserve these ports listen, and what arrives is copied both ways, in the container's attendant process. The container
-sees this machine as its client. Decides nothing. Buffers, connections and datagram clients are bounded; who is too many waits, or
-the oldest goes.
+a packet to ``::1`` out of the machine; and a server that listens on IPv4 only is to be reached at both, as with Docker. An ordinary
+user has no say in the machine's firewall at all. So the sockets that reserve these ports listen, and what arrives is copied both
+ways, in the container's attendant process. The container sees this machine as its client. Decides nothing. Buffers, connections
+and datagram clients are bounded; who is too many waits, or the oldest goes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ _MOST_CLIENTS = 512
 _CLIENT_IDLE_SECONDS = 90.0
 _BURST = 32
 _DATAGRAM_BYTES = 65535
+_IP_PKTINFO = 8  # ip(7); the socket module has no name for it
 _CONNECT_SECONDS = 30.0
 
+Client = tuple[str, int] | tuple[str, int, int, int]
 Target = Callable[[], tuple[str, int] | None]
 """Where the container is at this moment; None: nowhere."""
 
@@ -183,7 +186,12 @@ class DatagramRelay:
         self._loop, self._listening, self._target, self._most = loop, listening, target, most
         self._clients: OrderedDict[object, tuple[socket.socket, int]] = OrderedDict()
         listening.setblocking(False)
-        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)  # to answer from the address that was asked
+        if listening.family == socket.AF_INET6:  # to answer from the address that was asked
+            self._asked = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            self._asked = (socket.IPPROTO_IP, _IP_PKTINFO)
+            listening.setsockopt(*self._asked, 1)
         loop.watch(listening.fileno(), self._take)
 
     def _take(self) -> None:
@@ -192,13 +200,13 @@ class DatagramRelay:
                 data, ancillary, _, client = self._listening.recvmsg(_DATAGRAM_BYTES, 256)
             except OSError:
                 return
-            asked = [row for row in ancillary if row[:2] == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
+            asked = [row for row in ancillary if row[:2] == self._asked]
             server = self._server_of(client, asked)
             if server is not None:
                 with contextlib.suppress(OSError):
                     server.send(data)
 
-    def _server_of(self, client: tuple[str, int, int, int], asked: list[tuple[int, int, bytes]]) -> socket.socket | None:
+    def _server_of(self, client: Client, asked: list[tuple[int, int, bytes]]) -> socket.socket | None:
         key = (client, *(row[2] for row in asked))
         if key in self._clients:
             server, timer = self._clients.pop(key)
@@ -224,7 +232,7 @@ class DatagramRelay:
         self._clients[key] = (server, timer)
         return server
 
-    def _give_back(self, server: socket.socket, client: tuple[str, int, int, int], asked: list[tuple[int, int, bytes]]) -> None:
+    def _give_back(self, server: socket.socket, client: Client, asked: list[tuple[int, int, bytes]]) -> None:
         with contextlib.suppress(OSError):
             self._listening.sendmsg([server.recv(_DATAGRAM_BYTES)], asked, 0, client)
 

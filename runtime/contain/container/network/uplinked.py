@@ -1,6 +1,8 @@
-"""An ordinary user's way out: a program beside the container (`contain.linux.uplink`), or loopback only where there is none."""
+"""An ordinary user's way out of the default network: a program beside the container (`contain.linux.uplink`), or its loopback only."""
 
 from __future__ import annotations
+
+import os
 
 from contain.annotations import TYPE_CHECKING
 from contain.container.door import warn_once
@@ -13,28 +15,29 @@ from contain.linux.uplink import (
     NAME_SERVER,
     UplinkProgram,
     find_uplink_program,
+    namespaces_of,
     open_uplink,
     own_address,
     write_uplink_lease,
 )
 from contain.paths import HostPath
-from contain.spec import DEFAULT_NETWORK, ContainerSpec
+from contain.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
 
 class Uplinked:
-    """A `contain.container.network.wiring.Wiring`. Raises `NotSupported` for named networks, `HostError` for ports without a
-    program."""
+    """A `contain.container.network.wiring.Wiring`, for the default network alone. Raises `NotSupported` for links, `HostError` for
+    ports without a program."""
 
     joined: tuple[int, ...] = ()
     configure = None
     attendant = None
 
     def __init__(self, spec: ContainerSpec, *, home: HostPath) -> None:
-        _refuse_named_networks(spec)
-        self.spec, self._program = spec, find_uplink_program()
+        _refuse_links(spec)
+        self.spec, self._home, self._program = spec, home, find_uplink_program()
         if not self._program.path:
             if spec.ports:
                 raise HostError(
@@ -46,17 +49,25 @@ class Uplinked:
 
     def wire(self, process_id: int, workspace: Workspace, cleanup: ExitStack) -> dict[str, object]:
         """See `contain.container.network.wiring.Wiring`."""
+        cleanup.callback(self._leave, workspace)
         if not self._program.path:
             write_etc(workspace, self.spec, None)
             return {}
         held = hold_ports(self.spec.ports)
         ports = tuple(port for port in held.ports if not port.is_ipv6)
         held.close()  # the program binds them itself
-        uplink = open_uplink(self._program, process_id, workspace.directory, ports)
+        uplink = open_uplink(self._program, namespaces_of(process_id), workspace.directory, ports)
         cleanup.callback(uplink.close)
         write_uplink_lease(workspace.directory, ports)
         write_etc(workspace, self.spec, ADDRESS, own_address(), (NAME_SERVER,))
         return {}
+
+    def _leave(self, workspace: Workspace) -> None:
+        """Off the networks that it was connected to while it ran."""
+        if os.path.exists(self._home / "networks"):
+            from contain.container.network.enclosed import leave_enclave
+
+            leave_enclave(self.spec.container_id, workspace, self._home)
 
 
 def warn_without_uplink(home: HostPath) -> None:
@@ -70,12 +81,11 @@ def _warn(program: UplinkProgram, home: HostPath) -> None:
     warn_once(home, "no-uplink", f"containers have their loopback only: {program.why}; {program.remedy}")
 
 
-def _refuse_named_networks(spec: ContainerSpec) -> None:
-    """Where there is no bridge, there is one way out for all, and nobody else on it."""
-    named = [endpoint.network for endpoint in spec.networking.endpoints if endpoint.network != DEFAULT_NETWORK]
-    if named:
+def _refuse_links(spec: ContainerSpec) -> None:
+    """Each container is alone there."""
+    if any(endpoint.links for endpoint in spec.networking.endpoints):
         raise NotSupported(
-            f"the network {named[0]}: named networks need root",
-            code="network-not-supported",
-            remedy="run as root, or leave out --network",
+            "--link on the default network as an ordinary user: containers do not reach each other there",
+            code="network-option-not-supported",
+            remedy="put both on one network of your own: contain network create NAME",
         )

@@ -1,5 +1,5 @@
-"""How a container gets at its network: over bridges, through an ordinary user's program, or not at all. Chooses; each way is a module
-of its own, and a container without a network needs none of them."""
+"""How a container gets at its network: over bridges, here or in an ordinary user's enclave, through a program of that user, or not at
+all. Chooses; each way is a module of its own, and a container without a network needs none of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contain.container.network.etc_files import write_etc
 from contain.container.plan import Workspace
 from contain.linux.usernamespace import owns_network
 from contain.paths import HostPath
-from contain.spec import ContainerSpec, Network
+from contain.spec import DEFAULT_NETWORK, ContainerSpec, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,18 +62,36 @@ def find_wiring(spec: ContainerSpec, *, home: HostPath, store: HostPath | None) 
     `UsageError`, `HostError`."""
     if spec.network in (Network.NONE, Network.HOST):
         return Unwired(spec)
-    if spec.network is Network.BRIDGE and not owns_network():
+    own = spec.network is Network.CONTAINER or owns_network()
+    if not own and not is_enclosed(spec):
         from contain.container.network.uplinked import Uplinked
 
         return Uplinked(spec, home=home)
     from contain.container.network.networking import find
 
-    return find(spec, home=home, store=store)
+    found = find(spec, home=home, store=store)
+    if own:
+        return found
+    from contain.container.network.enclosed import Enclosed
+
+    return Enclosed(found, home=home)
+
+
+def is_enclosed(spec: ContainerSpec) -> bool:
+    """Whether an ordinary user's container is on networks of one's own, or on none and can be put on some."""
+    networking = spec.networking
+    return networking.disconnected or any(endpoint.network != DEFAULT_NETWORK for endpoint in networking.endpoints)
 
 
 def warn_of_network(spec: ContainerSpec, home: HostPath) -> None:
-    """Say once that a container has its loopback only, where that is so. Call it while somebody reads what is said."""
-    if spec.network is Network.BRIDGE and not owns_network():
+    """Say once that a container reaches nothing outside, where that is so. Call it while somebody reads what is said."""
+    if spec.network is not Network.BRIDGE or owns_network():
+        return
+    if is_enclosed(spec):
+        from contain.container.network.enclave import warn_without_outside
+
+        warn_without_outside(home)
+    else:
         from contain.container.network.uplinked import warn_without_uplink
 
         warn_without_uplink(home)
