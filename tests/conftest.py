@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import pytest_contain.inside
 from contain.container.lifecycle.ended import ExitState
@@ -34,6 +35,10 @@ from contain.linux.usernamespace import is_rootless
 from contain.spec import Bind, ContainerSpec, Identity, Limits, Network
 from contain.store import Store
 from contain.values import replace
+
+# A busy machine is no failure.
+settings.register_profile("contain", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("contain")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

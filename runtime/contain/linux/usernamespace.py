@@ -16,7 +16,7 @@ from contain.errors import HostError
 from contain.linux import syscalls
 from contain.values import dataclass
 
-_NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704  # ioctl_ns(2)
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 _EVERY_ID = (1 << 32) - 1
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode everywhere: linux/proc_ns.h, PROC_USER_INIT_INO
 
@@ -207,7 +207,7 @@ def open_namespace(process_id: int) -> int | None:
     except OSError:
         return None
     try:
-        if _owner(found) == os.geteuid() and _is_child(found):
+        if _owner(found) == os.geteuid() and _leads_here(found, _NS_GET_PARENT):
             return found
     except OSError:
         pass
@@ -220,12 +220,17 @@ def _owner(namespace: int) -> int:
     return int(struct.unpack("I", answer)[0])
 
 
-def _is_child(namespace: int) -> bool:
-    parent = fcntl.ioctl(namespace, _NS_GET_PARENT)
+def belongs_here(namespace: int) -> bool:
+    """Whether a namespace of another kind belongs to the user namespace that this process is in. Raises OSError."""
+    return _leads_here(namespace, _NS_GET_USERNS)
+
+
+def _leads_here(namespace: int, request: int) -> bool:
+    answer = fcntl.ioctl(namespace, request)
     try:
-        return os.path.samestat(os.fstat(parent), os.stat("/proc/self/ns/user"))
+        return os.path.samestat(os.fstat(answer), os.stat("/proc/self/ns/user"))
     finally:
-        os.close(parent)
+        os.close(answer)
 
 
 def join_as_root(namespace: int) -> bool:

@@ -22,10 +22,9 @@ import os
 import stat
 from collections.abc import Callable
 
-from contain.errors import HostError
 from contain.store.durable import remove_tree
 from contain.store.marks import OPAQUE_MARK, OPAQUE_XATTR, WHITEOUT_PREFIX, is_whiteout, keeps_xattr, make_whiteout
-from contain.store.ownership import Ownership
+from contain.store.ownership import Ownership, explain_unmakeable
 from contain.store.rooted import DIRECTORY_FLAGS, DirectoryCache, Root, split_path
 from contain.store.tar_header import TarEntry, TarKind
 from contain.store.tar_reader import TarLimits, TarReader, bad_layer, shown
@@ -393,18 +392,4 @@ class _Extractor:
             errno.EXDEV,
         ):
             return bad_layer(f"{shown(path)} cannot be where the archive puts it ({os.strerror(error.errno)})")
-        if error.errno in (errno.EPERM, errno.EACCES) or (error.errno == errno.EINVAL and os.geteuid() == 0):
-            return HostError(
-                f"this user may not make {shown(path)} as the layer says",
-                errno=error.errno,
-                remedy="run as root, or have subordinate ids: see docs/rootless.md",
-                code="store-needs-root",
-            )
-        if error.errno == errno.EOPNOTSUPP:
-            return HostError(
-                f"the file system of the store cannot hold {shown(path)} as the layer says (extended attributes)",
-                errno=error.errno,
-                remedy="set CONTAIN_HOME to a directory on ext4, xfs or btrfs",
-                code="store-file-system",
-            )
-        return error
+        return explain_unmakeable(error, shown(path), "layer") or error

@@ -6,6 +6,7 @@ owner is refused by name rather than squashed: two stores would disagree about t
 
 from __future__ import annotations
 
+import errno
 import os
 
 from contain.errors import HostError
@@ -46,3 +47,23 @@ class Ownership:
         if self.user_id is None:
             return user_id, group_id
         return (0 if user_id == self.user_id else user_id), (0 if group_id == self.group_id else group_id)
+
+
+def explain_unmakeable(error: OSError, path: str, source: str) -> HostError | None:
+    """Why a file cannot be made on this disk by this user; None where that is not what stood in the way. ``path``: as it is to be
+    shown; ``source``: the image or layer that has it."""
+    if error.errno in (errno.EPERM, errno.EACCES) or (error.errno == errno.EINVAL and os.geteuid() == 0):
+        return HostError(
+            f"this user may not make {path} as the {source} has it",
+            errno=error.errno,
+            remedy="run as root, or have subordinate ids: see docs/rootless.md",
+            code="store-needs-root",
+        )
+    if error.errno == errno.EOPNOTSUPP:
+        return HostError(
+            f"the file system of the store cannot hold {path} as the {source} has it (extended attributes)",
+            errno=error.errno,
+            remedy="set CONTAIN_HOME to a directory on ext4, xfs or btrfs",
+            code="store-file-system",
+        )
+    return None

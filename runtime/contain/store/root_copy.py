@@ -22,11 +22,10 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 
-from contain.errors import HostError
 from contain.paths import HostPath
 from contain.store.durable import explained
 from contain.store.marks import is_whiteout, make_whiteout, read_xattrs
-from contain.store.ownership import Ownership
+from contain.store.ownership import Ownership, explain_unmakeable
 from contain.store.rooted import DirectoryCache, Root, join
 from contain.store.rootview import Entry, Kind, RootView
 
@@ -87,13 +86,13 @@ class _Copier:
                     elif entry.kind not in self._left_out:
                         self._copy(entry, *self._place(raw))
                 except OSError as error:
-                    raise _explain(error, entry) from error
+                    raise explain_unmakeable(error, str(entry.path), "image") or error from error
             _make_stubs(self._root, stubs)
             for raw, entry in reversed(directories):
                 try:
                     self._settle_file(entry, self._directories.get(raw))
                 except OSError as error:
-                    raise _explain(error, entry) from error
+                    raise explain_unmakeable(error, str(entry.path), "image") or error from error
         finally:
             self._directories.forget()
 
@@ -158,24 +157,6 @@ def _make_stubs(root: Root, stubs: Stubs) -> None:
                     os.close(descriptor)
         finally:
             os.close(parent)
-
-
-def _explain(error: OSError, entry: Entry) -> Exception:
-    if error.errno in (errno.EPERM, errno.EACCES) or (error.errno == errno.EINVAL and os.geteuid() == 0):
-        return HostError(
-            f"this user may not make {entry.path} as the image has it",
-            errno=error.errno,
-            remedy="run as root, or have subordinate ids: see docs/rootless.md",
-            code="store-needs-root",
-        )
-    if error.errno == errno.EOPNOTSUPP:
-        return HostError(
-            f"the file system of the store cannot hold {entry.path} as the image has it (extended attributes)",
-            errno=error.errno,
-            remedy="set CONTAIN_HOME to a directory on ext4, xfs or btrfs",
-            code="store-file-system",
-        )
-    return error
 
 
 def _copy_bytes(source: int, target: int) -> None:

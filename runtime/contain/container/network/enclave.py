@@ -35,14 +35,13 @@ from contain.errors import Conflict, HostError, InternalError
 from contain.linux import network, rtnetlink, syscalls
 from contain.linux.rtnetlink import NetlinkSocket
 from contain.linux.uplink import NAME_SERVER, Namespaces, UplinkProgram, find_uplink_program, open_uplink, own_address
-from contain.linux.usernamespace import start_ticks
+from contain.linux.usernamespace import belongs_here, start_ticks
 from contain.paths import HostPath
 from contain.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-_GET_USER_NAMESPACE = 0xB701  # ioctl_ns(2)
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.005
 _HERE, _GO, _RESULT, _ERROR = b"h", b"g", b"r", b"e"
 
@@ -160,21 +159,12 @@ def _find(home: HostPath) -> int | None:
             continue
         with contextlib.suppress(OSError):
             found = os.open(f"/proc/{number}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        if found is not None and (start_ticks(number) != ticks or not _is_ours(found)):
+        if found is not None and (start_ticks(number) != ticks or not belongs_here(found)):
             os.close(found)
             found = None
         if found is None:
             forget(_notes(home), number, ticks)
     return found
-
-
-def _is_ours(namespace: int) -> bool:
-    """Whether a network namespace belongs to the user namespace that this process is in: no container's does."""
-    owner = fcntl.ioctl(namespace, _GET_USER_NAMESPACE)
-    try:
-        return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
-    finally:
-        os.close(owner)
 
 
 def _enter(home: HostPath) -> None:
