@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from contain.annotations import TYPE_CHECKING
+from contain.cli.names import each_name
 from contain.cli.output import render_table
 from contain.cli.ports import exposed_ports, find_ports, network_names, read_bridges, render_ports
 from contain.errors import ContainError, NotFound
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from contain.container.lifecycle.records import ContainerRecord, Records
     from contain.engine import Engine
     from contain.linux.leases import NetworkRecord
-
-
-def each_container(names: list[str], action: Callable[[str], None]) -> int:
-    """Do it for every name; an error of one does not stop the others. 1 if there was one."""
-    status = 0
-    for name in names:
-        try:
-            action(name)
-        except ContainError as error:
-            sys.stderr.write(f"Error: {error}\n")
-            status = 1
-        else:
-            sys.stdout.write(f"{name}\n")
-    return status
 
 
 def add_ps_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +203,7 @@ def stop(options: argparse.Namespace) -> int:
     seconds, number = parse_grace(options)
     with Engine.open() as engine:
         records = engine.records
-        return each_container(
+        return each_name(
             options.containers,
             lambda name: stop_container(records, records.find(name), grace_seconds=seconds, number=number),
         )
@@ -237,7 +224,7 @@ def kill(options: argparse.Namespace) -> int:
     number = parse_signal(options.signal)
     with Engine.open() as engine:
         records = engine.records
-        return each_container(options.containers, lambda name: signal_container(records.find(name), number, records))
+        return each_name(options.containers, lambda name: signal_container(records.find(name), number, records))
 
 
 def add_wait_arguments(parser: argparse.ArgumentParser) -> None:
@@ -289,4 +276,4 @@ def rm(options: argparse.Namespace) -> int:
             if options.volumes:
                 engine.volumes.remove_anonymous(record.details, engine.volume_users)
 
-        return each_container(options.containers, remove)
+        return each_name(options.containers, remove)

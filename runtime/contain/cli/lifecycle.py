@@ -7,7 +7,7 @@ import os
 import sys
 
 from contain.cli.attachment import add_detach_keys_argument, add_signal_argument, parse_joined, tell_detached
-from contain.cli.containers import each_container
+from contain.cli.names import each_name
 from contain.errors import UsageError
 
 
@@ -36,9 +36,7 @@ def start(options: argparse.Namespace) -> int:
             joined = parse_joined(options, stdin=options.interactive)
             state = start_foreground(records, record, home=engine.run_home, joined=joined)
             return tell_detached() if state is None else state.status
-        return each_container(
-            options.containers, lambda name: start_detached(records, records.find(name), home=engine.run_home)
-        )
+        return each_name(options.containers, lambda name: start_detached(records, records.find(name), home=engine.run_home))
 
 
 def add_restart_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +56,7 @@ def restart(options: argparse.Namespace) -> int:
     seconds, number = parse_grace(options)
     with Engine.open() as engine:
         records, home = engine.records, engine.run_home
-        return each_container(
+        return each_name(
             options.containers,
             lambda name: restart_container(records, records.find(name), home=home, grace_seconds=seconds, number=number),
         )

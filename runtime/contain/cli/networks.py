@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from contain.annotations import TYPE_CHECKING, Any
 from contain.cli.arguments import parse_labels
 from contain.cli.filters import has_label, matches_name, parse_filters
+from contain.cli.names import each_name
 from contain.cli.output import render_table
 from contain.container.network.predefined import DRIVERS, PREDEFINED, PREDEFINED_IDS, network_digest
-from contain.errors import Conflict, ContainError, NotFound, NotSupported
+from contain.errors import Conflict, NotSupported
 from contain.values import dataclass
 
 if TYPE_CHECKING:
@@ -404,21 +405,15 @@ def network_rm(options: argparse.Namespace) -> int:
     """One that a running container is on stays."""
     from contain.engine import Engine
 
-    status = 0
     with Engine.open() as engine:
-        for name in options.networks:
-            try:
-                seen = find_network(engine, name)
-                if seen.record is None:
-                    raise Conflict(f"{seen.name} is a pre-defined network and cannot be removed", code="network-predefined")
-                _remove(engine, seen.record)
-            except ContainError as error:
-                if not (options.force and isinstance(error, NotFound)):
-                    sys.stderr.write(f"Error: {error}\n")
-                    status = 1
-                    continue
-            sys.stdout.write(f"{name}\n")
-    return status
+
+        def remove(name: str) -> None:
+            seen = find_network(engine, name)
+            if seen.record is None:
+                raise Conflict(f"{seen.name} is a pre-defined network and cannot be removed", code="network-predefined")
+            _remove(engine, seen.record)
+
+        return each_name(options.networks, remove, missing_ok=options.force)
 
 
 def add_network_prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -446,6 +441,7 @@ def network_prune(options: argparse.Namespace) -> int:
 
 def prune_networks(engine: Engine, filters: PruneFilters) -> None:
     """Remove networks that no running container is on and that the filters let go, and say so."""
+    from contain.cli.pruning import note_prune, show_deleted
     from contain.container.network.networks import Networks
 
     removed = []
@@ -457,6 +453,5 @@ def prune_networks(engine: Engine, filters: PruneFilters) -> None:
         except Conflict:
             continue
         removed.append(record.name)
-    if removed:
-        sys.stdout.write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-    engine.note("network", "prune", "", {"reclaimed": "0"})
+    show_deleted("Networks", removed)
+    note_prune(engine, "network", 0)

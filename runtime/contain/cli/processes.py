@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 from contain.annotations import TYPE_CHECKING
-from contain.cli.containers import each_container
+from contain.cli.names import each_name
 from contain.cli.output import render_size, render_table
 from contain.errors import Conflict, HostError, NotFound, UsageError
 
@@ -48,7 +48,7 @@ def pause(options: argparse.Namespace) -> int:
             pause_container(record)
             records.tell(record, "pause")
 
-        return each_container(options.containers, hold)
+        return each_name(options.containers, hold)
 
 
 add_unpause_arguments = add_pause_arguments
@@ -67,7 +67,7 @@ def unpause(options: argparse.Namespace) -> int:
             unpause_container(record)
             records.tell(record, "unpause")
 
-        return each_container(options.containers, let_go)
+        return each_name(options.containers, let_go)
 
 
 def add_top_arguments(parser: argparse.ArgumentParser) -> None:

@@ -111,8 +111,7 @@ def _prune_containers(engine: Engine, filters: PruneFilters) -> int:
             remove_container(records, record, force=False)
             removed.append(record.container_id)
             freed += size
-    if removed:
-        sys.stdout.write("Deleted Containers:\n" + "".join(f"{each}\n" for each in removed) + "\n")
+    show_deleted("Containers", removed)
     note_prune(engine, "container", freed)
     return freed
 
@@ -170,6 +169,12 @@ def _prune_images(engine: Engine, filters: PruneFilters, *, everything: bool) ->
     return freed
 
 
+def show_deleted(kind: str, names: Sequence[str]) -> None:
+    """What went, under a heading; nothing where nothing did."""
+    if names:
+        sys.stdout.write(f"Deleted {kind}:\n" + "".join(f"{name}\n" for name in names) + "\n")
+
+
 def note_prune(engine: Engine, kind: str, freed_bytes: int) -> None:
     """Tell `contain events` that things of a kind were pruned."""
     engine.note(kind, "prune", "", {"reclaimed": str(freed_bytes)})
@@ -211,8 +216,7 @@ def system_prune(options: argparse.Namespace) -> int:
             volumes, volume_bytes = engine.prune_volumes(lambda record: filters.passes(dict(record.labels), 0))
             freed += volume_bytes
             note_prune(engine, "volume", volume_bytes)
-            if volumes:
-                sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in volumes) + "\n")
+            show_deleted("Volumes", volumes)
         freed += _prune_images(engine, filters, everything=options.all)
     sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
     return 0

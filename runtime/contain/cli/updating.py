@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from contain.annotations import TYPE_CHECKING, Any
-from contain.cli.containers import each_container
+from contain.cli.names import each_name
 from contain.errors import Conflict, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def update(options: argparse.Namespace) -> int:
 
             records.tell(records.update(record.container_id, written), "update")
 
-        return each_container(options.containers, change)
+        return each_name(options.containers, change)
 
 
 def _writable(named: dict[str, Any]) -> dict[str, Any]:

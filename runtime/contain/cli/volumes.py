@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from contain.annotations import TYPE_CHECKING
 from contain.cli.arguments import parse_labels
 from contain.cli.filters import has_label, matches_name, parse_filters, passes_labels
+from contain.cli.names import each_name
 from contain.cli.output import render_size, render_table
-from contain.errors import ContainError, NotFound, NotSupported, UsageError
+from contain.errors import NotSupported, UsageError
 
 if TYPE_CHECKING:
     from contain.container.files.volumes import VolumeRecord
@@ -151,18 +152,9 @@ def volume_rm(options: argparse.Namespace) -> int:
     """One that a container has stays, whether it runs or not."""
     from contain.engine import Engine
 
-    status = 0
     with Engine.open() as engine:
-        for name in options.volumes:
-            try:
-                engine.volumes.remove(name, engine.volume_users)
-            except ContainError as error:
-                if not (options.force and isinstance(error, NotFound)):
-                    sys.stderr.write(f"Error: {error}\n")
-                    status = 1
-                    continue
-            sys.stdout.write(f"{name}\n")
-    return status
+        volumes = engine.volumes
+        return each_name(options.volumes, lambda name: volumes.remove(name, engine.volume_users), missing_ok=options.force)
 
 
 def add_volume_prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +173,7 @@ def _wanted(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bo
 
 def volume_prune(options: argparse.Namespace) -> int:
     """Only volumes without a name, unless all were asked for."""
-    from contain.cli.pruning import confirmed, note_prune
+    from contain.cli.pruning import confirmed, note_prune, show_deleted
     from contain.engine import Engine
 
     filters = parse_filters(options.filter, _PRUNE_FILTERS, choices=CHOICES)
@@ -193,7 +185,6 @@ def volume_prune(options: argparse.Namespace) -> int:
     with Engine.open() as engine:
         removed, freed = engine.volumes.prune(engine.volume_users, everything=everything, wanted=_wanted(filters))
         note_prune(engine, "volume", freed)
-    if removed:
-        sys.stdout.write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    show_deleted("Volumes", removed)
     sys.stdout.write(f"Total reclaimed space: {render_size(freed)}\n")
     return 0
